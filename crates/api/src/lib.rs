@@ -1,0 +1,1 @@
+//! Front doors, translation only: Docker plugin, REST, typed client.

@@ -1,0 +1,1 @@
+//! Desired state: registry, apply, reconcilers, audit journal.

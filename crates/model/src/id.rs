@@ -1,0 +1,60 @@
+//! Typed ids: one type per kind of thing, so that a volume's id cannot stand where an attachment's is due.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use uuid::Uuid;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new random id.
+            pub fn random() -> Self {
+                $name(Uuid::new_v4())
+            }
+
+            /// The id with exactly these bytes.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                $name(Uuid::from_bytes(bytes))
+            }
+
+            /// The sixteen bytes of the id.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = crate::Error;
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(s)
+                    .map($name)
+                    .map_err(|_| crate::Error::invalid(format!("{s:?} is not an id")))
+            }
+        }
+    };
+}
+
+id! {
+    /// A volume, whatever its name is now.
+    VolumeId
+}
+id! {
+    /// One reason for a volume to stay mounted on a host.
+    AttachmentId
+}
+id! {
+    /// A long-running piece of work.
+    OperationId
+}

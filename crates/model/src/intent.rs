@@ -1,0 +1,177 @@
+//! Everything that can be asked to change. `control::apply(actor, intent)` is the only way to have it done.
+
+use crate::{AttachmentId, AttachmentKind, Error, Volume, VolumeId, VolumeName, VolumeOptions};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// A volume by its name, or by its id where names are not enough (removed volumes).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum VolumeRef {
+    /// By id.
+    Id(VolumeId),
+    /// By name, among the volumes that are not removed; `Restore` looks among the removed ones, newest first.
+    Name(VolumeName),
+}
+
+impl FromStr for VolumeRef {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s.parse::<VolumeId>() {
+            // Only the hyphenated form is an id: 32 bare hex digits are a legal name.
+            Ok(id) if s.len() == 36 => Ok(VolumeRef::Id(id)),
+            _ => s.parse().map(VolumeRef::Name),
+        }
+    }
+}
+
+impl std::fmt::Display for VolumeRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            VolumeRef::Id(id) => id.fmt(f),
+            VolumeRef::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What `orlop volume set` changes; absent fields stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeUpdate {
+    /// Options by name; the empty value resets one to its default.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Labels by name; the empty value removes one.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A change that somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb")]
+pub enum Intent {
+    /// Creates an empty volume.
+    #[serde(rename = "volume.create")]
+    CreateVolume {
+        /// Its name.
+        name: VolumeName,
+        /// Its options.
+        options: VolumeOptions,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Changes options and labels.
+    #[serde(rename = "volume.set")]
+    SetVolume {
+        /// Which.
+        volume: VolumeRef,
+        /// What.
+        update: VolumeUpdate,
+    },
+    /// Sets or clears the protection from removal.
+    #[serde(rename = "volume.protect")]
+    ProtectVolume {
+        /// Which.
+        volume: VolumeRef,
+        /// Set or clear.
+        protected: bool,
+    },
+    /// Moves a volume to the trash, or deletes it at once.
+    #[serde(rename = "volume.remove")]
+    RemoveVolume {
+        /// Which.
+        volume: VolumeRef,
+        /// Delete at once, without a way back.
+        now: bool,
+    },
+    /// Takes a removed volume back.
+    #[serde(rename = "volume.restore")]
+    RestoreVolume {
+        /// Which, among the removed ones.
+        volume: VolumeRef,
+        /// Under another name, where its own is taken.
+        rename: Option<VolumeName>,
+    },
+    /// Holds a volume mounted. Idempotent per Docker mount id and per folder.
+    #[serde(rename = "volume.attach")]
+    Attach {
+        /// Which.
+        volume: VolumeRef,
+        /// For whom.
+        attachment: AttachmentKind,
+    },
+    /// Lets go of one attachment; the last one unmounts the volume. Unknown ones succeed, since calls get lost.
+    #[serde(rename = "volume.detach")]
+    Detach {
+        /// Which.
+        volume: VolumeRef,
+        /// By id, or by what the holder knows.
+        attachment: DetachBy,
+    },
+    /// Deletes removed volumes whose time is over; asked for by the reconciler.
+    #[serde(rename = "volume.purge")]
+    PurgeVolume {
+        /// Which.
+        volume: VolumeId,
+    },
+}
+
+/// How a holder names its attachment when it lets go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetachBy {
+    /// By its id.
+    Id(AttachmentId),
+    /// By Docker's mount id.
+    DockerMountId(String),
+    /// By the folder.
+    Directory(String),
+}
+
+impl Intent {
+    /// The verb under which it stands in the audit journal and in policies.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Intent::CreateVolume { .. } => "volume.create",
+            Intent::SetVolume { .. } => "volume.set",
+            Intent::ProtectVolume { .. } => "volume.protect",
+            Intent::RemoveVolume { .. } => "volume.remove",
+            Intent::RestoreVolume { .. } => "volume.restore",
+            Intent::Attach { .. } => "volume.attach",
+            Intent::Detach { .. } => "volume.detach",
+            Intent::PurgeVolume { .. } => "volume.purge",
+        }
+    }
+
+    /// What it is done to, for the audit journal.
+    pub fn target(&self) -> String {
+        match self {
+            Intent::CreateVolume { name, .. } => name.to_string(),
+            Intent::SetVolume { volume, .. }
+            | Intent::ProtectVolume { volume, .. }
+            | Intent::RemoveVolume { volume, .. }
+            | Intent::RestoreVolume { volume, .. }
+            | Intent::Attach { volume, .. }
+            | Intent::Detach { volume, .. } => volume.to_string(),
+            Intent::PurgeVolume { volume } => volume.to_string(),
+        }
+    }
+}
+
+/// What came of an intent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The volume as it is now.
+    Volume(Box<Volume>),
+    /// Attached: which attachment, and the host's folder to use (the volume's mountpoint, or the bound folder).
+    Attached {
+        /// Its id.
+        attachment: AttachmentId,
+        /// The folder.
+        mountpoint: String,
+    },
+    /// Done, with nothing to show.
+    Done,
+}

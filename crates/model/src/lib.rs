@@ -1,0 +1,24 @@
+//! The words of Orlop as types, the same in paths, types, command line and API.
+//!
+//! This crate does no I/O and knows no protocol: it holds ids, names, options, records, intents,
+//! audit events and the one public error. Every other crate may use it; it uses none of them.
+
+mod attachment;
+mod audit;
+mod error;
+mod id;
+mod intent;
+mod name;
+mod options;
+mod size;
+mod volume;
+
+pub use attachment::{Attachment, AttachmentKind, MountPlan};
+pub use audit::{Actor, AuditEvent, AuditPhase};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{AttachmentId, OperationId, VolumeId};
+pub use intent::{DetachBy, Intent, Outcome, VolumeRef, VolumeUpdate};
+pub use name::{StoreName, VolumeName};
+pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
+pub use size::ByteSize;
+pub use volume::{Usage, Volume, VolumeKind, VolumeState};

@@ -1,0 +1,84 @@
+//! A volume as the registry knows it and every front door shows it.
+
+use crate::{Attachment, StoreName, VolumeId, VolumeName, VolumeOptions};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// What a volume is made of, chosen by its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeKind {
+    /// The Orlop file system over an object store.
+    Chunked,
+    /// An ordinary folder, bind-mounted.
+    Plain,
+}
+
+/// Where a volume is in its life. No state is final but the purged record's absence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    /// In use or ready to be.
+    Active,
+    /// Removed, kept until `purge_at`; its name is free for another.
+    Removed,
+    /// Being deleted for good; finished by a reconciler after any crash.
+    Purging,
+}
+
+/// What a volume takes, read from the volume itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Usage {
+    /// Bytes that its files take, at 4 KiB granularity; what the quota counts.
+    pub used_bytes: u64,
+    /// Files, folders and all other inodes.
+    pub inodes: u64,
+    /// Bytes acknowledged but not yet safe in the volume's durability class.
+    pub unsynced_bytes: u64,
+    /// Bytes of the host's disk that it takes, garbage included.
+    pub host_bytes: u64,
+}
+
+/// A named file tree that containers mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Volume {
+    /// What never changes.
+    pub id: VolumeId,
+    /// What people call it.
+    pub name: VolumeName,
+    /// Where its bytes live.
+    pub store: StoreName,
+    /// What it is made of.
+    pub kind: VolumeKind,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// As created or set.
+    pub options: VolumeOptions,
+    /// Free text of the owner.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Removal is refused while this is set.
+    pub protected: bool,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+    /// When it was removed.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub removed_at: Option<OffsetDateTime>,
+    /// When its removed data is deleted for good.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub purge_at: Option<OffsetDateTime>,
+    /// Why it is mounted now.
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    /// Where it is mounted on this host, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<String>,
+    /// What it takes, if its worker could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}

@@ -1,0 +1,1 @@
+//! Whole-system tests: models, fault worlds, crash matrix. Nothing depends on it.
