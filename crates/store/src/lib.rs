@@ -1,1 +1,19 @@
 //! URL to object store: capability probe, wrappers, and the behaviour suite that every backend passes.
+//!
+//! A store is an [`object_store::ObjectStore`]: one existing trait, no second one on top. This crate decides how a
+//! URL becomes one ([`open`]), what the thing behind it can really do ([`probe`]), what can be put around it
+//! ([`wrap`]), and what every backend owes ([`testing`]). It knows nothing of volumes.
+
+mod error;
+mod local;
+mod open;
+
+pub mod testing;
+pub mod wrap;
+
+pub use error::error;
+pub use local::{LocalStore, sweep_unfinished};
+pub use open::{SCHEMES, open};
+
+pub use object_store::path::Path;
+pub use object_store::{self, ObjectStore, ObjectStoreExt};

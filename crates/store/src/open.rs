@@ -1,0 +1,120 @@
+//! How a URL becomes a store: which schemes there are, and what is refused before anything is touched.
+//!
+//! `file:///folder` is a folder on this host, made if absent, every acknowledged object on stable storage.
+//! `mem://` is memory of this process, for tests: `mem://name` is the same store each time, a bare `mem://` a new one.
+
+use crate::LocalStore;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use orlop_model::{Error, ErrorKind, Result};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex};
+use url::Url;
+
+/// The schemes that [`open`] knows, with the form of their URLs.
+pub const SCHEMES: &[(&str, &str)] = &[("file", "file:///srv/orlop"), ("mem", "mem://name (memory of one process, for tests)")];
+
+static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+/// The store behind a URL. Makes the folder of a `file://` store; touches nothing else.
+pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>> {
+    let parsed = parse(url)?;
+    match parsed.scheme() {
+        "file" => Ok(Arc::new(LocalStore::open(&folder(&parsed)?)?)),
+        "mem" => {
+            let name = format!("{}{}", parsed.host_str().unwrap_or_default(), parsed.path().trim_end_matches('/'));
+            if name.is_empty() {
+                return Ok(Arc::new(InMemory::new()));
+            }
+            let mut all = MEMORIES.lock().expect("no code panics while it holds this lock");
+            let store = Arc::clone(all.entry(name).or_default());
+            Ok(store)
+        }
+        other => Err(Error::new(ErrorKind::Unsupported, format!("store URL {url:?}: no backend for {other}://"))
+            .with_remedy(format!("use {}", forms()))),
+    }
+}
+
+fn forms() -> String {
+    SCHEMES.iter().map(|(_, form)| *form).collect::<Vec<_>>().join(" or ")
+}
+
+fn parse(text: &str) -> Result<Url> {
+    let parsed =
+        Url::parse(text).map_err(|e| Error::invalid(format!("store URL {text:?}: {e}")).with_remedy(format!("write it as {}", forms())))?;
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        // The text is not repeated: it holds a secret.
+        return Err(Error::invalid(format!("the URL of the {}:// store carries credentials", parsed.scheme()))
+            .with_remedy("take them out of the URL; a store's credentials are references (a file, a variable, a command)"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(Error::invalid(format!("store URL {text:?}: has a query or fragment, which would be ignored"))
+            .with_remedy("remove everything from ? or # on; write # in a folder's name as %23"));
+    }
+    Ok(parsed)
+}
+
+fn folder(url: &Url) -> Result<PathBuf> {
+    if url.host_str().is_some_and(|h| !h.is_empty() && h != "localhost") {
+        return Err(Error::invalid(format!("store URL {:?}: names a host, but file:// is this host's disk", url.as_str()))
+            .with_remedy("write three slashes and an absolute folder: file:///srv/orlop"));
+    }
+    let path = url.to_file_path().map_err(|()| {
+        Error::invalid(format!("store URL {:?}: not an absolute folder", url.as_str()))
+            .with_remedy("write three slashes and an absolute folder: file:///srv/orlop")
+    })?;
+    if path.parent().is_none() {
+        return Err(Error::invalid("store URL file:///: the root folder cannot be a store").with_remedy("name a folder of its own"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::ObjectStoreExt;
+    use object_store::path::Path;
+
+    #[test]
+    fn bad_urls_are_refused_with_a_remedy() {
+        for (url, kind) in [
+            ("", ErrorKind::InvalidArgument),
+            ("/srv/orlop", ErrorKind::InvalidArgument),
+            ("file:///", ErrorKind::InvalidArgument),
+            ("file://server/share", ErrorKind::InvalidArgument),
+            ("file:///srv/a?sync=off", ErrorKind::InvalidArgument),
+            ("file:///srv/a#1", ErrorKind::InvalidArgument),
+            ("gopher://x/y", ErrorKind::Unsupported),
+        ] {
+            let e = open(url).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            assert_eq!(e.kind, kind, "{url}: {e}");
+            assert!(e.remedy.is_some(), "{url}: {e}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_refused_and_not_repeated() {
+        let e = open("s3://key:planted-secret@bucket/x").expect_err("refused");
+        assert!(!format!("{e} {e:?}").contains("planted-secret"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_named_memory_is_one_store_and_a_bare_one_is_new() {
+        let at = Path::from("x");
+        let a = open("mem://open-test").expect("opens");
+        a.put(&at, "1".into()).await.expect("puts");
+        assert!(open("mem://open-test").expect("opens").head(&at).await.is_ok());
+        assert!(open("mem://").expect("opens").head(&at).await.is_err());
+    }
+
+    #[test]
+    fn a_file_where_the_folder_should_be_is_named() {
+        let dir = tempfile::tempdir().expect("temp folder");
+        let file = dir.path().join("plain file");
+        std::fs::write(&file, "").expect("writes");
+        let url = Url::from_file_path(&file).expect("absolute");
+        let e = open(url.as_str()).expect_err("refused");
+        assert!(e.message.contains("plain file"), "{e}");
+    }
+}

@@ -1,0 +1,1 @@
+//! What a store can really do.
