@@ -1,1 +1,18 @@
-//! Desired state: registry, apply, reconcilers, audit journal.
+//! Desired state: the registry of volumes and attachments, the one audited door through which everything changes,
+//! the reconcilers that finish what a crash left, and the audit journal.
+//!
+//! [`Control::apply`] is the only way to change anything: it authorises, writes the audit record (and refuses if it
+//! cannot), runs, completes the record. Control knows neither mounts nor file systems; it hands plans, which are
+//! plain data, to two [ports](crate::Mounter).
+
+pub mod audit;
+mod config;
+mod control;
+mod ports;
+mod status;
+
+pub use audit::{AuditBreak, AuditExport, AuditFilter, AuditJournal, VerifyReport, verify_file};
+pub use config::{ControlConfig, StoreConfig};
+pub use control::{Control, VolumeFilter};
+pub use ports::{AttachedVolume, BoundDirectory, Clock, Mounted, Mounter, SystemClock, VolumeWorker};
+pub use status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus, VolumeCounts};

@@ -1,0 +1,57 @@
+//! What a control is made of: its root folder, the stores it knows, the ports, and the times it keeps.
+
+use crate::ports::{Clock, Mounter, SystemClock, VolumeWorker};
+use orlop_model::StoreName;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store that volumes can be created in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Its URL, without credentials.
+    pub url: String,
+}
+
+/// Settings and components of a [`Control`](crate::Control).
+#[derive(Clone)]
+pub struct ControlConfig {
+    /// The root folder; must exist. Its owner may do everything, as uid 0 may.
+    pub root: PathBuf,
+    /// The stores by name. `default` must be among them.
+    pub stores: BTreeMap<StoreName, StoreConfig>,
+    /// Who mounts.
+    pub mounter: Arc<dyn Mounter>,
+    /// Who works on a volume's bytes.
+    pub worker: Arc<dyn VolumeWorker>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How long an attachment of a Docker that went away is kept although nothing uses the volume.
+    pub suspect_grace: Duration,
+    /// How long a removed volume is kept without the option `retention`.
+    pub retention: Duration,
+    /// The same for a volume whose name Docker made up.
+    pub anonymous_retention: Duration,
+    /// Size from which the audit journal goes on in a new file.
+    pub audit_segment_bytes: u64,
+}
+
+impl ControlConfig {
+    /// The usual settings on a root folder, with one store: `default`, in `<root>/stores/default`.
+    pub fn new(root: impl Into<PathBuf>, mounter: Arc<dyn Mounter>, worker: Arc<dyn VolumeWorker>) -> Self {
+        let root = root.into();
+        let default = StoreConfig { url: format!("file://{}", root.join("stores/default").display()) };
+        ControlConfig {
+            stores: BTreeMap::from([(StoreName::default_store(), default)]),
+            root,
+            mounter,
+            worker,
+            clock: Arc::new(SystemClock),
+            suspect_grace: Duration::from_secs(60),
+            retention: Duration::from_secs(7 * 86400),
+            anonymous_retention: Duration::from_secs(3600),
+            audit_segment_bytes: 16 << 20,
+        }
+    }
+}

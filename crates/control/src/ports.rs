@@ -1,0 +1,98 @@
+//! What control needs from the outside, in plain data: who mounts, who works on a volume's bytes, what time it is.
+//!
+//! The daemon wires these to the keeper and to chunkfs; tests wire them to a recording world. Obligations are
+//! numbered because the reconciler relies on each of them.
+
+use async_trait::async_trait;
+use orlop_model::{MountPlan, Result, Usage, VolumeId};
+use time::OffsetDateTime;
+
+/// What an attach came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The folder under which the volume is reachable; the plan's own.
+    pub mountpoint: String,
+    /// The process that serves it.
+    pub worker_pid: u32,
+}
+
+/// A bind of a mounted volume onto a folder of the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundDirectory {
+    /// The folder, absolute.
+    pub path: String,
+    /// Whether it is read-only.
+    pub read_only: bool,
+}
+
+/// A volume as the host has it mounted now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedVolume {
+    /// The plan with which it was mounted.
+    pub plan: MountPlan,
+    /// The process that serves it.
+    pub worker_pid: u32,
+    /// Whether that process answers. A volume that is mounted but not served is attached again.
+    pub serving: bool,
+    /// Its binds that exist now: one that somebody else unmounted is not in the list.
+    pub binds: Vec<BoundDirectory>,
+    /// Whether something other than Orlop holds it: a container's mount namespace, for one. When in doubt, true.
+    pub in_use_elsewhere: bool,
+}
+
+/// Mounts volumes on this host.
+///
+/// 1. Every call is idempotent: repeating one that succeeded succeeds and changes nothing.
+/// 2. `attach` returns only when the volume is mounted and served; if it fails, nothing of it is left.
+/// 3. `detach` without force first makes every accepted write durable; it fails with kind Busy, leaving the volume
+///    mounted and served, if something holds it or if that cannot be done. A volume that is not mounted: success.
+/// 4. `unbind` of a folder that is not bound succeeds, and never touches a mount that Orlop did not make.
+/// 5. `attached` tells what is, not what was asked for, and never waits for a store.
+#[async_trait]
+pub trait Mounter: Send + Sync {
+    /// Mounts a volume.
+    async fn attach(&self, plan: &MountPlan) -> Result<Mounted>;
+    /// Unmounts a volume; with force also one whose writes cannot be made durable now.
+    async fn detach(&self, volume: VolumeId, force: bool) -> Result<()>;
+    /// Binds a mounted volume onto a folder.
+    async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()>;
+    /// Undoes a bind.
+    async fn unbind(&self, dir: &str) -> Result<()>;
+    /// All volumes that are mounted on this host under this root.
+    async fn attached(&self) -> Result<Vec<AttachedVolume>>;
+}
+
+/// Works on a volume's bytes: through its worker while it is mounted, by itself while it is not.
+///
+/// 1. `format` makes an empty volume and is idempotent on a volume that nobody has written to.
+/// 2. `destroy` deletes everything below the plan's prefix, its state folder and its mountpoint folder; it is
+///    idempotent, goes on where an interrupted one stopped, and succeeds when nothing is there.
+///    It is only called for a volume that is not mounted.
+/// 3. `usage` and `set_quota` are only called for a mounted volume.
+#[async_trait]
+pub trait VolumeWorker: Send + Sync {
+    /// Makes an empty volume.
+    async fn format(&self, plan: &MountPlan) -> Result<()>;
+    /// Deletes a volume's bytes for good.
+    async fn destroy(&self, plan: &MountPlan) -> Result<()>;
+    /// What a mounted volume takes.
+    async fn usage(&self, volume: VolumeId) -> Result<Usage>;
+    /// Changes the quota of a mounted volume.
+    async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()>;
+}
+
+/// The time of day.
+pub trait Clock: Send + Sync {
+    /// Now, in UTC.
+    fn now(&self) -> OffsetDateTime;
+}
+
+/// The host's own clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc()
+    }
+}
