@@ -1,0 +1,209 @@
+//! The typed client of the local API: one method per call, errors as the daemon gave them.
+//!
+//! It also knows what to say when nobody answers: that is the commonest error of all.
+
+mod transport;
+
+pub use transport::{Body, Endpoint, Transport};
+
+use crate::wire::{Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, Shutdown, ShutdownReport, Status};
+use hyper::Method;
+use orlop_control::{AuditFilter, VerifyReport};
+use orlop_model::{AuditEvent, Error, ErrorKind, Result, Volume, VolumeRef, VolumeUpdate};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use time::format_description::well_known::Rfc3339;
+
+/// The local API of the daemon of one root.
+#[derive(Debug, Clone)]
+pub struct Client {
+    root: PathBuf,
+    transport: Transport,
+}
+
+impl Client {
+    /// The client of the daemon of a root folder. Nothing is connected before the first call.
+    pub fn new(root: impl Into<PathBuf>) -> Client {
+        let root = root.into();
+        let transport = Transport::new(Endpoint::Unix(root.join("run/orlop.sock")));
+        Client { root, transport }
+    }
+
+    /// The root folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The volumes, by name.
+    pub async fn volumes(&self, all: bool, usage: bool) -> Result<Vec<Volume>> {
+        self.get(&format!("/v1/volumes?all={all}&usage={usage}")).await
+    }
+
+    /// One volume.
+    pub async fn volume(&self, volume: &VolumeRef) -> Result<Volume> {
+        self.get(&format!("/v1/volumes/{volume}")).await
+    }
+
+    /// Creates a volume.
+    pub async fn create(&self, request: &CreateVolume) -> Result<Volume> {
+        self.send(Method::POST, "/v1/volumes", request).await
+    }
+
+    /// Changes options and labels.
+    pub async fn set(&self, volume: &VolumeRef, update: &VolumeUpdate) -> Result<Volume> {
+        self.send(Method::PATCH, &format!("/v1/volumes/{volume}"), update).await
+    }
+
+    /// Protects from removal, or ends that.
+    pub async fn protect(&self, volume: &VolumeRef, protected: bool) -> Result<Volume> {
+        self.send(Method::POST, &format!("/v1/volumes/{volume}/protect"), &Protect { protected }).await
+    }
+
+    /// Removes a volume; `None` if its data is gone already.
+    pub async fn remove(&self, volume: &VolumeRef, now: bool) -> Result<Option<Volume>> {
+        self.send(Method::DELETE, &format!("/v1/volumes/{volume}?now={now}"), &()).await
+    }
+
+    /// Takes a removed volume back.
+    pub async fn restore(&self, volume: &VolumeRef, name: Option<String>) -> Result<Volume> {
+        self.send(Method::POST, &format!("/v1/volumes/{volume}/restore"), &Restore { name }).await
+    }
+
+    /// Mounts a volume on a folder.
+    pub async fn attach(&self, volume: &VolumeRef, request: &Attach) -> Result<Attached> {
+        self.send(Method::POST, &format!("/v1/volumes/{volume}/attach"), request).await
+    }
+
+    /// Lets go of an attachment.
+    pub async fn detach(&self, volume: &VolumeRef, request: &Detach) -> Result<Volume> {
+        self.send(Method::POST, &format!("/v1/volumes/{volume}/detach"), request).await
+    }
+
+    /// What is in a folder of a volume.
+    pub async fn list(&self, volume: &VolumeRef, path: &str) -> Result<Listing> {
+        self.get(&format!("/v1/volumes/{volume}/files?path={}", encode(path))).await
+    }
+
+    /// A file of a volume, as a stream.
+    pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Body> {
+        self.stream(&format!("/v1/volumes/{volume}/content?path={}", encode(path))).await
+    }
+
+    /// Records of the audit journal, oldest first.
+    pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditEvent>> {
+        let mut query = Vec::new();
+        for (key, value) in [("target", &filter.target), ("verb", &filter.verb), ("actor", &filter.actor)] {
+            query.extend(value.as_ref().map(|v| format!("{key}={}", encode(v))));
+        }
+        for (key, value) in [("since", filter.since), ("until", filter.until)] {
+            query.extend(value.and_then(|t| t.format(&Rfc3339).ok()).map(|t| format!("{key}={}", encode(&t))));
+        }
+        query.extend(filter.after_seq.map(|n| format!("after_seq={n}")));
+        query.extend(filter.limit.map(|n| format!("limit={n}")));
+        self.get(&format!("/v1/audit?{}", query.join("&"))).await
+    }
+
+    /// The whole audit journal, as a stream.
+    pub async fn audit_export(&self) -> Result<Body> {
+        self.stream("/v1/audit/export").await
+    }
+
+    /// Has the audit journal checked.
+    pub async fn audit_verify(&self) -> Result<VerifyReport> {
+        self.get("/v1/audit/verify").await
+    }
+
+    /// What runs.
+    pub async fn status(&self) -> Result<Status> {
+        self.get("/v1/status").await
+    }
+
+    /// Brings the host in line with the registry now.
+    pub async fn reconcile(&self) -> Result<Status> {
+        self.send(Method::POST, "/v1/reconcile", &serde_json::json!({})).await
+    }
+
+    /// Ends the daemon.
+    pub async fn shutdown(&self, request: &Shutdown) -> Result<ShutdownReport> {
+        self.send(Method::POST, "/v1/shutdown", request).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.stream(path).await?.json().await
+    }
+
+    async fn stream(&self, path: &str) -> Result<Body> {
+        self.checked(self.transport.request(Method::GET, path, None).await).await
+    }
+
+    async fn send<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|e| Error::internal(format!("the request is not JSON: {e}")))?;
+        self.checked(self.transport.request(method, path, Some(body)).await).await?.json().await
+    }
+
+    async fn checked(&self, answer: Result<Body>) -> Result<Body> {
+        let body = answer.map_err(|e| self.explained(e))?;
+        if body.status.is_success() {
+            return Ok(body);
+        }
+        let status = body.status;
+        let bytes = body.bytes().await?;
+        Err(serde_json::from_slice::<Error>(&bytes)
+            .unwrap_or_else(|_| Error::internal(format!("the daemon answered {status}: {}", String::from_utf8_lossy(&bytes)))))
+    }
+
+    fn explained(&self, e: Error) -> Error {
+        let root = self.root.display();
+        let up = match self.root == Path::new("/var/lib/orlop") {
+            true => "orlop up".to_owned(),
+            false => format!("orlop up --root {root}"),
+        };
+        match e.kind {
+            ErrorKind::NotFound => {
+                Error::unavailable(format!("Orlop is not running on the root folder {root}")).with_remedy(format!("start it with: {up}"))
+            }
+            ErrorKind::Denied => {
+                Error::new(ErrorKind::Denied, format!("you may not use the Orlop of the root folder {root}: {}", e.message))
+                    .with_remedy("run the command as root, or as the owner of that folder")
+            }
+            _ => e.with_remedy(format!("see what it does with: orlop doctor --root {root}")),
+        }
+    }
+}
+
+/// Percent-encodes all but the unreserved characters and the slash.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(b as char),
+            _ => out.push_str(&format!("%{b:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded_for_a_query() {
+        assert_eq!(encode("/a b/ä&c=%"), "/a%20b/%C3%A4%26c%3D%25");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_run_is_named_with_the_command_that_starts_it() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let absent = Client::new(root.path()).status().await.expect_err("nobody listens");
+        assert_eq!(absent.kind, ErrorKind::Unavailable);
+        assert!(absent.remedy.expect("remedy").contains("orlop up --root"));
+        // A socket file that nobody listens on any more is the same to the user.
+        std::fs::create_dir(root.path().join("run")).expect("folder");
+        drop(std::os::unix::net::UnixListener::bind(root.path().join("run/orlop.sock")).expect("socket"));
+        let dead = Client::new(root.path()).status().await.expect_err("nobody listens");
+        assert_eq!(dead.kind, ErrorKind::Unavailable);
+        assert!(dead.remedy.expect("remedy").contains("orlop up --root"));
+    }
+}

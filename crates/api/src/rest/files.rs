@@ -1,0 +1,151 @@
+//! `/v1/volumes/{volume}/files` and `content`: reading what is in a volume, mounted or not.
+//!
+//! Reading holds an internal attachment for as long as it lasts, so that it is audited like any other use and
+//! a volume that nobody has mounted is mounted just for it.
+
+use super::Rest;
+use super::body::volume;
+use super::error::Answer;
+use super::peer::Caller;
+use crate::wire::Listing;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::Response;
+use bytes::BytesMut;
+use orlop_control::Control;
+use orlop_model::{Actor, AttachmentId, AttachmentKind, DetachBy, Error, Intent, Outcome, Result, VolumeRef};
+use serde::Deserialize;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use utoipa::IntoParams;
+
+const READ: usize = 256 * 1024;
+
+/// Where in the volume.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct At {
+    /// The path from the volume's root folder, starting with `/`.
+    #[serde(default = "root")]
+    path: String,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+impl At {
+    fn checked(self) -> Result<String> {
+        if self.path.starts_with('/') && !self.path.contains('\0') && self.path.len() < 4096 {
+            return Ok(self.path);
+        }
+        Err(Error::invalid(format!("{:?} is not a path in a volume", self.path))
+            .with_remedy("write the path from the volume's root folder, such as /etc/hosts"))
+    }
+}
+
+/// An internal attachment that ends with its holder, also when a client goes away in the middle.
+struct Visit {
+    control: Arc<Control>,
+    actor: Actor,
+    volume: VolumeRef,
+    attachment: Option<AttachmentId>,
+    mountpoint: String,
+}
+
+impl Visit {
+    async fn begin(rest: &Rest, actor: Actor, volume: VolumeRef, purpose: &str) -> Result<Visit> {
+        // By id from here on: a name may be given to another volume meanwhile.
+        let volume = VolumeRef::Id(rest.control.volume_brief(&volume).await?.id);
+        let attachment = AttachmentKind::Internal { purpose: purpose.to_owned() };
+        let intent = Intent::Attach { volume: volume.clone(), attachment };
+        match rest.control.apply(&actor, intent).await? {
+            Outcome::Attached { attachment, mountpoint } => {
+                Ok(Visit { control: rest.control.clone(), actor, volume, attachment: Some(attachment), mountpoint })
+            }
+            Outcome::Volume(_) | Outcome::Done => Err(Error::internal("the volume was attached, but nobody said where")),
+        }
+    }
+
+    fn leave(&mut self) -> Option<impl Future<Output = Result<Outcome>> + Send + 'static> {
+        let id = self.attachment.take()?;
+        let (control, actor, volume) = (self.control.clone(), self.actor.clone(), self.volume.clone());
+        Some(async move { control.apply(&actor, Intent::Detach { volume, attachment: DetachBy::Id(id) }).await })
+    }
+
+    /// Ends the visit now; a failure to unmount is not the reader's, and is left to the reconciler.
+    async fn end(mut self) {
+        if let Some(leaving) = self.leave()
+            && let Err(e) = leaving.await
+        {
+            tracing::warn!(error = %e, volume = %self.volume, "the volume stays mounted after a reading");
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(leaving) = self.leave() {
+            tokio::spawn(async move {
+                if let Err(e) = leaving.await {
+                    tracing::warn!(error = %e, "a volume stays mounted after a reading that was broken off");
+                }
+            });
+        }
+    }
+}
+
+/// Lists a folder of a volume, or shows one file. Links are followed inside the volume only.
+#[utoipa::path(get, path = "/v1/volumes/{volume}/files", tag = "files", params(("volume" = String, Path, description = "Name or id"), At),
+    responses((status = 200, body = Listing), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
+pub(crate) async fn list(
+    State(rest): State<Rest>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    Query(at): Query<At>,
+) -> Answer<Json<Listing>> {
+    let path = at.checked()?;
+    let visit = Visit::begin(&rest, actor, volume(&name)?, "ls").await?;
+    let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("{name}:{path}")));
+    visit.end().await;
+    Ok(Json(listing?))
+}
+
+/// Streams a file of a volume.
+#[utoipa::path(get, path = "/v1/volumes/{volume}/content", tag = "files", params(("volume" = String, Path, description = "Name or id"), At),
+    responses((status = 200, description = "The file's bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = "default", description = "What failed, why, and the remedy", body = Error)))]
+pub(crate) async fn content(
+    State(rest): State<Rest>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    Query(at): Query<At>,
+) -> Answer<Response> {
+    let path = at.checked()?;
+    let visit = Visit::begin(&rest, actor, volume(&name)?, "cat").await?;
+    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("{name}:{path}")));
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) => {
+            visit.end().await;
+            return Err(e.into());
+        }
+    };
+    // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
+    let size = file.metadata().map_err(|e| Error::io(format_args!("{name}:{path}"), &e))?.len();
+    let file = tokio::fs::File::from_std(file).take(size);
+    let stream = futures::stream::try_unfold((file, Some(visit)), async |(mut file, visit)| {
+        let mut buffer = BytesMut::with_capacity(READ);
+        if file.read_buf(&mut buffer).await? == 0 {
+            if let Some(visit) = visit {
+                visit.end().await;
+            }
+            return Ok::<_, std::io::Error>(None);
+        }
+        Ok(Some((buffer.freeze(), (file, visit))))
+    });
+    let response = Response::builder().header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, size);
+    response.body(Body::from_stream(stream)).map_err(|e| Error::internal(format!("the answer could not be made: {e}")).into())
+}

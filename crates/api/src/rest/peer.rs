@@ -1,0 +1,51 @@
+//! Who is at the other end of the local socket, and whether that one may use the API at all.
+//!
+//! Deny by default: a connection whose credentials are unknown, or whose user `control` does not admit, gets
+//! nothing, not even a reading. `control::apply` decides again for every change.
+
+use super::Rest;
+use super::error::Failure;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use orlop_model::{Actor, Error, ErrorKind};
+use tokio::net::UnixListener;
+
+/// The process at the other end, as the kernel says; `None` if it does not say.
+#[derive(Debug, Clone)]
+pub struct Peer(pub Option<Actor>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Peer(stream.io().peer_cred().ok().map(|cred| Actor::Local { uid: cred.uid(), gid: cred.gid(), pid: cred.pid().unwrap_or(0) }))
+    }
+}
+
+/// The admitted caller; handlers take it as an argument.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(pub(crate) Actor);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        parts.extensions.get::<Caller>().cloned().ok_or_else(|| Failure(unknown()))
+    }
+}
+
+fn unknown() -> Error {
+    Error::new(ErrorKind::Denied, "the caller of the local API is unknown").with_remedy("connect through the Unix socket of the daemon")
+}
+
+/// Admits a caller or answers 403, before any route is looked at.
+pub(crate) async fn admit(State(rest): State<Rest>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(peer)| peer.0.clone());
+    let Some(actor) = peer else { return Failure(unknown()).into_response() };
+    if let Err(e) = rest.control.authorise_read(&actor) {
+        return Failure(e).into_response();
+    }
+    request.extensions_mut().insert(Caller(actor));
+    next.run(request).await
+}

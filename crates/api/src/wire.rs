@@ -1,0 +1,225 @@
+//! The bodies of the local API that are not types of the model: requests, listings, status.
+//!
+//! Names arrive as plain text and are parsed by the handlers, so that a bad one is answered with Orlop's own
+//! error and remedy and not with a decoder's.
+
+use orlop_control::ControlStatus;
+use orlop_model::{AttachmentId, Usage, VolumeName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// Asks for a new, empty volume.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Its name: a letter or digit, then letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// Options by name, as `docker volume create -o key=value` has them.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Free text of the owner.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Sets or clears the protection from removal.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Protect {
+    /// Removal is refused while this is set.
+    pub protected: bool,
+}
+
+/// Takes a removed volume back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Another name for it, where its own is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Asks for a volume to be mounted on a folder of the host.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The absolute path of an existing folder.
+    pub directory: String,
+    /// Whether writing through that folder is refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What came of an attach.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Attached {
+    /// The attachment.
+    pub attachment: AttachmentId,
+    /// The folder to use.
+    pub mountpoint: String,
+}
+
+/// Lets go of one attachment: exactly one field is given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// By its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<AttachmentId>,
+    /// By the folder it is mounted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// By the id that Docker gave, for attachments that dockerd lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_mount_id: Option<String>,
+}
+
+/// What an entry of a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// Regular file.
+    File,
+    /// Folder.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// Named pipe.
+    Fifo,
+    /// Socket.
+    Socket,
+    /// Character device.
+    Char,
+    /// Block device.
+    Block,
+}
+
+/// One file, folder or other entry of a volume.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FileEntry {
+    /// Its name; bytes that are not UTF-8 are shown as replacement characters.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Number of names.
+    pub links: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of contents.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub modified: OffsetDateTime,
+    /// Where a symbolic link points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// A folder's entries in the order of their names.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Listing {
+    /// The entries.
+    pub entries: Vec<FileEntry>,
+}
+
+/// What runs on the host, and where. Plain facts; judging them is for `orlop doctor`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostFacts {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its root folder.
+    pub root: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it runs.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<OffsetDateTime>,
+    /// The keeper, if it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperFacts>,
+    /// Why the keeper does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper_error: Option<String>,
+    /// The Docker plugin's name, if it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// The plugin's socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin_socket: Option<String>,
+    /// Why the plugin is not served although it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin_warning: Option<String>,
+}
+
+/// The keeper and what it holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct KeeperFacts {
+    /// The volumes it serves.
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// A volume that is being served.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WorkerFacts {
+    /// Its name.
+    pub volume: VolumeName,
+    /// The worker's process.
+    pub pid: u32,
+    /// Whether the worker serves, in the keeper's words.
+    pub state: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// Further folders it is mounted on.
+    pub binds: Vec<String>,
+    /// Whether some process sees the mount elsewhere, such as a container.
+    pub in_use_elsewhere: bool,
+}
+
+/// What the daemon knows of itself and its volumes.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Status {
+    /// Processes and sockets.
+    #[serde(flatten)]
+    pub host: HostFacts,
+    /// What the mounted volumes take together.
+    pub usage: Usage,
+    /// Volumes, attachments, stores, the audit journal, the last reconciliation.
+    #[schema(value_type = Object)]
+    pub control: ControlStatus,
+}
+
+/// Asks the daemon to end.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// Also while volumes are in use.
+    #[serde(default)]
+    pub force: bool,
+    /// Only the daemon ends; mounts, workers and keeper go on.
+    #[serde(default)]
+    pub keep_mounts: bool,
+    /// Removes the plugin's socket file too. Without this it stays while volumes exist, so that Docker
+    /// refuses to start a container on a volume of that name instead of silently making a local one.
+    #[serde(default)]
+    pub remove_plugin_socket: bool,
+}
+
+/// What the end did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ShutdownReport {
+    /// The daemon's process, which ends after this answer.
+    pub pid: u32,
+    /// The volumes that were unmounted.
+    pub unmounted: Vec<String>,
+    /// The volumes that stay mounted.
+    pub kept: Vec<String>,
+    /// What the caller should know.
+    pub notes: Vec<String>,
+}
