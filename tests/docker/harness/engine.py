@@ -1,0 +1,174 @@
+"""A dockerd of our own, in a temporary folder and a network namespace of its own.
+
+containerd runs apart from dockerd: a dockerd that spawned its own may not start again after kill -9.
+The network namespace belongs to containerd's process and goes with it, so that bridges and packet rules
+never meet those of a dockerd that the machine runs for itself.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+
+import docker
+
+from .processes import alive, children_of, kill, processes_of, run, unmount_below, wait_until
+
+# Some clients speak a newer API than Debian's dockerd and do not negotiate in every command.
+API_VERSION = "1.41"
+
+
+class Engine:
+    """containerd and dockerd, started and stopped as one or apart."""
+
+    def __init__(self, base: pathlib.Path):
+        self.base = base
+        self.socket = base / "docker.sock"
+        self.live_restore = False
+        self._containerd = None
+        self._dockerd = None
+        base.mkdir(parents=True)
+        (base / "containerd.toml").write_text(
+            'version = 2\n'
+            f'root = "{base}/containerd/root"\n'
+            f'state = "{base}/containerd/state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\n  address = "{base}/containerd.sock"\n'
+        )
+
+    # --- life ---
+
+    def start(self, wait=60, live_restore=False, wait_ready=True):
+        """Starts what does not run; returns when the API answers."""
+        if self._containerd is None or self._containerd.poll() is not None:
+            self._containerd = self._spawn("containerd", ["unshare", "--net", "containerd", "--config", self.base / "containerd.toml"])
+            wait_until("containerd listens", 30, (self.base / "containerd.sock").exists)
+            run("nsenter", "-t", self._containerd.pid, "-n", "ip", "link", "set", "lo", "up")
+        if self._dockerd is None or self._dockerd.poll() is not None:
+            self.live_restore = live_restore
+            command = ["nsenter", "-t", self._containerd.pid, "-n", "dockerd"]
+            command += ["--containerd", self.base / "containerd.sock", "--data-root", self.base / "data"]
+            command += ["--exec-root", self.base / "exec", "--pidfile", self.base / "dockerd.pid"]
+            command += ["--host", f"unix://{self.socket}", "--log-level", "warn", "--config-file", self.base / "none.json"]
+            command += ["--live-restore"] if live_restore else []
+            (self.base / "none.json").write_text("{}")
+            self._dockerd = self._spawn("dockerd", command)
+        if wait_ready:
+            self.wait_ready(wait)
+        return self
+
+    def wait_ready(self, seconds=60):
+        """Waits until dockerd's API answers."""
+
+        def answers():
+            if self._dockerd.poll() is not None:
+                raise AssertionError("dockerd ended:\n" + self.log()[-4000:])
+            return self.docker("version", check=False, timeout=10).returncode == 0 if self.socket.exists() else False
+
+        wait_until("dockerd answers", seconds, answers)
+
+    def stop(self, seconds=90):
+        """Stops dockerd the clean way, as a service manager does. containerd goes on."""
+        if self._dockerd and self._dockerd.poll() is None:
+            self._dockerd.send_signal(signal.SIGTERM)
+            self._dockerd.wait(seconds)
+
+    def kill(self):
+        """kill -9 of dockerd."""
+        self._dockerd.kill()
+        self._dockerd.wait(30)
+        # The socket file of a killed dockerd stays; it must not look alive.
+        self.socket.unlink(missing_ok=True)
+
+    def restart(self, live_restore=False, wait=120):
+        """A clean restart of dockerd."""
+        self.stop()
+        self.start(wait=wait, live_restore=live_restore)
+
+    def power_off(self):
+        """Everything at once and without a goodbye: dockerd, containerd, shims and containers."""
+        pids = self.pids()
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        wait_until("all of Docker gone", 30, lambda: not [p for p in pids if alive(p)])
+        for process in (self._dockerd, self._containerd):
+            if process:
+                process.wait(30)
+        unmount_below(self.base)
+        # What a boot would clear: the run-time state lives on a tmpfs there.
+        for path in ("docker.sock", "containerd.sock", "containerd.sock.ttrpc", "dockerd.pid"):
+            (self.base / path).unlink(missing_ok=True)
+        run("rm", "-rf", self.base / "containerd/state", self.base / "exec")
+
+    def pids(self):
+        """Every process of this engine: daemons, shims, and what runs in the containers."""
+        found = set(processes_of(self.base))
+        for pid in list(found):
+            found.update(children_of(pid))
+        return sorted(found)
+
+    def destroy(self):
+        """Ends everything and removes every trace but the folder's own logs."""
+        if self._dockerd and self._dockerd.poll() is None:
+            try:
+                ids = self.docker("ps", "-aq", timeout=30).stdout.split()
+                if ids:
+                    self.docker("rm", "-f", *ids, check=False, timeout=60)
+                self.stop(30)
+            except Exception:  # whatever ails it, the processes are ended below
+                pass
+        for pid in self.pids():
+            kill(pid)
+        unmount_below(self.base)
+        run("rm", "-rf", "--one-file-system", self.base / "data", self.base / "exec", self.base / "containerd", check=False)
+
+    def log(self):
+        """What dockerd logged so far."""
+        return (self.base / "dockerd.log").read_text(errors="replace")
+
+    @property
+    def pid(self):
+        return self._dockerd.pid
+
+    # --- use ---
+
+    def env(self):
+        return {**os.environ, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_API_VERSION": API_VERSION, "DOCKER_BUILDKIT": "0",
+                "COMPOSE_API_VERSION": API_VERSION, "DOCKER_CONFIG": str(self.base / "client")}
+
+    def docker(self, *args, **kw):
+        """The docker command line."""
+        return run("docker", *args, env=self.env(), **kw)
+
+    def sh(self, *args, **kw):
+        """The output of a docker command, without the last newline."""
+        return self.docker(*args, **kw).stdout.rstrip("\n")
+
+    def inspect(self, kind, name):
+        return json.loads(self.sh(kind, "inspect", name))[0]
+
+    def exec(self, container, script, **kw):
+        """The output of a shell script in a container."""
+        return self.sh("exec", container, "sh", "-ec", script, **kw)
+
+    def sdk(self, timeout=120):
+        """docker-py's client of this dockerd."""
+        return docker.DockerClient(base_url=f"unix://{self.socket}", version=API_VERSION, timeout=timeout)
+
+    def import_image(self, tar, tag, *changes):
+        if self.docker("image", "inspect", tag, check=False).returncode != 0:
+            args = [x for change in changes for x in ("--change", change)]
+            self.docker("import", *args, tar, tag, timeout=300)
+
+    def _spawn(self, name, command):
+        log = open(self.base / f"{name}.log", "ab")
+        process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        log.close()
+        # Reaps it whenever it ends, so that no zombie looks alive.
+        threading.Thread(target=process.wait, daemon=True).start()
+        return process
