@@ -7,6 +7,7 @@
 mod error;
 mod local;
 mod open;
+mod probe;
 
 pub mod testing;
 pub mod wrap;
@@ -14,6 +15,7 @@ pub mod wrap;
 pub use error::error;
 pub use local::{LocalStore, sweep_unfinished};
 pub use open::{SCHEMES, open};
+pub use probe::{Capabilities, probe};
 
 pub use object_store::path::Path;
 pub use object_store::{self, ObjectStore, ObjectStoreExt};

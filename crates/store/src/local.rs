@@ -329,7 +329,6 @@ impl MultipartUpload for LockedUpload {
 }
 
 /// Every object below a prefix, deleted; returns how many there were.
-#[allow(dead_code)]
 pub(crate) async fn delete_all(store: &dyn ObjectStore, prefix: &Path) -> Result<u64> {
     let found: Vec<Path> = store.list(Some(prefix)).map_ok(|m| m.location).try_collect().await?;
     let n = found.len() as u64;

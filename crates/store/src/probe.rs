@@ -1,1 +1,180 @@
-//! What a store can really do.
+//! What a store can really do, found out by doing it: documentation lies, proxies drop headers.
+//!
+//! Works under a random prefix and removes what it made. A store that cannot put, get and list at all is an error;
+//! everything else is a capability that is there or not.
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
+use orlop_model::Result;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// What a store can do beyond put, get, list and delete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Of two that create the same object, one is told that it lost. Chunked volumes need it: fencing rests on it.
+    pub conditional_create: bool,
+    /// An object is replaced only if it is still the one that was read.
+    pub conditional_replace: bool,
+    /// Parts of an object can be read.
+    pub ranged_get: bool,
+    /// Objects can be sent in parts, and appear whole at the end.
+    pub multipart: bool,
+    /// Objects can be copied within the store.
+    pub copy: bool,
+    /// A listing shows what was written just before it, and no longer what was deleted.
+    pub strong_list: bool,
+    /// A listing by folder tells folders from objects.
+    pub list_by_folder: bool,
+    /// Deleting what is absent succeeds, as it must for a deletion that is repeated.
+    pub idempotent_delete: bool,
+}
+
+/// Finds out what a store can do. The error says which basic call failed, on which object.
+pub async fn probe(store: &dyn ObjectStore) -> Result<Capabilities> {
+    let root = Path::from(format!("orlop-probe-{}", Uuid::new_v4()));
+    let found = examine(store, &root).await;
+    let swept = crate::local::delete_all(store, &root).await;
+    let capabilities = found?;
+    swept.map_err(|e| crate::error(format_args!("store {store}: deleting the probe's objects under {root}"), &e))?;
+    Ok(capabilities)
+}
+
+async fn examine(store: &dyn ObjectStore, root: &Path) -> Result<Capabilities> {
+    let basic = |what: &str, at: &Path, e: Error| crate::error(format_args!("store {store}: {what} {at}"), &e);
+    let mut c = Capabilities::default();
+    let body = b"0123456789abcdef".as_slice();
+
+    let a = root.clone().join("a");
+    store.put(&a, body.into()).await.map_err(|e| basic("put", &a, e))?;
+    let read = async { store.get(&a).await?.bytes().await }.await.map_err(|e| basic("get", &a, e))?;
+    if read.as_ref() != body {
+        return Err(orlop_model::Error::new(
+            orlop_model::ErrorKind::Corrupt,
+            format!("store {store}: get {a} returned {} other bytes than were put", read.len()),
+        ));
+    }
+    let listed: Vec<Path> = store.list(Some(root)).map_ok(|m| m.location).try_collect().await.map_err(|e| basic("list", root, e))?;
+
+    c.ranged_get = store.get_range(&a, 3..7).await.is_ok_and(|b| b.as_ref() == &body[3..7])
+        && store.get_ranges(&a, &[0..2, 14..16]).await.is_ok_and(|all| all == [&body[..2], &body[14..]]);
+
+    // It counts only if the loser is refused and the winner's bytes stay.
+    let b = root.clone().join("b");
+    let first = store.put_opts(&b, "first".into(), PutMode::Create.into()).await;
+    let second = store.put_opts(&b, "second".into(), PutMode::Create.into()).await;
+    c.conditional_create = first.is_ok()
+        && matches!(second, Err(Error::AlreadyExists { .. } | Error::Precondition { .. }))
+        && holds(store, &b, b"first").await;
+
+    c.conditional_replace = replaces(store, root).await;
+    c.multipart = uploads(store, root).await;
+
+    let copy = root.clone().join("copy");
+    c.copy = store.copy(&a, &copy).await.is_ok() && holds(store, &copy, body).await;
+
+    let inner = root.clone().join("folder").join("x");
+    store.put(&inner, "x".into()).await.map_err(|e| basic("put", &inner, e))?;
+    c.list_by_folder = store
+        .list_with_delimiter(Some(root))
+        .await
+        .is_ok_and(|l| l.common_prefixes == [root.clone().join("folder")] && l.objects.iter().all(|o| o.location != inner));
+
+    store.delete(&a).await.map_err(|e| basic("delete", &a, e))?;
+    let after: Vec<Path> = store.list(Some(root)).map_ok(|m| m.location).try_collect().await.map_err(|e| basic("list", root, e))?;
+    c.strong_list = listed == [a.clone()] && !after.contains(&a) && after.contains(&inner);
+    c.idempotent_delete = store.delete(&a).await.is_ok();
+    Ok(c)
+}
+
+async fn holds(store: &dyn ObjectStore, at: &Path, expected: &[u8]) -> bool {
+    let read = async { store.get(at).await?.bytes().await }.await;
+    read.is_ok_and(|b| b.as_ref() == expected)
+}
+
+async fn replaces(store: &dyn ObjectStore, root: &Path) -> bool {
+    let at = root.clone().join("replace");
+    let Ok(old) = store.put(&at, "old".into()).await else { return false };
+    let old = UpdateVersion { e_tag: old.e_tag, version: old.version };
+    let Ok(_) = store.put_opts(&at, "new".into(), PutMode::Update(old.clone()).into()).await else { return false };
+    // The same condition again names an object that is no more.
+    let stale = store.put_opts(&at, "stale".into(), PutMode::Update(old).into()).await;
+    matches!(stale, Err(Error::Precondition { .. })) && holds(store, &at, b"new").await
+}
+
+async fn uploads(store: &dyn ObjectStore, root: &Path) -> bool {
+    let at = root.clone().join("parts");
+    // Remote stores want 5 MiB in every part but the last.
+    let first = vec![1u8; 5 << 20];
+    let sent = async {
+        let mut upload = store.put_multipart(&at).await?;
+        let parts = async {
+            upload.put_part(first.clone().into()).await?;
+            upload.put_part("end".into()).await
+        };
+        if let Err(e) = parts.await {
+            // Best effort: an upload left open only costs space, and the answer is "no" either way.
+            let _ = upload.abort().await;
+            return Err(e);
+        }
+        if store.head(&at).await.is_ok() {
+            let _ = upload.abort().await;
+            return Ok(false);
+        }
+        upload.complete().await?;
+        Ok::<bool, Error>(true)
+    };
+    matches!(sent.await, Ok(true)) && holds(store, &at, &[first.as_slice(), b"end"].concat()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wrap::{Damage, Fault, Plan};
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_folder_and_a_memory_can_do_everything_and_are_left_clean() {
+        let dir = tempfile::tempdir().expect("temp folder");
+        let url = url::Url::from_directory_path(dir.path()).expect("absolute");
+        for url in [url.as_str(), "mem://"] {
+            let store = crate::open(url).expect("opens");
+            let c = probe(store.as_ref()).await.expect("probes");
+            let all = Capabilities {
+                conditional_create: true,
+                conditional_replace: true,
+                ranged_get: true,
+                multipart: true,
+                copy: true,
+                strong_list: true,
+                list_by_folder: true,
+                idempotent_delete: true,
+            };
+            assert_eq!(c, all, "{url}");
+            let left: Vec<_> = store.list(None).try_collect().await.expect("lists");
+            assert!(left.is_empty(), "{url}: {left:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_without_conditions_says_so() {
+        // The plain local backend of the library refuses conditional replace.
+        let dir = tempfile::tempdir().expect("temp folder");
+        let store = object_store::local::LocalFileSystem::new_with_prefix(dir.path()).expect("opens");
+        let c = probe(&store).await.expect("probes");
+        assert!(c.conditional_create && !c.conditional_replace && !c.idempotent_delete, "{c:?}");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_answers_wrong_bytes_or_nothing_is_an_error() {
+        let wrong = Fault::wrap(Arc::new(InMemory::new()), Plan { damage_one_in: Some((1, Damage::Flip)), ..Plan::default() });
+        let e = probe(wrong.as_ref()).await.expect_err("wrong bytes");
+        assert_eq!(e.kind, orlop_model::ErrorKind::Corrupt, "{e}");
+        let away = Fault::wrap(Arc::new(InMemory::new()), Plan { outage_from: Some(0), ..Plan::default() });
+        let e = probe(away.as_ref()).await.expect_err("away");
+        assert_eq!(e.kind, orlop_model::ErrorKind::Unavailable, "{e}");
+        assert!(e.message.contains("put orlop-probe-"), "{e}");
+    }
+}

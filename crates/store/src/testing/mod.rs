@@ -1,1 +1,31 @@
-//! What every backend owes.
+//! What every backend owes: one suite of named cases, run by each backend's test, and by whoever writes another.
+//!
+//! A case gets an empty store and returns what it saw wrong. `orlop_store::testing::run(make).await` runs them all,
+//! each on a store of its own, and panics with the names of those that failed.
+
+mod cases;
+
+use futures::future::BoxFuture;
+use object_store::ObjectStore;
+use std::sync::Arc;
+
+/// What a case found: nothing, or what was wrong.
+pub type Verdict = Result<(), String>;
+
+type Body = fn(Arc<dyn ObjectStore>) -> BoxFuture<'static, Verdict>;
+
+/// The suite: each case's name, which is the property it checks, and its body.
+pub fn cases() -> Vec<(&'static str, Body)> {
+    cases::all()
+}
+
+/// Runs the suite; `make` gives an empty store each time. Panics with every failure.
+pub async fn run(mut make: impl FnMut() -> Arc<dyn ObjectStore>) {
+    let mut failures = Vec::new();
+    for (name, body) in cases() {
+        if let Err(why) = body(make()).await {
+            failures.push(format!("{name}: {why}"));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases().len(), failures.join("\n"));
+}

@@ -1,0 +1,82 @@
+//! The behaviour suite on every backend, and under every wrapper: a wrapper without faults changes nothing.
+
+use orlop_store::wrap::{Fault, Meter, Plan, Record};
+use orlop_store::{ObjectStore, open, testing};
+use std::sync::Arc;
+
+fn folder() -> (tempfile::TempDir, impl FnMut() -> Arc<dyn ObjectStore>) {
+    let dir = tempfile::tempdir().expect("temp folder");
+    let base = url::Url::from_directory_path(dir.path()).expect("absolute");
+    let mut n = 0;
+    let make = move || {
+        n += 1;
+        open(base.join(&format!("store-{n}")).expect("joins").as_str()).expect("opens")
+    };
+    (dir, make)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_folder_passes() {
+    let (_dir, make) = folder();
+    testing::run(make).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_memory_passes() {
+    testing::run(|| open("mem://").expect("opens")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn wrappers_change_nothing() {
+    testing::run(|| Meter::wrap(Fault::wrap(Record::wrap(open("mem://").expect("opens")), Plan::default()))).await;
+}
+
+/// Two handles of one folder stand for two processes: the lock is the file's, not the handle's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replacing_is_exclusive_across_handles() {
+    use orlop_store::object_store::{Error, PutMode, UpdateVersion};
+    use orlop_store::{ObjectStoreExt, Path};
+    let dir = tempfile::tempdir().expect("temp folder");
+    let url = url::Url::from_directory_path(dir.path()).expect("absolute").to_string();
+    let at = Path::from("count");
+    open(&url).expect("opens").put(&at, vec![0].into()).await.expect("puts");
+    let tasks = (0..6).map(|_| {
+        let (s, at) = (open(&url).expect("opens"), at.clone());
+        tokio::spawn(async move {
+            let mut wins = 0u8;
+            while wins < 5 {
+                let got = s.get(&at).await.expect("gets");
+                let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: None };
+                let n = got.bytes().await.expect("reads")[0];
+                match s.put_opts(&at, vec![n + 1].into(), PutMode::Update(version).into()).await {
+                    Ok(_) => wins += 1,
+                    Err(Error::Precondition { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        })
+    });
+    for task in futures::future::join_all(tasks).await {
+        task.expect("no task panics");
+    }
+    let end = open(&url).expect("opens").get(&at).await.expect("gets").bytes().await.expect("reads");
+    assert_eq!(end[0], 30);
+}
+
+#[tokio::test]
+async fn what_an_unfinished_upload_left_is_hidden_and_swept() {
+    use futures::TryStreamExt;
+    use std::time::Duration;
+    let dir = tempfile::tempdir().expect("temp folder");
+    let url = url::Url::from_directory_path(dir.path()).expect("absolute").to_string();
+    let store = open(&url).expect("opens");
+    std::fs::create_dir(dir.path().join("v")).expect("makes");
+    for name in ["v/x#1", "v/x#22", "v/keep#me"] {
+        std::fs::write(dir.path().join(name), "torn").expect("writes");
+    }
+    let listed: Vec<_> = store.list(None).map_ok(|m| m.location.to_string()).try_collect().await.expect("lists");
+    assert_eq!(listed, ["v/keep#me"]);
+    assert_eq!(orlop_store::sweep_unfinished(dir.path(), Duration::from_secs(3600)).expect("sweeps"), 0);
+    assert_eq!(orlop_store::sweep_unfinished(dir.path(), Duration::ZERO).expect("sweeps"), 2);
+    assert!(dir.path().join("v/keep#me").exists());
+}
