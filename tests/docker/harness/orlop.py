@@ -87,10 +87,10 @@ class Orlop:
     # --- use ---
 
     def cli(self, *args, **kw):
-        return run(self.binary, *args, "--root", self.root, **kw)
+        return run(self.binary, "--root", self.root, *args, **kw)
 
     def json(self, *args, **kw):
-        return json.loads(self.cli(*args, "--output", "json", **kw).stdout)
+        return json.loads(self.cli("--output", "json", *args, **kw).stdout)
 
     def volume(self, name):
         return self.json("volume", "inspect", name)
