@@ -1,5 +1,6 @@
 //! What a control is made of: its root folder, the stores it knows, the ports, and the times it keeps.
 
+use crate::faults::Faults;
 use crate::ports::{Clock, Mounter, SystemClock, VolumeWorker};
 use orlop_model::StoreName;
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub struct ControlConfig {
     pub anonymous_retention: Duration,
     /// Size from which the audit journal goes on in a new file.
     pub audit_segment_bytes: u64,
+    /// For tests: what goes wrong where.
+    #[doc(hidden)]
+    pub faults: Faults,
 }
 
 impl ControlConfig {
@@ -52,6 +56,7 @@ impl ControlConfig {
             retention: Duration::from_secs(7 * 86400),
             anonymous_retention: Duration::from_secs(3600),
             audit_segment_bytes: 16 << 20,
+            faults: Faults::default(),
         }
     }
 }

@@ -1,9 +1,13 @@
-//! The door: everything that front doors call.
+//! The door: everything that front doors call. It decides nothing itself.
 
-use crate::audit::AuditJournal;
+use crate::audit::{AuditJournal, has_records};
 use crate::config::ControlConfig;
-use crate::status::{ControlStatus, ReconcileReport};
-use orlop_model::{Actor, Intent, MountPlan, Outcome, Result, Volume, VolumeId, VolumeRef};
+use crate::inner::Inner;
+use crate::registry::Registry;
+use crate::status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus};
+use crate::volumes::read;
+use orlop_model::{Actor, Error, ErrorKind, Intent, MountPlan, Outcome, Result, StoreName, Volume, VolumeId, VolumeRef};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,74 +21,145 @@ pub struct VolumeFilter {
 }
 
 /// Desired state of one root.
-pub struct Control {}
+pub struct Control {
+    inner: Arc<Inner>,
+}
 
 impl Control {
     /// Opens the registry and the journal, closes what a crash left open in the journal, and marks what a Docker
     /// may have lost meanwhile. Call [`reconcile`](Control::reconcile) next.
-    pub async fn open(_config: ControlConfig) -> Result<Arc<Control>> {
-        unimplemented!()
+    pub async fn open(config: ControlConfig) -> Result<Arc<Control>> {
+        let owner =
+            std::fs::metadata(&config.root).map_err(|e| Error::io(format_args!("opening the root {}", config.root.display()), &e))?.uid();
+        if !config.stores.contains_key(&StoreName::default_store()) {
+            return Err(Error::invalid("no store is named default").with_remedy("configure a store of that name"));
+        }
+        let (db, audit_dir) = (config.root.join("orlop.db"), config.root.join("audit"));
+        // A new registry would show no volumes where there are some, and give their names away.
+        if std::fs::metadata(&db).map_or(0, |m| m.len()) == 0 && has_records(&audit_dir)? {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the registry {} is missing, but the root has an audit journal", db.display()),
+            )
+            .with_remedy(format!(
+                "restore it from a backup; to begin anew move {} away (the volumes' bytes stay where they are)",
+                audit_dir.display()
+            )));
+        }
+        let registry = Registry::open(&db, config.faults.clone()).await?;
+        let audit =
+            AuditJournal::open(&audit_dir, config.audit_segment_bytes, registry.clone(), config.clock.clone(), config.faults.clone())
+                .await?;
+        let started = crate::now(&*config.clock);
+        // While nobody listened, Unmounts may have been lost.
+        registry.suspect_docker(started).await?;
+        let inner = Inner {
+            config,
+            owner,
+            started,
+            registry,
+            audit,
+            locks: Default::default(),
+            reconciling: Default::default(),
+            last_reconcile: Default::default(),
+            patience: Default::default(),
+        };
+        Ok(Arc::new(Control { inner: Arc::new(inner) }))
     }
 
     /// Does what is asked, if the actor may, and records it. The only way to change anything.
     /// Runs to its end even if the caller goes away.
-    pub async fn apply(&self, _actor: &Actor, _intent: Intent) -> Result<Outcome> {
-        unimplemented!()
+    pub async fn apply(&self, actor: &Actor, intent: Intent) -> Result<Outcome> {
+        let (inner, actor) = (self.inner.clone(), actor.clone());
+        tokio::spawn(async move { inner.apply(&actor, intent).await })
+            .await
+            .unwrap_or_else(|e| Err(Error::internal(format!("the request ended early: {e}"))))
     }
 
     /// The volumes, by name.
-    pub async fn volumes(&self, _filter: VolumeFilter) -> Result<Vec<Volume>> {
-        unimplemented!()
+    pub async fn volumes(&self, filter: VolumeFilter) -> Result<Vec<Volume>> {
+        read::list(&self.inner, filter).await
     }
 
     /// One volume with its usage: by name among the active ones, by id among all.
-    pub async fn volume(&self, _volume: &VolumeRef) -> Result<Volume> {
-        unimplemented!()
+    pub async fn volume(&self, volume: &VolumeRef) -> Result<Volume> {
+        read::one(&self.inner, volume, true).await
     }
 
     /// The same without usage: from the registry alone, never waits for a worker.
-    pub async fn volume_brief(&self, _volume: &VolumeRef) -> Result<Volume> {
-        unimplemented!()
+    pub async fn volume_brief(&self, volume: &VolumeRef) -> Result<Volume> {
+        read::one(&self.inner, volume, false).await
     }
 
     /// The plan by which an active volume is, or would be, mounted.
-    pub async fn mount_plan(&self, _volume: &VolumeRef) -> Result<MountPlan> {
-        unimplemented!()
+    pub async fn mount_plan(&self, volume: &VolumeRef) -> Result<MountPlan> {
+        let v = self.inner.find_active(volume).await?;
+        self.inner.plan(&v)
     }
 
     /// The folder where a volume is, or would be, mounted.
-    pub fn mountpoint_of(&self, _volume: VolumeId) -> String {
-        unimplemented!()
+    pub fn mountpoint_of(&self, volume: VolumeId) -> String {
+        self.inner.mountpoint(volume)
     }
 
     /// Whether the actor may look at volumes and the journal.
-    pub fn authorise_read(&self, _actor: &Actor) -> Result<()> {
-        unimplemented!()
+    pub fn authorise_read(&self, actor: &Actor) -> Result<()> {
+        self.inner.authorise_read(actor)
     }
 
     /// The journal.
     pub fn audit(&self) -> &AuditJournal {
-        unimplemented!()
+        &self.inner.audit
     }
 
     /// To be called at every Plugin.Activate: a dockerd started, so attachments that an earlier one left without
     /// an Unmount are looked at, now and later. Returns at once; the work goes on in the background.
     pub async fn docker_activated(&self) -> Result<()> {
-        unimplemented!()
+        self.inner.registry.suspect_docker(self.inner.now()).await?;
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.reconcile().await });
+        Ok(())
     }
 
     /// Finishes or undoes whatever is not as it should be. Safe at any time; one at a time.
     pub async fn reconcile(&self) -> ReconcileReport {
-        unimplemented!()
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.reconcile().await }).await.unwrap_or_else(|e| ReconcileReport {
+            failed: vec![format!("the reconciliation ended early: {e}")],
+            ..ReconcileReport::default()
+        })
     }
 
-    /// Reconciles now and every `period` until the handle is dropped or aborted, or the control is gone.
-    pub fn spawn_reconciler(self: &Arc<Self>, _period: Duration) -> tokio::task::JoinHandle<()> {
-        unimplemented!()
+    /// Reconciles now and every `period` until the handle is aborted or the control is gone.
+    pub fn spawn_reconciler(self: &Arc<Self>, period: Duration) -> tokio::task::JoinHandle<()> {
+        let control = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(control) = control.upgrade() else { return };
+                for line in control.reconcile().await.failed {
+                    tracing::warn!("reconciliation: {line}");
+                }
+            }
+        })
+    }
+
+    /// Writes what is owed to the journal and closes the registry; later calls fail. Requests that still run fail too.
+    pub async fn close(&self) {
+        if let Err(e) = self.inner.audit.pay().await {
+            tracing::error!("audit records are lost with this process: {e}");
+        }
+        self.inner.registry.close().await;
     }
 
     /// Counts and states.
     pub async fn status(&self) -> Result<ControlStatus> {
-        unimplemented!()
+        let (volumes, attachments) = read::counts(&self.inner).await?;
+        let stores =
+            self.inner.config.stores.iter().map(|(name, store)| StoreStatus { name: name.to_string(), url: store.url.clone() }).collect();
+        let audit: AuditStatus = self.inner.audit.status();
+        Ok(ControlStatus { volumes, attachments, stores, audit, last_reconcile: self.inner.last_reconcile.lock().clone() })
     }
 }

@@ -5,14 +5,28 @@
 //! cannot), runs, completes the record. Control knows neither mounts nor file systems; it hands plans, which are
 //! plain data, to two [ports](crate::Mounter).
 
+mod apply;
+mod attachments;
 pub mod audit;
 mod config;
 mod control;
+#[doc(hidden)]
+pub mod faults;
+mod inner;
+mod locks;
 mod ports;
+mod reconcile;
+mod registry;
 mod status;
+mod volumes;
 
 pub use audit::{AuditBreak, AuditExport, AuditFilter, AuditJournal, VerifyReport, verify_file};
 pub use config::{ControlConfig, StoreConfig};
 pub use control::{Control, VolumeFilter};
 pub use ports::{AttachedVolume, BoundDirectory, Clock, Mounted, Mounter, SystemClock, VolumeWorker};
 pub use status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus, VolumeCounts};
+
+/// The time, as exactly as the registry keeps it.
+fn now(clock: &dyn Clock) -> time::OffsetDateTime {
+    registry::rounded(clock.now())
+}

@@ -1,9 +1,32 @@
 //! The audit journal: a chain of records that nobody can alter unseen.
+//!
+//! Each record is one line of canonical JSON that carries the hash of the record before it and its own (see `record`).
+//! A change has two: `start`, synced to the disk before anything is done, and `done`, `failed` or `interrupted`.
+//! The registry keeps the number and hash of the last record, so that a cut end is noticed as well.
+//! What a crash tore is cut aside and recorded (`audit.repair`); any other damage stays as it is for `verify` to name,
+//! and the journal goes on after it in a new file, beginning with a record of what was found (`audit.break`).
 
-use orlop_model::{Actor, AuditEvent, Result};
+mod chain;
+mod export;
+mod journal;
+mod list;
+mod record;
+mod segment;
+mod tail;
+mod verify;
+mod writer;
+
+pub use export::AuditExport;
+pub use journal::AuditJournal;
+pub(crate) use journal::has_records;
+pub(crate) use record::Draft;
+pub use verify::verify_file;
+
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use time::OffsetDateTime;
+
+/// The verb of the record that ends an exported file.
+pub const EXPORT_VERB: &str = "audit.export";
 
 /// Which records to list. Absent fields match everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -62,40 +85,4 @@ impl VerifyReport {
     pub fn is_intact(&self) -> bool {
         self.breaks.is_empty()
     }
-}
-
-/// A cut through the journal, to be written out with blocking reads.
-#[derive(Debug)]
-pub struct AuditExport {}
-
-impl AuditExport {
-    /// Writes all of it and tells how many records that were.
-    pub fn write_to(self, _out: &mut dyn std::io::Write) -> Result<u64> {
-        unimplemented!()
-    }
-}
-
-/// The journal of one root.
-pub struct AuditJournal {}
-
-impl AuditJournal {
-    /// The records that match, oldest first.
-    pub async fn list(&self, _filter: &AuditFilter) -> Result<Vec<AuditEvent>> {
-        unimplemented!()
-    }
-
-    /// A cut to be verified elsewhere. It ends with the record of its own export, so that a shortened file is noticed.
-    pub async fn export(&self, _actor: &Actor) -> Result<AuditExport> {
-        unimplemented!()
-    }
-
-    /// Reads the whole journal and checks every link, and its end against the registry.
-    pub async fn verify(&self) -> Result<VerifyReport> {
-        unimplemented!()
-    }
-}
-
-/// Checks an exported file, without any daemon or root.
-pub fn verify_file(_path: &Path) -> Result<VerifyReport> {
-    unimplemented!()
 }

@@ -1,0 +1,146 @@
+//! What all the rules share: the registry, the journal, the ports with their deadlines, the locks, plans and lookups.
+
+use crate::audit::AuditJournal;
+use crate::config::ControlConfig;
+use crate::locks::Locks;
+use crate::ports::{AttachedVolume, Mounted};
+use crate::registry::{Phase, Registry, VolumeRow};
+use crate::status::ReconcileReport;
+use orlop_model::{Error, MountPlan, Result, VolumeId, VolumeRef};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::OwnedMutexGuard;
+
+/// How long a port may take before the caller is told that it does not answer. Every call can be repeated.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(60);
+/// Unmounting makes accepted writes durable first, which takes what it takes.
+const DETACH_DEADLINE: Duration = Duration::from_secs(600);
+const QUICK_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Inner {
+    pub(crate) config: ControlConfig,
+    /// Who owns the root folder.
+    pub(crate) owner: u32,
+    pub(crate) started: OffsetDateTime,
+    pub(crate) registry: Registry,
+    pub(crate) audit: AuditJournal,
+    pub(crate) locks: Locks,
+    pub(crate) reconciling: tokio::sync::Mutex<()>,
+    pub(crate) last_reconcile: Mutex<Option<ReconcileReport>>,
+    /// What failed in a reconciliation, until when it is left alone, and how long it was left alone before.
+    pub(crate) patience: Mutex<HashMap<String, (OffsetDateTime, Duration)>>,
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        crate::now(&*self.config.clock)
+    }
+
+    /// The plan by which a volume is mounted.
+    pub(crate) fn plan(&self, v: &VolumeRow) -> Result<MountPlan> {
+        let store = self.config.stores.get(&v.store).ok_or_else(|| {
+            Error::not_found(format!("volume {} lives in store {}, which is not configured", v.name, v.store))
+                .with_remedy(format!("configure store {} again", v.store))
+        })?;
+        Ok(MountPlan {
+            volume: v.id,
+            name: v.name.clone(),
+            store_url: store.url.clone(),
+            prefix: format!("volumes/{}", v.id),
+            state_dir: self.config.root.join("state").join(v.id.to_string()).display().to_string(),
+            mountpoint: self.mountpoint(v.id),
+            options: v.options.clone(),
+        })
+    }
+
+    pub(crate) fn mountpoint(&self, id: VolumeId) -> String {
+        self.config.root.join("mnt").join(id.to_string()).display().to_string()
+    }
+
+    /// An active volume; for one that is not there the error tells whether it can be had back.
+    pub(crate) async fn find_active(&self, volume: &VolumeRef) -> Result<VolumeRow> {
+        match volume {
+            VolumeRef::Name(name) => {
+                if let Some(v) = self.registry.volume_named(name).await?.filter(|v| v.phase == Phase::Active) {
+                    return Ok(v);
+                }
+                let error = Error::not_found(format!("no volume is named {name}"));
+                Err(match self.registry.removed_named(name).await?.first() {
+                    Some(_) => error.with_remedy(format!("it was removed; orlop volume restore {name} takes it back")),
+                    None => error.with_remedy("orlop volume list shows the volumes"),
+                })
+            }
+            VolumeRef::Id(id) => match self.registry.volume(*id).await? {
+                Some(v) if v.phase == Phase::Active => Ok(v),
+                Some(v) if v.phase == Phase::Removed => Err(Error::not_found(format!("volume {} ({id}) was removed", v.name))
+                    .with_remedy(format!("orlop volume restore {id} takes it back"))),
+                Some(v) if v.phase == Phase::Purging => {
+                    Err(Error::not_found(format!("volume {} ({id}) was removed and is being deleted for good", v.name)))
+                }
+                _ => Err(Error::not_found(format!("no volume has the id {id}")).with_remedy("orlop volume list shows the volumes")),
+            },
+        }
+    }
+
+    /// An active volume, locked: nobody else changes it while the guard lives.
+    pub(crate) async fn lock_active(&self, volume: &VolumeRef) -> Result<(OwnedMutexGuard<()>, VolumeRow)> {
+        loop {
+            let found = self.find_active(volume).await?;
+            let guard = self.locks.volume(found.id).await;
+            // While waiting it may have been removed, and its name given to another.
+            let again = self.find_active(volume).await?;
+            if again.id == found.id {
+                return Ok((guard, again));
+            }
+        }
+    }
+
+    // The ports, each with a deadline, and with a point before and after for the tests of crashes.
+
+    pub(crate) async fn port_attach(&self, plan: &MountPlan) -> Result<Mounted> {
+        self.port("mounter.attach", ATTACH_DEADLINE, self.config.mounter.attach(plan)).await
+    }
+
+    pub(crate) async fn port_detach(&self, volume: VolumeId) -> Result<()> {
+        self.port("mounter.detach", DETACH_DEADLINE, self.config.mounter.detach(volume, false)).await
+    }
+
+    pub(crate) async fn port_bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
+        self.port("mounter.bind", QUICK_DEADLINE, self.config.mounter.bind(volume, dir, read_only)).await
+    }
+
+    pub(crate) async fn port_unbind(&self, dir: &str) -> Result<()> {
+        self.port("mounter.unbind", QUICK_DEADLINE, self.config.mounter.unbind(dir)).await
+    }
+
+    pub(crate) async fn port_attached(&self) -> Result<Vec<AttachedVolume>> {
+        self.port("mounter.attached", QUICK_DEADLINE, self.config.mounter.attached()).await
+    }
+
+    pub(crate) async fn port_format(&self, plan: &MountPlan) -> Result<()> {
+        self.port("worker.format", ATTACH_DEADLINE, self.config.worker.format(plan)).await
+    }
+
+    /// Without a deadline: deleting much takes long, and nobody waits for the volume's lock.
+    pub(crate) async fn port_destroy(&self, plan: &MountPlan) -> Result<()> {
+        self.config.faults.at("worker.destroy").await?;
+        self.config.worker.destroy(plan).await?;
+        self.config.faults.at("worker.destroy.after").await
+    }
+
+    pub(crate) async fn port_set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
+        self.port("worker.set_quota", QUICK_DEADLINE, self.config.worker.set_quota(volume, bytes)).await
+    }
+
+    async fn port<T>(&self, name: &str, deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.config.faults.at(name).await?;
+        let value = tokio::time::timeout(deadline, call).await.map_err(|_| {
+            Error::unavailable(format!("{name} did not answer for {} seconds", deadline.as_secs()))
+                .with_remedy("orlop doctor tells what hangs; the request can be repeated")
+        })??;
+        self.config.faults.at(&format!("{name}.after")).await?;
+        Ok(value)
+    }
+}

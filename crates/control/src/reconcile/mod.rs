@@ -1,0 +1,59 @@
+//! Reconciliation: compares what should be with what is, and finishes or undoes the difference.
+//!
+//! It takes no input and can run at any time. One thing that fails keeps nothing else from being done, and is tried again
+//! after a while that doubles, so that a store that is away for a day does not fill the journal.
+
+mod mounts;
+mod trash;
+
+use crate::inner::Inner;
+use crate::status::ReconcileReport;
+use orlop_model::{Error, Result};
+use std::time::Duration;
+
+const PATIENCE_FIRST: Duration = Duration::from_secs(15);
+const PATIENCE_LAST: Duration = Duration::from_secs(3600);
+
+impl Inner {
+    pub(crate) async fn reconcile(&self) -> ReconcileReport {
+        let _one_at_a_time = self.reconciling.lock().await;
+        let mut report = ReconcileReport::default();
+        if let Err(e) = self.audit.tend().await {
+            report.failed.push(format!("writing owed audit records: {e}"));
+        }
+        if let Err(e) = self.reconcile_trash(&mut report).await {
+            report.failed.push(e.to_string());
+        }
+        if let Err(e) = self.reconcile_mounts(&mut report).await {
+            report.failed.push(e.to_string());
+        }
+        report.at = Some(self.now());
+        *self.last_reconcile.lock() = Some(report.clone());
+        report
+    }
+
+    /// Does one thing, unless it failed a short while ago. `Ok(false)` means that there was nothing to do.
+    async fn attempt(&self, report: &mut ReconcileReport, what: &str, work: impl Future<Output = Result<bool>>) {
+        let now = self.now();
+        if self.patience.lock().get(what).is_some_and(|(until, _)| now < *until) {
+            report.failed.push(format!("{what}: failed before, tried again later"));
+            return;
+        }
+        match work.await {
+            Ok(did) => {
+                self.patience.lock().remove(what);
+                if did {
+                    report.done.push(what.to_owned());
+                }
+            }
+            Err(e) => self.failed(report, what, &e),
+        }
+    }
+
+    fn failed(&self, report: &mut ReconcileReport, what: &str, e: &Error) {
+        let mut patience = self.patience.lock();
+        let wait = patience.get(what).map_or(PATIENCE_FIRST, |(_, last)| (*last * 2).min(PATIENCE_LAST));
+        patience.insert(what.to_owned(), (self.now() + wait, wait));
+        report.failed.push(format!("{what}: {e}"));
+    }
+}

@@ -1,0 +1,8 @@
+//! The life of a volume: created, set, protected, removed to the trash, restored, deleted for good.
+
+mod create;
+mod options;
+pub(crate) mod read;
+pub(crate) mod remove;
+mod restore;
+mod set;

@@ -1,0 +1,114 @@
+//! Showing volumes: rows and attachments as the one public record, with usage where a worker answers in time.
+
+use crate::control::VolumeFilter;
+use crate::inner::Inner;
+use crate::registry::{AttachmentRow, Phase, VolumeRow};
+use crate::status::VolumeCounts;
+use futures::future::join_all;
+use orlop_model::{Result, Usage, Volume, VolumeId, VolumeRef, VolumeState};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A worker that does not answer in this time is left out; nobody waits longer to see a list.
+const USAGE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The public record of a volume, without usage.
+pub(crate) fn shown(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow]) -> Volume {
+    let mut options = row.options.clone();
+    options.protect = row.protected.then_some(true);
+    Volume {
+        id: row.id,
+        name: row.name.clone(),
+        store: row.store.clone(),
+        kind: row.kind,
+        state: match row.phase {
+            Phase::Creating | Phase::Active => VolumeState::Active,
+            Phase::Removed => VolumeState::Removed,
+            Phase::Purging => VolumeState::Purging,
+        },
+        options,
+        labels: row.labels.clone(),
+        protected: row.protected,
+        created_at: row.created_at,
+        removed_at: row.removed_at,
+        purge_at: row.purge_at,
+        mountpoint: (!attachments.is_empty()).then(|| inner.mountpoint(row.id)),
+        attachments: attachments.iter().map(AttachmentRow::shown).collect(),
+        usage: None,
+    }
+}
+
+/// The volumes that the filter lets through, by name. One that is being created is not there yet.
+pub(crate) async fn list(inner: &Inner, filter: VolumeFilter) -> Result<Vec<Volume>> {
+    let mut holders: HashMap<VolumeId, Vec<AttachmentRow>> = HashMap::new();
+    for a in inner.registry.attachments().await? {
+        holders.entry(a.volume).or_default().push(a);
+    }
+    let mut volumes: Vec<Volume> = inner
+        .registry
+        .volumes()
+        .await?
+        .iter()
+        .filter(|v| v.phase == Phase::Active || (filter.include_removed && v.phase != Phase::Creating))
+        .map(|v| shown(inner, v, holders.get(&v.id).map_or(&[], Vec::as_slice)))
+        .collect();
+    if filter.with_usage {
+        // All at once, so that many silent workers cost no more than one.
+        let usages = join_all(volumes.iter().map(|v| usage(inner, v))).await;
+        for (volume, usage) in volumes.iter_mut().zip(usages) {
+            volume.usage = usage;
+        }
+    }
+    Ok(volumes)
+}
+
+/// One volume: by name among the active ones, by id among all.
+pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> Result<Volume> {
+    let row = match volume {
+        VolumeRef::Id(id) => inner.registry.volume(*id).await?.filter(|v| v.phase != Phase::Creating),
+        VolumeRef::Name(_) => None,
+    };
+    let row = match row {
+        Some(row) => row,
+        None => inner.find_active(volume).await?,
+    };
+    let attachments = inner.registry.attachments_of(row.id).await?;
+    let mut volume = shown(inner, &row, &attachments);
+    if with_usage {
+        volume.usage = usage(inner, &volume).await;
+    }
+    Ok(volume)
+}
+
+async fn usage(inner: &Inner, volume: &Volume) -> Option<Usage> {
+    volume.mountpoint.as_ref()?;
+    match tokio::time::timeout(USAGE_DEADLINE, inner.config.worker.usage(volume.id)).await {
+        Ok(Ok(usage)) => Some(usage),
+        Ok(Err(e)) => {
+            tracing::debug!(volume = %volume.name, "no usage: {e}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(volume = %volume.name, "no usage in time");
+            None
+        }
+    }
+}
+
+/// How many volumes are in which state, and how many attachments there are.
+pub(crate) async fn counts(inner: &Inner) -> Result<(VolumeCounts, u64)> {
+    let attachments = inner.registry.attachments().await?;
+    let mut counts = VolumeCounts::default();
+    for v in inner.registry.volumes().await? {
+        match v.phase {
+            Phase::Creating => {}
+            Phase::Active => counts.active += 1,
+            Phase::Removed => counts.removed += 1,
+            Phase::Purging => counts.purging += 1,
+        }
+        if attachments.iter().any(|a| a.volume == v.id) {
+            counts.attached += 1;
+        }
+    }
+    Ok((counts, attachments.len() as u64))
+}

@@ -1,0 +1,138 @@
+//! Removing: to the trash, where a volume stays restorable for its retention, and from there for good.
+
+use crate::apply::Changed;
+use crate::inner::Inner;
+use crate::registry::{AttachmentRow, Phase, VolumeRow};
+use crate::volumes::read::shown;
+use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+impl Inner {
+    pub(crate) async fn remove(&self, actor: &Actor, volume: &VolumeRef, now: bool) -> Result<Changed> {
+        if let VolumeRef::Id(id) = volume
+            && let Some(row) = self.registry.volume(*id).await?
+            && row.phase != Phase::Active
+        {
+            return self.remove_again(*id, now).await;
+        }
+        let (_guard, mut row) = self.lock_active(volume).await?;
+        if row.protected {
+            return Err(Error::new(ErrorKind::Protected, format!("volume {} is protected from removal", row.name))
+                .with_remedy(format!("clear the protection first: orlop volume set {} protect=off", row.name)));
+        }
+        let held = self.attachments_still_held(actor, &row).await?;
+        if !held.is_empty() {
+            return Err(busy(&row, &held));
+        }
+        // Nobody holds it, but a failed unmount may have left it mounted.
+        self.port_detach(row.id).await.map_err(|e| e.during(format_args!("unmounting volume {}", row.name)))?;
+        let when = self.now();
+        row.removed_at = Some(when);
+        row.purge_at = Some(if now { when } else { when + self.retention(&row) });
+        row.phase = if now { Phase::Purging } else { Phase::Removed };
+        self.registry.update_volume(&row).await?;
+        if !now {
+            return Ok((Outcome::Volume(Box::new(shown(self, &row, &[]))), Some(row.id)));
+        }
+        self.finish_purge(&row).await?;
+        Ok((Outcome::Done, Some(row.id)))
+    }
+
+    /// A removed volume, by its id: `now` deletes it without waiting for its time.
+    async fn remove_again(&self, id: VolumeId, now: bool) -> Result<Changed> {
+        let _guard = self.locks.volume(id).await;
+        match self.registry.volume(id).await? {
+            Some(row) if now && matches!(row.phase, Phase::Removed | Phase::Purging) => {
+                self.purge(row).await?;
+                Ok((Outcome::Done, Some(id)))
+            }
+            Some(row) if row.phase == Phase::Removed => {
+                Err(Error::not_found(format!("volume {} ({id}) is removed already, and kept until {}", row.name, date(row.purge_at)))
+                    .with_remedy(format!("orlop volume remove --now {id} deletes it for good, orlop volume restore {id} takes it back")))
+            }
+            Some(row) if row.phase == Phase::Purging => {
+                Err(Error::not_found(format!("volume {} ({id}) is being deleted for good", row.name)))
+            }
+            Some(row) if row.phase == Phase::Active => {
+                Err(Error::new(ErrorKind::Busy, format!("volume {} ({id}) was just restored", row.name))
+                    .with_remedy("look at it, and ask again"))
+            }
+            _ => Err(Error::not_found(format!("no volume has the id {id}"))),
+        }
+    }
+
+    /// The reconciler's verb: deletes a removed volume whose time is over.
+    pub(crate) async fn purge_due(&self, id: VolumeId) -> Result<Changed> {
+        let _guard = self.locks.volume(id).await;
+        let Some(row) = self.registry.volume(id).await? else { return Ok((Outcome::Done, Some(id))) };
+        match row.phase {
+            Phase::Purging => {}
+            Phase::Removed if row.purge_at.is_some_and(|t| t <= self.now()) => {}
+            Phase::Removed => {
+                return Err(Error::invalid(format!("volume {} ({id}) is kept until {}", row.name, date(row.purge_at)))
+                    .with_remedy(format!("orlop volume remove --now {id} deletes it at once")));
+            }
+            Phase::Active | Phase::Creating => {
+                return Err(Error::invalid(format!("volume {} ({id}) is not removed", row.name))
+                    .with_remedy(format!("orlop volume remove {}", row.name)));
+            }
+        }
+        self.purge(row).await?;
+        Ok((Outcome::Done, Some(id)))
+    }
+
+    async fn purge(&self, mut row: VolumeRow) -> Result<()> {
+        if row.phase != Phase::Purging {
+            row.phase = Phase::Purging;
+            self.registry.update_volume(&row).await?;
+        }
+        self.finish_purge(&row).await
+    }
+
+    /// From the moment that the row says so there is no way back: every step can be repeated until all are done.
+    async fn finish_purge(&self, row: &VolumeRow) -> Result<()> {
+        let during = |e: Error| {
+            e.during(format_args!("deleting volume {} ({})", row.name, row.id)).with_remedy("nothing: Orlop goes on deleting it by itself")
+        };
+        self.port_detach(row.id).await.map_err(during)?;
+        self.port_destroy(&self.plan(row)?).await.map_err(during)?;
+        self.registry.delete_volume(row.id).await.map_err(during)
+    }
+
+    fn retention(&self, row: &VolumeRow) -> Duration {
+        match row.options.retention {
+            Some(seconds) => Duration::from_secs(seconds),
+            None if row.name.is_anonymous() => self.config.anonymous_retention,
+            None => self.config.retention,
+        }
+    }
+}
+
+fn busy(row: &VolumeRow, held: &[AttachmentRow]) -> Error {
+    let mut holders: Vec<String> = held.iter().take(5).map(|a| holder(&a.kind)).collect();
+    if held.len() > 5 {
+        holders.push(format!("{} more", held.len() - 5));
+    }
+    let remedy = match held.iter().find_map(|a| match &a.kind {
+        AttachmentKind::Directory { path, .. } => Some(path),
+        _ => None,
+    }) {
+        Some(path) => format!("orlop unmount {path}"),
+        None => format!("stop and remove the containers that use it: docker ps -a --filter volume={}", row.name),
+    };
+    Error::new(ErrorKind::Busy, format!("volume {} is in use by {}", row.name, holders.join(", "))).with_remedy(remedy)
+}
+
+/// A holder as messages name it.
+pub(crate) fn holder(kind: &AttachmentKind) -> String {
+    match kind {
+        AttachmentKind::Docker { mount_id } => format!("Docker (mount {})", mount_id.chars().take(12).collect::<String>()),
+        AttachmentKind::Directory { path, .. } => format!("the folder {path}"),
+        AttachmentKind::Internal { purpose } => format!("Orlop itself ({purpose})"),
+    }
+}
+
+fn date(t: Option<OffsetDateTime>) -> String {
+    t.and_then(|t| t.replace_nanosecond(0).ok()?.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
+}
