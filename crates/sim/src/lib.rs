@@ -1,1 +1,15 @@
 //! Whole-system tests: models, fault worlds, crash matrix. Nothing depends on it.
+//!
+//! A [`world`] is a host's disk, a store and a clock in memory, that can fail, freeze, lose power and come back.
+//! [`posix`] is a small model of what a file system owes, and the means to hold a real one against it. [`crash`]
+//! runs scripted workloads through every fault at every moment and checks obligations 1 to 4 of the design.
+//! [`planted`] are ordering bugs that the matrix has to catch.
+
+pub mod posix;
+pub mod rng;
+pub mod world;
+
+/// How much longer than in CI the simulations run: the variable `ORLOP_SIM_SCALE`, 1 if absent.
+pub fn scale() -> u64 {
+    std::env::var("ORLOP_SIM_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
+}

@@ -1,0 +1,297 @@
+//! A host's disk, a store and a clock, all in memory, all going through one counter of steps.
+//!
+//! Every change that reaches the disk or the store, and every sync, is a step with a number. A [`Fault`] says what
+//! happens at which step. [`World::kill`] is the death of the process: what was written so far stays.
+//! [`World::cut_power`] is the death of the machine: what was synced stays, of the rest any part may.
+//! Both end a life: handles of an earlier life answer only errors, as a dead process does nothing more.
+
+mod disk;
+mod image;
+mod store;
+
+pub use disk::SimDisk;
+pub use image::Loss;
+
+use crate::rng::Rng;
+use image::Image;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use orlop_chunkfs::{Clock, Time};
+use orlop_store::wrap::Hooked;
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What goes wrong at which step. Steps count from 1 since the last [`World::arm`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The step fails with this errno; what a failed write left on the disk is unknown.
+    FailOnce(u64, i32),
+    /// From this step on every step fails with this errno.
+    FailFrom(u64, i32),
+    /// The world stops in the middle of this step: it may have taken effect or not.
+    Freeze(u64),
+}
+
+/// What a step does, for rules and for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A file is created.
+    Create(String),
+    /// Bytes are written to a file.
+    Write(String, u64, usize),
+    /// A file is cut or extended.
+    Resize(String, u64),
+    /// A file's bytes are made durable.
+    SyncData(String),
+    /// The names in a folder are made durable.
+    SyncDir(String),
+    /// A file gets another name.
+    Rename(String, String),
+    /// A file's name is removed.
+    Remove(String),
+    /// A folder is made.
+    MakeDir(String),
+    /// An object is written, or a multipart upload ended.
+    Put(String),
+    /// An object is deleted.
+    Delete(String),
+    /// An object is copied or renamed.
+    Move(String, String),
+}
+
+/// What a [`Rule`] does to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Do,
+    /// The step is not done, and success is reported.
+    Skip,
+}
+
+/// Bends steps: a planted bug.
+pub type Rule = Arc<dyn Fn(&Step) -> Verdict + Send + Sync>;
+
+/// What happens to one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Do,
+    Skip,
+    /// Fails; of a write the first bytes may arrive.
+    Fail(i32),
+    /// The world stops; the flag says whether the step still takes effect.
+    Stop(bool),
+}
+
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) image: Image,
+    /// Which life the world is in; handles of another are dead.
+    pub(crate) life: u64,
+    frozen: bool,
+    steps: u64,
+    fault: Option<Fault>,
+    hit: bool,
+    rng: Option<Rng>,
+    rule: Option<Rule>,
+    bent: u64,
+    trace: Option<Vec<Step>>,
+    clock: u64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("life", &self.life).field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn rng(&mut self) -> &mut Rng {
+        self.rng.get_or_insert_with(|| Rng::new(0))
+    }
+
+    /// Decides about the next step; an error if the life is over.
+    pub(crate) fn step(&mut self, life: u64, step: Step) -> io::Result<Fate> {
+        self.alive(life)?;
+        self.steps += 1;
+        let n = self.steps;
+        let verdict = self.rule.as_ref().map_or(Verdict::Do, |rule| rule(&step));
+        if let Some(trace) = &mut self.trace {
+            trace.push(step);
+        }
+        match self.fault {
+            Some(Fault::FailOnce(at, errno)) if n == at => {
+                self.hit = true;
+                return Ok(Fate::Fail(errno));
+            }
+            Some(Fault::FailFrom(at, errno)) if n >= at => {
+                self.hit = true;
+                return Ok(Fate::Fail(errno));
+            }
+            Some(Fault::Freeze(at)) if n == at => {
+                self.hit = true;
+                self.frozen = true;
+                let takes_effect = self.rng().one_in(2);
+                return Ok(Fate::Stop(takes_effect && verdict == Verdict::Do));
+            }
+            _ => {}
+        }
+        Ok(match verdict {
+            Verdict::Do => Fate::Do,
+            Verdict::Skip => {
+                self.bent += 1;
+                Fate::Skip
+            }
+        })
+    }
+
+    pub(crate) fn alive(&self, life: u64) -> io::Result<()> {
+        if self.frozen || life != self.life { Err(gone()) } else { Ok(()) }
+    }
+}
+
+/// What a dead process gets, if anything still runs in it.
+pub(crate) fn gone() -> io::Error {
+    io::Error::other("this life is over")
+}
+
+/// The world. Clones are the same world.
+#[derive(Debug, Clone)]
+pub struct World {
+    shared: Arc<Mutex<Shared>>,
+    objects: Arc<InMemory>,
+}
+
+impl World {
+    /// An empty world; `seed` decides everything that is left to chance in it.
+    pub fn new(seed: u64) -> Self {
+        let mut shared = Shared { rng: Some(Rng::new(seed)), ..Shared::default() };
+        shared.image.boot = 1;
+        World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(InMemory::new()) }
+    }
+
+    /// A folder that is there, durably, before anything starts.
+    pub fn with_folder(self, dir: &Path) -> Self {
+        self.shared.lock().image.found(dir);
+        self
+    }
+
+    /// The disk, as a process of this life sees it.
+    pub fn disk(&self) -> Arc<SimDisk> {
+        Arc::new(SimDisk::new(Arc::clone(&self.shared)))
+    }
+
+    /// The store, as a process of this life sees it.
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        let inner: Arc<dyn ObjectStore> = Arc::clone(&self.objects) as _;
+        Hooked::new(inner, Arc::new(store::Gate::new(Arc::clone(&self.shared))))
+    }
+
+    /// The clock: stands still until it is told to go on.
+    pub fn clock(&self) -> Arc<SimClock> {
+        Arc::new(SimClock(Arc::clone(&self.shared)))
+    }
+
+    /// Counts steps from here; `fault` happens at its step.
+    pub fn arm(&self, fault: Option<Fault>) {
+        let mut s = self.shared.lock();
+        s.steps = 0;
+        s.fault = fault;
+        s.hit = false;
+    }
+
+    /// Bends steps from here on.
+    pub fn bend(&self, rule: Option<Rule>) {
+        self.shared.lock().rule = rule;
+    }
+
+    /// Whether the armed fault has happened.
+    pub fn hit(&self) -> bool {
+        self.shared.lock().hit
+    }
+
+    /// How many steps a rule has bent.
+    pub fn bent(&self) -> u64 {
+        self.shared.lock().bent
+    }
+
+    /// Whether the world stands still.
+    pub fn frozen(&self) -> bool {
+        self.shared.lock().frozen
+    }
+
+    /// Steps since the last [`World::arm`].
+    pub fn steps(&self) -> u64 {
+        self.shared.lock().steps
+    }
+
+    /// Keeps every step from here on.
+    pub fn trace(&self) {
+        self.shared.lock().trace = Some(Vec::new());
+    }
+
+    /// What was kept.
+    pub fn take_trace(&self) -> Vec<Step> {
+        self.shared.lock().trace.take().unwrap_or_default()
+    }
+
+    /// Lets a second pass.
+    pub fn tick(&self) -> Time {
+        let mut s = self.shared.lock();
+        s.clock += 1;
+        time_of(s.clock)
+    }
+
+    /// The process dies. What it wrote stays; nothing more comes from it.
+    pub fn kill(&self) {
+        let mut s = self.shared.lock();
+        s.life += 1;
+        s.frozen = false;
+        s.fault = None;
+        s.image.release();
+    }
+
+    /// The machine loses power. Of what was not synced, `loss` says how much may stay.
+    pub fn cut_power(&self, loss: Loss) {
+        self.kill();
+        let mut s = self.shared.lock();
+        let mut rng = s.rng().clone();
+        s.image.cut_power(loss, &mut rng);
+        s.rng = Some(rng);
+    }
+
+    /// Changes bytes of a file behind everybody's back. Returns whether there was such a file and byte.
+    pub fn damage(&self, name_part: &str, offset: u64) -> bool {
+        self.shared.lock().image.damage(name_part, offset)
+    }
+
+    /// The files that are there, with their sizes.
+    pub fn files(&self) -> Vec<(String, u64)> {
+        self.shared.lock().image.files()
+    }
+
+    /// The objects behind the store, without steps or faults.
+    pub fn objects(&self) -> Arc<InMemory> {
+        Arc::clone(&self.objects)
+    }
+
+    /// A number that differs if anything on the disk differs.
+    pub fn digest(&self) -> u64 {
+        self.shared.lock().image.digest()
+    }
+}
+
+fn time_of(clock: u64) -> Time {
+    Time { sec: 1_700_000_000 + clock as i64, nsec: (clock * 1_000_003 % 1_000_000_000) as u32 }
+}
+
+/// A world's clock.
+#[derive(Debug)]
+pub struct SimClock(Arc<Mutex<Shared>>);
+
+impl Clock for SimClock {
+    fn now(&self) -> Time {
+        time_of(self.0.lock().clock)
+    }
+}
