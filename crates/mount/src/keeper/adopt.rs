@@ -1,0 +1,136 @@
+//! Taking over from a keeper that is gone: living workers give their FUSE descriptors back, and what is left of dead
+//! ones is cleared away.
+
+use super::Keeper;
+use super::record::{self, Entry};
+use super::volume::{Slot, Volume, Worker};
+use crate::kernel::mount;
+use crate::kernel::table;
+use crate::layout::Layout;
+use crate::os::{PidFd, clone_fuse_device, fuse_device_is_dead};
+use crate::process;
+use crate::protocol::{Bound, Served, WorkerRequest, WorkerState};
+use crate::wire::Connection;
+use orlop_model::{Error, Result, VolumeId};
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// How long a worker may take to answer, and a mount to say that it is dead.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether a FUSE mount's server is gone for good. One that does not answer is not dead.
+pub(super) fn is_dead(point: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let point = point.to_owned();
+    // On a thread of its own, which stays behind if the mount hangs.
+    let asked = super::spawn("ask-mount", move || {
+        let _ = tell.send(nix::sys::statvfs::statvfs(&point).err());
+    });
+    asked.is_ok() && matches!(told.recv_timeout(PATIENCE), Ok(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
+}
+
+impl Keeper {
+    /// Finds what earlier keepers left. Never fails: what cannot be taken over is said in the log and left alone.
+    pub(super) fn take_over(self: &Arc<Self>) {
+        let recorded = record::read(&self.layout.record());
+        let mut living: HashSet<VolumeId> = HashSet::new();
+        for volume in self.worker_sockets() {
+            let entry = recorded.iter().find(|e| e.plan.volume == volume);
+            match self.adopt(volume, entry) {
+                Ok(true) => {
+                    living.insert(volume);
+                }
+                Ok(false) => {
+                    let _ = std::fs::remove_file(self.layout.worker_socket(volume));
+                }
+                Err(e) => {
+                    tracing::error!(%volume, "its worker lives and cannot be taken over: {e}");
+                    living.insert(volume);
+                }
+            }
+        }
+        self.clear_dead_mounts(&recorded, &living);
+        self.save();
+    }
+
+    fn worker_sockets(&self) -> Vec<VolumeId> {
+        let Ok(dir) = std::fs::read_dir(self.layout.run()) else { return Vec::new() };
+        dir.filter_map(|e| Layout::volume_of_socket(e.ok()?.file_name().to_str()?)).collect()
+    }
+
+    /// Whether a living worker was taken over; false if nobody listens any more.
+    fn adopt(self: &Arc<Self>, volume: VolumeId, entry: Option<&Entry>) -> Result<bool> {
+        let Ok(connection) = Connection::connect(&self.layout.worker_socket(volume)) else { return Ok(false) };
+        connection.limit(Some(PATIENCE));
+        let pid = connection.peer();
+        let (served, mut fds): (Served, Vec<OwnedFd>) = connection.ask(&WorkerRequest::Adopt, &[])?;
+        let process = PidFd::open(pid as i32).map_err(|e| Error::io("opening a worker's process descriptor", &e))?;
+        let mut device = fds.pop().ok_or_else(|| Error::internal("it sent no FUSE device"))?;
+        if !served.negotiated.resends() {
+            // The worker's own descriptor must close with it alone.
+            device = clone_fuse_device(device.as_fd()).map_err(|e| Error::io("cloning a FUSE device", &e))?;
+        }
+        let finishing = fuse_device_is_dead(device.as_fd());
+        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+        let point = PathBuf::from(&served.plan.mountpoint);
+        let recorded = entry.and_then(|e| {
+            let (major, minor) = e.device.split_once(':')?;
+            Some(table::Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        });
+        let mounted = table::topmost(&own, &point)
+            .map(|m| m.device)
+            .or(recorded)
+            .ok_or_else(|| Error::internal(format!("{} is not mounted", point.display())))?;
+        let binds: Vec<Bound> = entry
+            .map(|e| e.binds.clone())
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|b| own.iter().any(|m| m.device == mounted && m.point == Path::new(&b.dir)))
+            .collect();
+        let worker = Worker { pid, started: process::start_time(pid), process: Arc::new(process), since: Instant::now() };
+        tracing::info!(volume = %served.plan.name, worker = pid, "taken over");
+        let slot: Arc<Slot> = self.slot(volume);
+        *slot.volume.lock() = Some(Volume {
+            plan: served.plan,
+            negotiated: served.negotiated,
+            device: Arc::new(device),
+            mounted,
+            worker: worker.clone(),
+            state: if finishing { WorkerState::Finishing } else { WorkerState::Serving },
+            deaths: 0,
+            binds,
+        });
+        self.watch(&slot, &worker, None);
+        Ok(true)
+    }
+
+    /// Takes away mounts of ours whose servers are gone: on our mountpoints, and where they were bound.
+    fn clear_dead_mounts(&self, recorded: &[Entry], living: &HashSet<VolumeId>) {
+        let Ok(own) = table::own() else { return };
+        let ours: HashSet<table::Device> = self.all().iter().filter_map(|s| s.look(|v| v.mounted)).collect();
+        let untouchable: HashSet<String> = living.iter().map(ToString::to_string).collect();
+        let below = self.layout.mounts();
+        let mut dead = HashSet::new();
+        for m in table::orlops(&own).filter(|m| !ours.contains(&m.device)) {
+            let on_mountpoint =
+                m.point.parent() == Some(&*below) && !m.point.file_name().is_some_and(|n| untouchable.contains(&*n.to_string_lossy()));
+            let on_bind = recorded.iter().any(|e| !living.contains(&e.plan.volume) && e.binds.iter().any(|b| Path::new(&b.dir) == m.point));
+            if (on_mountpoint || on_bind) && (dead.contains(&m.device) || is_dead(&m.point)) {
+                dead.insert(m.device);
+            }
+        }
+        // A dead connection serves nobody, wherever else it is mounted in this namespace. Newest first: mounts pile up.
+        for m in own.iter().rev().filter(|m| dead.contains(&m.device)) {
+            match mount::unmount_lazily(&m.point) {
+                Ok(()) => tracing::warn!("took away the dead mount on {}", m.point.display()),
+                Err(e) => tracing::error!("{e}"),
+            }
+            if m.point.parent() == Some(&*below) {
+                let _ = std::fs::remove_dir(&m.point);
+            }
+        }
+    }
+}

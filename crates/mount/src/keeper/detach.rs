@@ -1,0 +1,127 @@
+//! Detaching: refused while somebody uses the volume, unless by force; complete only when the worker has brought
+//! everything to rest and ended.
+
+use super::Keeper;
+use super::volume::Slot;
+use crate::kernel::mount::{self, Unmounted};
+use crate::kernel::{holders, table};
+use crate::os::{fuse_device_is_dead, sync_file_system};
+use crate::protocol::WorkerState;
+use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the worker may take to bring everything to rest before the caller is told to come back.
+const FOLDING: Duration = Duration::from_secs(600);
+/// How long the kernel may take to end a connection after its last unmount.
+const ENDING: Duration = Duration::from_secs(10);
+
+impl Keeper {
+    pub(super) fn detach(&self, id: VolumeId, force: bool) -> Result<()> {
+        let slot = self.slot(id);
+        let _turn = slot.turn.lock();
+        let Some((name, point, mounted, state, binds, points)) =
+            slot.look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, v.state.clone(), v.binds.clone(), v.points()))
+        else {
+            return Ok(());
+        };
+        let dead = slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
+        if !dead && !force {
+            let busy = |why: String| {
+                Err(Error::new(ErrorKind::Busy, format!("volume {name} is in use: {why}"))
+                    .with_remedy("stop what uses it and try again, or use --force, which cuts it off"))
+            };
+            if let Some(b) = binds.first() {
+                return busy(format!("it is shown in {}", b.dir));
+            }
+            if let WorkerState::Restarting { reason, .. } = state {
+                return Err(Error::unavailable(format!("volume {name} has no worker that could bring it to rest: {reason}"))
+                    .with_remedy("try again when its worker is back, or use --force: what was acknowledged stays in its journal"));
+            }
+            let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+            let elsewhere = table::elsewhere(mounted, &points, &own, &table::others());
+            if !elsewhere.is_empty() {
+                return busy(elsewhere.join(", "));
+            }
+            match table::topmost(&own, &point).map(|m| m.device) {
+                Some(top) if top != mounted => return busy(format!("something is mounted over {}", point.display())),
+                _ => {}
+            }
+            if mount::unmount(&point)? == Unmounted::Busy {
+                let users = holders::of(mounted);
+                return busy(if users.is_empty() { format!("the kernel says {} is busy", point.display()) } else { users.join(", ") });
+            }
+        } else if !dead {
+            // What was changed through mappings is written while there is a worker that can.
+            if state == WorkerState::Serving {
+                sync_pages(&point);
+            }
+            for b in &binds {
+                mount::unmount_lazily(Path::new(&b.dir))?;
+            }
+            tracing::warn!(volume = %name, "cutting off whoever uses it");
+            mount::unmount_by_force(&point)?;
+        }
+        self.await_end(&slot)
+    }
+
+    /// Waits for the worker's end after the unmount, and clears the place.
+    fn await_end(&self, slot: &Slot) -> Result<()> {
+        let Some((name, worker, device)) = slot.look(|v| (v.plan.name.clone(), v.worker.clone(), v.device.clone())) else { return Ok(()) };
+        slot.change(|v| v.state = WorkerState::Finishing);
+        let until = Instant::now() + ENDING;
+        while !fuse_device_is_dead(device.as_fd()) {
+            if Instant::now() > until {
+                slot.change(|v| v.state = WorkerState::Serving);
+                return Err(Error::new(ErrorKind::Busy, format!("volume {name} was unmounted, but somebody took hold of it meanwhile"))
+                    .with_remedy("stop what uses it and try again, or use --force, which cuts it off"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        match worker.process.wait(Some(FOLDING)) {
+            Ok(true) => {
+                self.forget(slot);
+                tracing::info!(volume = %name, "detached");
+                Ok(())
+            }
+            Ok(false) => Err(Error::unavailable(format!(
+                "volume {name} is unmounted, but its worker (process {}) still brings it to rest",
+                worker.pid
+            ))
+            .with_remedy("try again later")),
+            Err(e) => Err(Error::io("waiting for a worker's end", &e)),
+        }
+    }
+
+    /// Clears the place of a volume that is no longer mounted.
+    pub(super) fn forget(&self, slot: &Slot) {
+        let Some(volume) = slot.volume.lock().take() else { return };
+        let _ = std::fs::remove_file(self.layout.worker_socket(slot.id));
+        for point in volume.points() {
+            // Dead mounts may remain where the connection was cut while they were busy.
+            let own = table::own().unwrap_or_default();
+            if table::topmost(&own, &point).is_some_and(|m| m.device == volume.mounted)
+                && let Err(e) = mount::unmount_lazily(&point)
+            {
+                tracing::error!("{e}");
+            }
+        }
+        if let Err(e) = std::fs::remove_dir(volume.mountpoint()) {
+            tracing::debug!("removing {}: {e}", volume.plan.mountpoint);
+        }
+        self.save();
+    }
+}
+
+fn sync_pages(point: &Path) {
+    match File::open(point) {
+        Ok(dir) => {
+            if let Err(e) = sync_file_system(dir.as_fd()) {
+                tracing::warn!("writing what is dirty on {}: {e}", point.display());
+            }
+        }
+        Err(e) => tracing::warn!("opening {}: {e}", point.display()),
+    }
+}

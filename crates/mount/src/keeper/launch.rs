@@ -1,0 +1,167 @@
+//! Starting processes: a worker over a socket that is its standard input, and the keeper itself.
+
+use super::{Keeper, Launcher};
+use crate::keeper::volume::Worker;
+use crate::kernel::init::Negotiated;
+use crate::layout::Layout;
+use crate::os::{PidFd, clone_fuse_device};
+use crate::process;
+use crate::protocol::WorkerRequest;
+use crate::wire::Connection;
+use orlop_model::{Error, MountPlan, Result};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a worker may take to open its volume: a long journal to replay, a slow store.
+const OPENING: Duration = Duration::from_secs(300);
+const SERVING: Duration = Duration::from_secs(60);
+/// How long a keeper may take to listen: it asks every worker for its descriptor first.
+const KEEPER: Duration = Duration::from_secs(60);
+
+fn open_log(path: &Path) -> Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io(format_args!("opening the log {}", path.display()), &e))
+}
+
+fn command(launcher: &Launcher, root: &Path, log: &Path) -> Result<Command> {
+    let out = open_log(log)?;
+    let err = out.try_clone().map_err(|e| Error::io("sharing a log", &e))?;
+    let mut command = Command::new(&launcher.program);
+    command
+        .args(&launcher.args)
+        .arg("--root")
+        .arg(root)
+        .envs(launcher.env.iter().map(|(k, v)| (k, v)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err);
+    Ok(command)
+}
+
+/// A worker that has opened its volume and does not serve it yet.
+pub(super) struct Launched {
+    child: Child,
+    process: Arc<PidFd>,
+    connection: Connection,
+}
+
+impl Launched {
+    /// Starts a worker, and returns when it has opened the volume.
+    pub(super) fn start(keeper: &Keeper, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
+        let log = keeper.layout.worker_log(plan.volume);
+        let (ours, theirs) = UnixStream::pair().map_err(|e| Error::io("making a socket for a worker", &e))?;
+        let mut command = command(&keeper.config.worker, keeper.layout.root(), &log)?;
+        command.arg("--volume").arg(plan.volume.to_string()).stdin(OwnedFd::from(theirs));
+        let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", keeper.config.worker.program.display()), &e))?;
+        // The command holds the worker's end of the socket; without it, a worker's death is seen at once.
+        drop(command);
+        let open = || -> Result<(Arc<PidFd>, Connection)> {
+            let process = PidFd::open(child.id() as i32).map_err(|e| Error::io("opening a worker's process descriptor", &e))?;
+            let connection = Connection::new(ours)?;
+            connection.limit(Some(OPENING));
+            let request = WorkerRequest::Open { plan: Box::new(plan.clone()), fresh_kernel };
+            let ((), _) = connection.ask(&request, &[])?;
+            Ok((Arc::new(process), connection))
+        };
+        match open() {
+            Ok((process, connection)) => Ok(Launched { child, process, connection }),
+            Err(e) => {
+                // Its socket is closed, by which it ends; one that hangs in the store is ended: nothing is mounted
+                // yet, and what it had in its journal stays there.
+                end(&mut child, Duration::from_secs(5));
+                let e = e.during(format_args!("opening volume {}", plan.name));
+                Err(if e.remedy.is_some() { e } else { e.with_remedy(format!("its worker's log is {}", log.display())) })
+            }
+        }
+    }
+
+    /// Hands it the FUSE connection, and returns when it answers there.
+    pub(super) fn serve(self, device: &OwnedFd, negotiated: &Negotiated) -> Result<(Worker, Child)> {
+        self.connection.limit(Some(SERVING));
+        let serve = || -> Result<()> {
+            let request = WorkerRequest::Serve { negotiated: *negotiated };
+            // Where the kernel cannot send requests again, a dead worker's must end: they do with its own descriptor.
+            let own = if negotiated.resends() {
+                None
+            } else {
+                Some(clone_fuse_device(device.as_fd()).map_err(|e| Error::io("cloning a FUSE device", &e))?)
+            };
+            self.connection.ask(&request, &[own.as_ref().unwrap_or(device).as_fd()]).map(|((), _)| ())
+        };
+        match serve() {
+            Ok(()) => {
+                let pid = self.child.id();
+                let worker = Worker { pid, started: process::start_time(pid), process: self.process, since: Instant::now() };
+                Ok((worker, self.child))
+            }
+            Err(e) => {
+                self.give_up();
+                Err(e.during("handing a mount to its worker"))
+            }
+        }
+    }
+
+    /// Lets the worker close the volume and end.
+    pub(super) fn give_up(mut self) {
+        drop(self.connection);
+        end(&mut self.child, OPENING);
+    }
+}
+
+fn end(child: &mut Child, patience: Duration) {
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        match child.try_wait() {
+            Ok(Some(_)) | Err(_) => return,
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Starts a keeper and returns when it answers.
+pub(crate) fn start_keeper(launcher: &Launcher, root: &Path) -> Result<()> {
+    let layout = Layout::new(root);
+    layout.prepare()?;
+    let log = layout.keeper_log();
+    let mut child =
+        command(launcher, root, &log)?.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
+    let until = Instant::now() + KEEPER;
+    loop {
+        let last = match Connection::connect(&layout.keeper_socket()) {
+            Ok(_) => {
+                // It outlives this process; should it not, somebody must hear of its end.
+                let _ = std::thread::Builder::new().name("keeper-end".into()).spawn(move || child.wait());
+                return Ok(());
+            }
+            Err(e) => e,
+        };
+        match child.try_wait() {
+            // Another one may have been faster; then that one answers.
+            Ok(Some(_)) if Connection::connect(&layout.keeper_socket()).is_ok() => return Ok(()),
+            Ok(Some(status)) => {
+                return Err(
+                    Error::internal(format!("the keeper ended at once: {status}")).with_remedy(format!("its log is {}", log.display()))
+                );
+            }
+            _ if Instant::now() > until => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(last.during("starting the keeper").with_remedy(format!("its log is {}", log.display())));
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

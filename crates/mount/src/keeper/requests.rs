@@ -1,0 +1,103 @@
+//! The keeper's answers, one conversation a thread.
+
+use super::Keeper;
+use crate::kernel::table;
+use crate::protocol::{AttachedVolume, KeeperRequest, WorkerRequest, WorkerState};
+use crate::wire::Connection;
+use orlop_model::{ByteSize, Error, ErrorKind, Result, Usage, VolumeId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a worker may take to answer a question; to make everything durable has no such limit.
+const QUESTION: Duration = Duration::from_secs(30);
+
+fn value<T: Serialize>(t: T) -> Result<Value> {
+    serde_json::to_value(t).map_err(|e| Error::internal(format!("encoding an answer: {e}")))
+}
+
+impl Keeper {
+    pub(super) fn converse(self: &Arc<Self>, connection: &Connection) {
+        // Ends when the other side has nothing more to ask.
+        while let Ok((request, _)) = connection.receive::<KeeperRequest>() {
+            let stop = matches!(request, KeeperRequest::Shutdown);
+            let answer = self.answer(request);
+            if let Err(e) = &answer {
+                tracing::info!("answering process {}: {e}", connection.peer());
+            }
+            let stopping = stop && answer.is_ok();
+            if let Err(e) = connection.answer(&answer, &[]) {
+                tracing::debug!("{e}");
+            }
+            if stopping {
+                // Held open by this thread until the process has ended, which is what the other side waits for.
+                let _ = self.stop.send(());
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        }
+    }
+
+    fn answer(self: &Arc<Self>, request: KeeperRequest) -> Result<Value> {
+        match request {
+            KeeperRequest::Attach { plan } => value(self.attach(*plan)?),
+            KeeperRequest::Detach { volume, force } => value(self.detach(volume, force)?),
+            KeeperRequest::Bind { volume, dir, read_only } => value(self.bind(volume, &dir, read_only)?),
+            KeeperRequest::Unbind { dir } => value(self.unbind(&dir)?),
+            KeeperRequest::List => value(self.list()?),
+            KeeperRequest::Usage { volume } => value(self.ask_worker::<Usage>(volume, &WorkerRequest::Usage, Some(QUESTION))?),
+            KeeperRequest::SetQuota { volume, bytes } => {
+                self.ask_worker::<()>(volume, &WorkerRequest::SetQuota { bytes }, Some(QUESTION))?;
+                // The next worker has to keep to it as well.
+                self.slot(volume).change(|v| v.plan.options.size = bytes.map(ByteSize));
+                self.save();
+                value(())
+            }
+            KeeperRequest::Sync { volume } => value(self.ask_worker::<()>(volume, &WorkerRequest::Sync, None)?),
+            KeeperRequest::Shutdown => value(self.may_stop()?),
+        }
+    }
+
+    fn ask_worker<A: DeserializeOwned>(&self, id: VolumeId, request: &WorkerRequest, limit: Option<Duration>) -> Result<A> {
+        let Some((name, state)) = self.slot(id).look(|v| (v.plan.name.clone(), v.state.clone())) else {
+            return Err(Error::not_found(format!("volume {id} is not attached")));
+        };
+        match state {
+            WorkerState::Serving => {}
+            WorkerState::Restarting { reason, .. } => {
+                return Err(Error::unavailable(format!("the worker of volume {name} is being replaced: {reason}")));
+            }
+            WorkerState::Finishing => return Err(Error::unavailable(format!("volume {name} is being unmounted"))),
+        }
+        let connection = Connection::connect(&self.layout.worker_socket(id))?;
+        connection.limit(limit);
+        connection.ask(request, &[]).map(|(a, _)| a).map_err(|e| e.during(format_args!("volume {name}")))
+    }
+
+    fn list(&self) -> Result<Vec<AttachedVolume>> {
+        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+        let others = table::others();
+        let mut all: Vec<AttachedVolume> = self
+            .all()
+            .iter()
+            .filter_map(|slot| {
+                let (plan, pid, worker, binds, mounted, points) =
+                    slot.look(|v| (v.plan.clone(), v.worker.pid, v.state.clone(), v.binds.clone(), v.mounted, v.points()))?;
+                let in_use_elsewhere = !table::elsewhere(mounted, &points, &own, &others).is_empty();
+                let worker_pid = if matches!(worker, WorkerState::Restarting { .. }) { 0 } else { pid };
+                Some(AttachedVolume { plan, worker_pid, worker, binds, in_use_elsewhere })
+            })
+            .collect();
+        all.sort_by(|a, b| a.plan.name.cmp(&b.plan.name));
+        Ok(all)
+    }
+
+    fn may_stop(&self) -> Result<()> {
+        let attached: Vec<String> = self.all().iter().filter_map(|s| s.look(|v| v.plan.name.to_string())).collect();
+        if attached.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Busy, format!("volumes are attached: {}", attached.join(", "))).with_remedy("detach them first"))
+    }
+}

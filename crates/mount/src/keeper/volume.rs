@@ -1,0 +1,75 @@
+//! An attached volume as the keeper holds it.
+
+use crate::kernel::init::Negotiated;
+use crate::kernel::table::Device;
+use crate::os::PidFd;
+use crate::protocol::{Bound, WorkerState};
+use orlop_model::{MountPlan, VolumeId};
+use parking_lot::Mutex;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The place of a volume. `turn` is held by whoever attaches, detaches, binds or replaces the worker, for as long
+/// as that takes; `volume` only for a moment, so that looking never waits.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: VolumeId,
+    pub(super) turn: Mutex<()>,
+    pub(super) volume: Mutex<Option<Volume>>,
+}
+
+impl Slot {
+    pub(super) fn new(id: VolumeId) -> Self {
+        Slot { id, turn: Mutex::new(()), volume: Mutex::new(None) }
+    }
+
+    /// A look at the volume, if it is attached.
+    pub(super) fn look<T>(&self, f: impl FnOnce(&Volume) -> T) -> Option<T> {
+        self.volume.lock().as_ref().map(f)
+    }
+
+    /// Changes the volume, if it is attached.
+    pub(super) fn change(&self, f: impl FnOnce(&mut Volume)) {
+        if let Some(v) = self.volume.lock().as_mut() {
+            f(v);
+        }
+    }
+}
+
+/// A process that serves a volume.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    pub(super) pid: u32,
+    pub(super) started: Option<u64>,
+    pub(super) process: Arc<PidFd>,
+    pub(super) since: Instant,
+}
+
+/// An attached volume.
+#[derive(Debug)]
+pub(super) struct Volume {
+    pub(super) plan: MountPlan,
+    pub(super) negotiated: Negotiated,
+    /// The FUSE connection. It lives as long as the keeper or a worker holds it.
+    pub(super) device: Arc<OwnedFd>,
+    /// The mounted file system's number.
+    pub(super) mounted: Device,
+    pub(super) worker: Worker,
+    pub(super) state: WorkerState,
+    /// Deaths in quick succession; decides how long the next start is put off.
+    pub(super) deaths: u32,
+    pub(super) binds: Vec<Bound>,
+}
+
+impl Volume {
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        PathBuf::from(&self.plan.mountpoint)
+    }
+
+    /// The mounts that are ours.
+    pub(super) fn points(&self) -> Vec<PathBuf> {
+        std::iter::once(self.mountpoint()).chain(self.binds.iter().map(|b| PathBuf::from(&b.dir))).collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! What daemon, keeper and workers say to each other.
+
+use crate::kernel::init::Negotiated;
+use orlop_model::{MountPlan, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// A mounted volume, as attach answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// The process that serves it.
+    pub worker_pid: u32,
+}
+
+/// How a volume's worker is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It serves.
+    Serving,
+    /// It died, and another is being started; requests wait meanwhile.
+    Restarting {
+        /// How often that was tried since it last served.
+        attempts: u32,
+        /// Why the last one did not come up, or how the old one ended.
+        reason: String,
+    },
+    /// The volume is unmounted, and its worker brings everything to rest.
+    Finishing,
+}
+
+/// A volume shown in another folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The folder.
+    pub dir: String,
+    /// Whether it is read-only there.
+    pub read_only: bool,
+}
+
+/// A mounted volume, as list shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedVolume {
+    /// By which plan.
+    pub plan: MountPlan,
+    /// The process that serves it; 0 while there is none.
+    pub worker_pid: u32,
+    /// How that process is.
+    pub worker: WorkerState,
+    /// Where it is shown besides its mountpoint.
+    pub binds: Vec<Bound>,
+    /// Whether it is mounted beyond mountpoint and binds, in a container for example.
+    pub in_use_elsewhere: bool,
+}
+
+/// What the keeper is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum KeeperRequest {
+    Attach { plan: Box<MountPlan> },
+    Detach { volume: VolumeId, force: bool },
+    Bind { volume: VolumeId, dir: String, read_only: bool },
+    Unbind { dir: String },
+    List,
+    Usage { volume: VolumeId },
+    SetQuota { volume: VolumeId, bytes: Option<u64> },
+    Sync { volume: VolumeId },
+    Shutdown,
+}
+
+/// What a worker is asked: `Open` and then `Serve` by the keeper that started it, the others by any later one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum WorkerRequest {
+    /// Opens the volume.
+    Open { plan: Box<MountPlan>, fresh_kernel: bool },
+    /// Answers the FUSE device that comes with this.
+    Serve { negotiated: Negotiated },
+    /// Tells what it serves, and gives the FUSE device back.
+    Adopt,
+    /// What the volume takes.
+    Usage,
+    /// Changes the quota.
+    SetQuota { bytes: Option<u64> },
+    /// Makes everything durable.
+    Sync,
+}
+
+/// What a worker serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Served {
+    pub(crate) plan: MountPlan,
+    pub(crate) negotiated: Negotiated,
+}

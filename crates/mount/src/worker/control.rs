@@ -1,0 +1,73 @@
+//! A worker's own socket: usage, quota, sync, and the FUSE device for a keeper that lost it.
+
+use super::from_fs;
+use crate::protocol::{Served, WorkerRequest};
+use crate::wire::Connection;
+use orlop_chunkfs::FileSystem;
+use orlop_model::{Error, Result};
+use serde_json::Value;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Clone)]
+pub(super) struct Control {
+    pub(super) fs: Arc<FileSystem>,
+    pub(super) served: Served,
+    pub(super) device: Arc<OwnedFd>,
+    pub(super) runtime: Handle,
+}
+
+impl Control {
+    pub(super) fn converse(&self, connection: &Connection) {
+        while let Ok((request, _)) = connection.receive::<WorkerRequest>() {
+            let adopt = matches!(request, WorkerRequest::Adopt);
+            let answer = self.answer(request);
+            let device = self.device.as_fd();
+            let fds = if adopt { std::slice::from_ref(&device) } else { &[] };
+            if let Err(e) = connection.answer(&answer, fds) {
+                tracing::debug!("{e}");
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, request: WorkerRequest) -> Result<Value> {
+        let value = |v: serde_json::Result<Value>| v.map_err(|e| Error::internal(format!("encoding an answer: {e}")));
+        match request {
+            WorkerRequest::Adopt => value(serde_json::to_value(&self.served)),
+            WorkerRequest::Usage => value(serde_json::to_value(self.fs.usage())),
+            WorkerRequest::SetQuota { bytes } => {
+                self.fs.set_quota(bytes).map_err(|e| from_fs("setting the quota", &e))?;
+                Ok(Value::Null)
+            }
+            WorkerRequest::Sync => {
+                self.runtime.block_on(self.fs.sync_all()).map_err(|e| from_fs("making everything durable", &e))?;
+                Ok(Value::Null)
+            }
+            WorkerRequest::Open { .. } | WorkerRequest::Serve { .. } => Err(Error::invalid("this worker serves already")),
+        }
+    }
+}
+
+/// Signals that ask to end do not end a worker whose volume is mounted: it makes everything durable and goes on.
+/// It ends when the volume is unmounted.
+pub(super) async fn outlive_signals(fs: Arc<FileSystem>) {
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("signals cannot be caught");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: the volume is mounted, making everything durable and serving on"),
+            _ = int.recv() => tracing::info!("SIGINT: the volume is mounted, serving on"),
+            _ = hup.recv() => continue,
+        }
+        if let Err(e) = fs.sync_all().await {
+            tracing::error!("making everything durable: {e}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The worker: one process that has one volume open and answers its FUSE connection.
+//!
+//! It is started by the keeper over a socket that is its standard input, and ends when the volume is unmounted, or
+//! when the keeper goes away before it was handed the mount. Signals never end it while it serves.
+
+mod control;
+
+use crate::fuse::Session;
+use crate::kernel::init::Negotiated;
+use crate::layout::Layout;
+use crate::process;
+use crate::protocol::{Served, WorkerRequest};
+use crate::wire::{self, Connection};
+use object_store::ObjectStore;
+use orlop_chunkfs::{FileSystem, OpenConfig};
+use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How the URL of a store becomes a store.
+pub type OpenStore = fn(&str) -> Result<Arc<dyn ObjectStore>>;
+
+/// What a worker needs to know at its start; the rest comes over its standard input.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The root folder.
+    pub root: PathBuf,
+    /// The volume.
+    pub volume: VolumeId,
+    /// How it opens its store.
+    pub open_store: OpenStore,
+}
+
+/// Serves a volume until it is unmounted. Everything is at rest when this returns without an error.
+pub fn serve(config: WorkerConfig) -> Result<()> {
+    process::become_server(-900);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("starting the runtime", &e))?;
+    let layout = Layout::new(&config.root);
+    let keeper = keeper_connection()?;
+
+    let (request, _) = keeper.receive::<WorkerRequest>()?;
+    let WorkerRequest::Open { plan, fresh_kernel } = request else {
+        return Err(Error::internal("the keeper's first word is not to open a volume"));
+    };
+    if plan.volume != config.volume {
+        return Err(Error::internal(format!("started for volume {} and told to open {}", config.volume, plan.volume)));
+    }
+    let fs = match runtime.block_on(open(&plan, config.open_store, fresh_kernel)) {
+        Ok(fs) => fs,
+        Err(e) => {
+            keeper.answer(&Err::<(), _>(e.clone()), &[])?;
+            return Err(e);
+        }
+    };
+    keeper.answer(&Ok(()), &[])?;
+
+    let served = serve_mount(&runtime, &layout, keeper, *plan, &fs);
+    // Whatever happened: what was acknowledged is brought to rest. After an unclean end the journal has it anyway.
+    let closed = runtime.block_on(fs.close()).map_err(|e| from_fs("closing the volume", &e));
+    served.and(closed)
+}
+
+fn keeper_connection() -> Result<Connection> {
+    let started_by_hand = || {
+        Error::invalid("a worker is started by its keeper, over a socket")
+            .with_remedy("use: orlop mount VOLUME DIR, or docker run -v VOLUME:DIR")
+    };
+    let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(|_| started_by_hand())?;
+    Connection::new(UnixStream::from(input)).map_err(|_| started_by_hand())
+}
+
+fn serve_mount(
+    runtime: &tokio::runtime::Runtime,
+    layout: &Layout,
+    keeper: Connection,
+    plan: MountPlan,
+    fs: &Arc<FileSystem>,
+) -> Result<()> {
+    let (request, mut fds) = match keeper.receive::<WorkerRequest>() {
+        Ok(it) => it,
+        Err(e) => {
+            tracing::info!("never handed a mount: {e}");
+            return Ok(());
+        }
+    };
+    let (WorkerRequest::Serve { negotiated }, Some(device)) = (request, fds.pop()) else {
+        return Err(Error::internal("the keeper's second word is not to serve a mount"));
+    };
+    let started = start(runtime, layout, &plan, fs, device, negotiated);
+    let session = match started {
+        Ok(session) => session,
+        Err(e) => {
+            keeper.answer(&Err::<(), _>(e.clone()), &[])?;
+            return Err(e);
+        }
+    };
+    // A keeper that died since is no reason to stop: the mount is served.
+    if let Err(e) = keeper.answer(&Ok(()), &[]) {
+        tracing::warn!("{e}");
+    }
+    drop(keeper);
+    tracing::info!(volume = %plan.name, id = %plan.volume, "serving");
+    let ended = session.wait(runtime.handle()).map_err(|e| Error::io("answering FUSE requests", &e));
+    tracing::info!("the connection has ended");
+    ended
+}
+
+fn start(
+    runtime: &tokio::runtime::Runtime,
+    layout: &Layout,
+    plan: &MountPlan,
+    fs: &Arc<FileSystem>,
+    device: OwnedFd,
+    negotiated: Negotiated,
+) -> Result<Session> {
+    let socket = layout.worker_socket(plan.volume);
+    let listener = wire::listen(&socket).map_err(|e| Error::io(format_args!("listening on {}", socket.display()), &e))?;
+    runtime.spawn(control::outlive_signals(fs.clone()));
+    let session = Session::start(fs.clone(), device.as_fd(), &negotiated, runtime.handle().clone())?;
+    let control = control::Control {
+        fs: fs.clone(),
+        served: Served { plan: plan.clone(), negotiated },
+        device: Arc::new(device),
+        runtime: runtime.handle().clone(),
+    };
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || wire::accept_all(&listener, "request", move |connection| control.converse(&connection)))
+        .map_err(|e| Error::io("starting the control thread", &e))?;
+    Ok(session)
+}
+
+async fn open(plan: &MountPlan, open_store: OpenStore, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
+    let store = open_store(&plan.store_url)?;
+    std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
+    let mut config = OpenConfig::new(plan.volume, store, &plan.prefix, Path::new(&plan.state_dir));
+    config.quota_bytes = plan.options.size.map(|s| s.0);
+    config.root_uid = plan.options.uid.unwrap_or(0);
+    config.root_gid = plan.options.gid.unwrap_or(0);
+    config.root_mode = plan.options.mode.unwrap_or(0o755);
+    config.fresh_kernel = fresh_kernel;
+    FileSystem::open(config).await
+}
+
+pub(crate) fn from_fs(what: &str, e: &orlop_chunkfs::FsError) -> Error {
+    use orlop_chunkfs::FsError;
+    let kind = match e {
+        FsError::Corrupt(_) => ErrorKind::Corrupt,
+        FsError::Fenced(_) => ErrorKind::Busy,
+        FsError::NoSpace | FsError::Quota => ErrorKind::NoSpace,
+        FsError::NotFound => ErrorKind::NotFound,
+        FsError::NotSupported => ErrorKind::Unsupported,
+        FsError::Invalid => ErrorKind::InvalidArgument,
+        FsError::NotPermitted | FsError::ReadOnly(_) => ErrorKind::Denied,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("{what}: {e}"))
+}
