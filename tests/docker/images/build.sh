@@ -7,6 +7,7 @@
 #
 #   build.sh python    the base image of the Python guides (its tag says 3.8, the interpreter is Debian's)
 #   build.sh servers   PostgreSQL 15 and Redis, as Debian ships them
+#   build.sh host      a small Debian host with systemd and Docker, to install the package on
 #
 # Prints the tar's path. Needs root, debootstrap and a Debian mirror, and only when the tar is not there.
 set -euo pipefail
@@ -70,10 +71,21 @@ servers_image() {
     rm -rf "$root"/var/lib/postgresql/15
 }
 
+host_image() {
+    local root=$1
+    bootstrap "$root" systemd,systemd-sysv,dbus,docker.io,iproute2,procps,ca-certificates
+    # What needs a machine of its own, or only takes time.
+    ln -sf /dev/null "$root/etc/systemd/system/systemd-udevd.service"
+    ln -sf /dev/null "$root/etc/systemd/system/apt-daily.timer"
+    ln -sf /dev/null "$root/etc/systemd/system/apt-daily-upgrade.timer"
+    ln -sf /dev/null "$root/etc/systemd/system/e2scrub_all.timer"
+    : >"$root/etc/machine-id"
+}
+
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 case ${1:-} in
-    python | servers) image=$1 ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    python | servers | host) image=$1 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 tar=$cache/$image-$suite-$version.tar
 if [[ ! -s $tar ]]; then
