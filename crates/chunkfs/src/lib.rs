@@ -1,1 +1,32 @@
 //! The Orlop file system on an object store: inodes, segments, journal, collection, check. No FUSE.
+//!
+//! A volume's namespace is rows in SlateDB on the volume's store; data blocks are in append-only segments;
+//! under durability `local` one journal on the host is the log of both. docs/design/0001-format.md has the
+//! reasons, docs/FORMAT.md every byte.
+
+mod cache;
+mod change;
+mod check;
+mod chunk;
+mod codec;
+mod compact;
+mod fold;
+mod fs;
+mod host;
+mod journal;
+mod key;
+mod namespace;
+mod open;
+mod ops;
+mod reap;
+mod row;
+mod segment;
+mod state;
+mod tx;
+mod types;
+
+pub use check::CheckReport;
+pub use fs::FileSystem;
+pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
+pub use open::{OpenConfig, format_volume};
+pub use types::*;

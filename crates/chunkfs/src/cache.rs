@@ -1,0 +1,55 @@
+//! Rows read from or folded into the namespace, under a cap on their weight.
+//!
+//! Two generations: what is used moves to the young one; when that is full the old one is dropped.
+
+use crate::key::Key;
+use crate::row::Row;
+use std::collections::HashMap;
+
+#[derive(Debug)]
+pub(crate) struct RowCache {
+    young: HashMap<Key, Option<Row>>,
+    old: HashMap<Key, Option<Row>>,
+    young_weight: usize,
+    cap: usize,
+}
+
+fn weight(row: &Option<Row>) -> usize {
+    32 + row.as_ref().map_or(0, Row::weight)
+}
+
+impl RowCache {
+    /// Holds rows of at most this weight in all.
+    pub(crate) fn new(cap: usize) -> Self {
+        RowCache { young: HashMap::new(), old: HashMap::new(), young_weight: 0, cap }
+    }
+
+    /// The row, if it is known to be there (`Some(Some)`) or absent (`Some(None)`).
+    pub(crate) fn get(&mut self, key: &Key) -> Option<Option<Row>> {
+        if let Some(row) = self.young.get(key) {
+            return Some(row.clone());
+        }
+        let row = self.old.remove(key)?;
+        self.put(*key, row.clone());
+        Some(row)
+    }
+
+    pub(crate) fn put(&mut self, key: Key, row: Option<Row>) {
+        self.old.remove(&key);
+        self.young_weight += weight(&row);
+        if let Some(before) = self.young.insert(key, row) {
+            self.young_weight -= weight(&before);
+        }
+        if self.young_weight > self.cap / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.young_weight = 0;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &Key) {
+        if let Some(before) = self.young.remove(key) {
+            self.young_weight -= weight(&before);
+        }
+        self.old.remove(key);
+    }
+}

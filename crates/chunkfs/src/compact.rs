@@ -1,0 +1,128 @@
+//! Getting space back from segments of which little is still referred to: their live blocks move to the
+//! segment that is being filled, and the next fold removes the old file.
+//!
+//! Contents do not change, so readers and writers need not stop: a block moves only if, under the state's
+//! lock, it is still where it was read.
+
+use crate::chunk::Run;
+use crate::fs::FileSystem;
+use crate::key::{CHUNK_BLOCKS, Key};
+use crate::row::Row;
+use crate::segment::{SEGMENT_BLOCKS, read_run, write_blocks};
+use crate::state::{Reserved, host_error};
+use crate::tx::Tx;
+use crate::types::{BLOCK, FsError, FsResult, Ino};
+use std::collections::HashSet;
+
+const B: usize = BLOCK as usize;
+
+/// Garbage below this is left alone: 128 MiB.
+const GARBAGE_MIN: u64 = (128 << 20) / BLOCK;
+
+impl FileSystem {
+    /// Moves what is live out of segments that are mostly garbage, if there is much of it.
+    pub(crate) async fn compact(&self) -> FsResult<()> {
+        let victims = self.victims(GARBAGE_MIN);
+        if victims.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(segments = victims.len(), "compacting");
+        self.empty(&victims).await
+    }
+
+    /// Moves what is live out of every segment that holds any garbage. For tests and for freeing space now.
+    pub async fn compact_all(&self) -> FsResult<()> {
+        let victims = self.victims(0);
+        self.empty(&victims).await?;
+        self.fold().await
+    }
+
+    fn victims(&self, at_least: u64) -> HashSet<u64> {
+        let st = self.lock();
+        let current = st.current.as_ref().map(|c| c.segment);
+        let full = u64::from(SEGMENT_BLOCKS);
+        let sealed = || st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0);
+        let live: u64 = sealed().map(|(_, s)| s.live).sum();
+        let garbage: u64 = sealed().map(|(_, s)| full.saturating_sub(s.live)).sum();
+        if garbage < at_least.max(if at_least == 0 { 0 } else { live / 4 }) {
+            return HashSet::new();
+        }
+        let limit = if at_least == 0 { full } else { full / 2 };
+        sealed().filter(|(_, s)| s.live < limit).map(|(n, _)| *n).collect()
+    }
+
+    async fn empty(&self, victims: &HashSet<u64>) -> FsResult<()> {
+        if victims.is_empty() {
+            return Ok(());
+        }
+        let mut from = Key::Chunk(0, 0);
+        loop {
+            let rows = self.scan(from, Key::Xattrs(0), 256).await?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            from = crate::fs::after(*last);
+            for (key, row) in rows {
+                let (Key::Chunk(ino, chunk), Row::Chunk(map)) = (key, row) else { continue };
+                for run in map.runs.iter().filter(|r| victims.contains(&r.segment)) {
+                    self.admit().await?;
+                    self.move_run(ino, chunk, run).await?;
+                }
+            }
+        }
+    }
+
+    async fn move_run(&self, ino: Ino, chunk: u64, run: &Run) -> FsResult<()> {
+        let (file, reserved) = {
+            let mut st = self.lock();
+            let Some(id) = st.segments.get(&run.segment).map(|s| s.id) else { return Ok(()) };
+            st.room_for(u64::from(run.len) * BLOCK)?;
+            let file = st.files.get(run.segment, &id).map_err(|e| host_error("opening a segment", &e))?;
+            (file, st.reserve(u32::from(run.len))?)
+        };
+        let mut buffer = vec![0; usize::from(run.len) * B];
+        let done = match read_run(&*file, run, &mut buffer) {
+            Ok(()) => self.place(ino, chunk, run, &buffer, &reserved).await,
+            Err(e @ FsError::Corrupt(_)) => {
+                // It stays where it is, so that it can be looked at and mended.
+                tracing::error!(ino, chunk, error = %e, "compaction found a damaged block and left it");
+                Ok(())
+            }
+            Err(e) => Err(e),
+        };
+        self.lock().unpin(&reserved);
+        done
+    }
+
+    async fn place(&self, ino: Ino, chunk: u64, run: &Run, buffer: &[u8], reserved: &[Reserved]) -> FsResult<()> {
+        let mut rest = buffer;
+        for r in reserved {
+            let (mine, more) = rest.split_at(r.blocks as usize * B);
+            rest = more;
+            write_blocks(&*r.file, r.at, mine).map_err(|e| host_error("writing a segment", &e))?;
+        }
+        self.run(|st| {
+            // A block that was changed meanwhile, or has a pending small write on top, is left as it is now.
+            let map = st.chunk(ino, chunk)?;
+            let base = chunk * CHUNK_BLOCKS;
+            let pending: HashSet<u64> = st.dirty.range((ino, base)..(ino, base + CHUNK_BLOCKS)).map(|((_, b), _)| *b).collect();
+            let mut tx = Tx::new(st);
+            let mut i: u16 = 0;
+            for r in reserved {
+                for n in 0..r.blocks {
+                    let block = run.start + i;
+                    let same = map
+                        .at(block)
+                        .is_some_and(|now| now.segment == run.segment && now.at + u32::from(block - now.start) == run.at + u32::from(i));
+                    if same && !pending.contains(&(base + u64::from(block))) {
+                        let crcs = vec![run.crcs[usize::from(i)]];
+                        tx.map(ino, chunk, Run { start: block, len: 1, segment: r.segment, at: r.at + n, crcs })?;
+                    }
+                    i += 1;
+                }
+            }
+            tx.unbounded();
+            tx.commit()?;
+            Ok(())
+        })
+        .await
+    }
+}

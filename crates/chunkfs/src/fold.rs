@@ -1,0 +1,324 @@
+//! Making things durable: `sync` for fsync, and the fold that moves rows from the journal to the namespace.
+//!
+//! Order is everything here (obligation 3). Sync: data files and their folder, then the journal's files and
+//! their folder, then a marker. Fold: pending writes to a segment, cut, data files, rows and number in one
+//! batch, and only when that is durable the old journal files and dead segments go.
+
+use crate::change::{Change, Record};
+use crate::fs::FileSystem;
+use crate::host::HostFile;
+use crate::key::Key;
+use crate::state::{Bases, host_error};
+use crate::types::{FsError, FsResult, Ino};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Weight of changed rows at which a fold is started.
+const FOLD_WEIGHT: usize = 16 << 20;
+/// Weight at which changes wait for the fold to end.
+const STOP_WEIGHT: usize = 96 << 20;
+/// Bytes of journal at which a fold is started.
+const FOLD_JOURNAL: u64 = 64 << 20;
+/// Changes that lie longer than this are synced in the background, which bounds what a power failure takes.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+/// A quiet volume is folded after this time.
+const FOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Wakes the background task and those who wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) fold: Notify,
+    pub(crate) folded: Notify,
+    pub(crate) reap: Notify,
+    pub(crate) stop: AtomicBool,
+    pub(crate) stopped: Notify,
+    pub(crate) reap_queue: parking_lot::Mutex<Vec<Ino>>,
+}
+
+impl FileSystem {
+    /// Waits until there is room for more changed rows.
+    pub(crate) async fn admit(&self) -> FsResult<()> {
+        loop {
+            let folded = self.wake.folded.notified();
+            tokio::pin!(folded);
+            folded.as_mut().enable();
+            {
+                let st = self.lock();
+                st.writable()?;
+                if st.overlay_weight < FOLD_WEIGHT && st.journal.len() < FOLD_JOURNAL {
+                    return Ok(());
+                }
+                self.wake.fold.notify_one();
+                if st.overlay_weight < STOP_WEIGHT {
+                    return Ok(());
+                }
+            }
+            folded.await;
+        }
+    }
+
+    /// Makes every change so far durable.
+    pub async fn sync_all(&self) -> FsResult<()> {
+        let seq = {
+            let st = self.lock();
+            if let Some(why) = &st.broken {
+                return Err(FsError::Io(why.clone()));
+            }
+            st.journal.seq()
+        };
+        self.sync(seq).await
+    }
+
+    /// Makes a file's changes durable, and with them all earlier ones.
+    pub async fn fsync(&self, _ino: Ino, _datasync: bool) -> FsResult<()> {
+        self.sync_all().await
+    }
+
+    pub(crate) async fn sync(&self, seq: u64) -> FsResult<()> {
+        if self.durable.load(Ordering::Acquire) >= seq {
+            return Ok(());
+        }
+        let _turn = self.sync_turn.lock().await;
+        if self.durable.load(Ordering::Acquire) >= seq {
+            return Ok(());
+        }
+        // Everything written until here is taken along, so those who wait behind this sync find it done.
+        let (upto, work) = {
+            let mut st = self.lock();
+            let work = self.take_unsynced(&mut st)?;
+            st.unsynced_bytes = 0;
+            (st.journal.seq(), work)
+        };
+        let disk = self.disk.clone();
+        let done = blocking(move || work.run(&*disk)).await;
+        let mut st = self.lock();
+        if let Err(e) = done {
+            // The kernel may have dropped the dirty pages: what is on disk is not known any more.
+            let e = host_error("syncing to the host's disk", &e);
+            st.break_down(e.to_string());
+            return Err(e);
+        }
+        self.durable.fetch_max(upto, Ordering::AcqRel);
+        // A marker that cannot be written only makes a later look at the journal more cautious.
+        let _ = st.journal.mark(upto);
+        Ok(())
+    }
+
+    fn take_unsynced(&self, st: &mut crate::state::State) -> FsResult<SyncWork> {
+        let mut data: Vec<Arc<dyn HostFile>> = Vec::new();
+        let numbers: Vec<u64> = st.unsynced.iter().copied().collect();
+        for number in numbers {
+            // A segment that lost its row holds nothing that anybody refers to.
+            if let Some(row) = st.segments.get(&number) {
+                let id = row.id;
+                data.push(st.files.get(number, &id).map_err(|e| host_error("opening a segment", &e))?);
+            }
+        }
+        st.unsynced.clear();
+        let data_dir = std::mem::take(&mut st.segment_dir_unsynced).then(|| st.files.dir().to_owned());
+        let (journal, journal_dir) = st.journal.take_unsynced();
+        let journal_dir = journal_dir.then(|| st.journal.dir().to_owned());
+        Ok(SyncWork { data, data_dir, journal, journal_dir })
+    }
+
+    /// Moves all changed rows into the namespace.
+    pub(crate) async fn fold(&self) -> FsResult<()> {
+        let _turn = self.fold_turn.lock().await;
+        let (rows, cut, dead) = {
+            let mut st = self.lock();
+            match st.folding.clone() {
+                // An earlier fold failed half-way: it is tried again as it was.
+                Some(_) => (None, 0, Vec::new()),
+                None => {
+                    st.writable()?;
+                    st.flush_dirty()?;
+                    let dead = self.drop_dead(&mut st)?;
+                    let cut = st.journal.seq();
+                    st.journal.rotate().map_err(|e| host_error("starting a journal file", &e))?;
+                    st.overlay_weight = 0;
+                    let rows = Arc::new(std::mem::take(&mut st.overlay));
+                    st.folding = Some(rows.clone());
+                    (Some(rows), cut, dead)
+                }
+            }
+        };
+        let Some(rows) = rows else {
+            return Err(FsError::Io("an earlier fold is still unfinished".to_owned()));
+        };
+        // Data before the rows that name it.
+        self.sync(cut).await?;
+        if !rows.is_empty() {
+            loop {
+                match self.ns.fold(&rows, cut).await {
+                    Ok(()) => break,
+                    Err(e @ (FsError::Fenced(_) | FsError::Corrupt(_))) => {
+                        self.lock().break_down(e.to_string());
+                        return Err(e);
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e, "the namespace could not be written; trying again");
+                        if self.wake.stop.load(Ordering::Acquire) {
+                            self.lock().break_down(e.to_string());
+                            return Err(e);
+                        }
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        }
+        // What was just folded stays in memory: in small steps, while the fold's own rows still stand before it.
+        let keys: Vec<Key> = rows.keys().copied().collect();
+        for part in keys.chunks(512) {
+            let mut st = self.lock();
+            for key in part {
+                if !st.overlay.contains_key(key) {
+                    st.clean.put(*key, rows[key].clone());
+                }
+            }
+        }
+        let gone = {
+            let mut st = self.lock();
+            st.folding = None;
+            st.folds += 1;
+            let mut gone = st.journal.take_folded(cut);
+            for (number, path) in dead {
+                st.files.forget(number);
+                gone.push(path);
+            }
+            gone
+        };
+        self.wake.folded.notify_waiters();
+        for path in gone {
+            if let Err(e) = self.disk.remove(&path) {
+                tracing::warn!(path = %path.display(), error = %e, "a file that is no longer needed could not be removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
+    fn drop_dead(&self, st: &mut crate::state::State) -> FsResult<Vec<(u64, PathBuf)>> {
+        let current = st.current.as_ref().map(|c| c.segment);
+        let dead: Vec<(u64, PathBuf)> = st
+            .segments
+            .iter()
+            .filter(|(n, s)| s.live == 0 && Some(**n) != current && !st.pins.contains_key(n))
+            .map(|(n, s)| (*n, st.files.path(*n, &s.id)))
+            .collect();
+        if !dead.is_empty() {
+            let changes = dead.iter().map(|(n, _)| Change::Delete(Key::Segment(*n))).collect();
+            st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
+        }
+        Ok(dead)
+    }
+
+    /// Starts the work that goes on by itself. Ends when the volume is closed or dropped.
+    pub(crate) fn start_background(self: &Arc<Self>) {
+        let mut tasks = self.background.lock();
+        let (fs, wake) = (Arc::downgrade(self), self.wake.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut quiet = Duration::ZERO;
+            while !wake.stop.load(Ordering::Acquire) {
+                let asked = tokio::select! {
+                    () = wake.fold.notified() => true,
+                    () = wake.stopped.notified() => break,
+                    () = tokio::time::sleep(SYNC_EVERY) => false,
+                };
+                let Some(fs) = fs.upgrade() else { break };
+                quiet += SYNC_EVERY;
+                let due = asked || (quiet >= FOLD_EVERY && !fs.lock().overlay.is_empty());
+                let done = if due { fs.fold().await } else { fs.sync_all().await };
+                if due {
+                    quiet = Duration::ZERO;
+                    if done.is_ok()
+                        && let Err(e) = fs.compact().await
+                    {
+                        tracing::warn!(error = %e, "compaction stopped");
+                    }
+                }
+                if let Err(e) = done {
+                    tracing::warn!(error = %e, "background work failed");
+                    // Those who wait must learn of it.
+                    wake.folded.notify_waiters();
+                    drop(fs);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }));
+        let (fs, wake) = (Arc::downgrade(self), self.wake.clone());
+        tasks.push(tokio::spawn(async move {
+            while !wake.stop.load(Ordering::Acquire) {
+                tokio::select! {
+                    () = wake.reap.notified() => {}
+                    () = wake.stopped.notified() => break,
+                }
+                let Some(fs) = fs.upgrade() else { break };
+                fs.reap_queued().await;
+            }
+        }));
+    }
+
+    /// Makes everything durable, moves it into the namespace and lets go of the volume. Later calls fail.
+    pub async fn close(&self) -> FsResult<()> {
+        self.reap_queued().await;
+        let result = if self.lock().broken.is_none() { self.fold().await } else { Ok(()) };
+        self.stop().await;
+        let closed = self.ns.close().await;
+        self.host_lock.lock().take();
+        result.and(closed)
+    }
+
+    /// Stops at once, as a killed process would: nothing is synced or folded. For tests.
+    pub async fn abandon(&self) {
+        self.stop().await;
+        self.ns.abandon().await;
+        self.host_lock.lock().take();
+    }
+
+    async fn stop(&self) {
+        self.lock().closed = true;
+        self.wake.stop.store(true, Ordering::Release);
+        self.wake.stopped.notify_waiters();
+        let tasks = std::mem::take(&mut *self.background.lock());
+        for t in tasks {
+            t.abort();
+            let _ = t.await;
+        }
+    }
+}
+
+struct SyncWork {
+    data: Vec<Arc<dyn HostFile>>,
+    data_dir: Option<PathBuf>,
+    journal: Vec<Arc<dyn HostFile>>,
+    journal_dir: Option<PathBuf>,
+}
+
+impl SyncWork {
+    fn run(self, disk: &dyn crate::host::HostDisk) -> std::io::Result<()> {
+        for f in &self.data {
+            f.sync_data()?;
+        }
+        if let Some(dir) = &self.data_dir {
+            disk.sync_dir(dir)?;
+        }
+        for f in &self.journal {
+            f.sync_data()?;
+        }
+        if let Some(dir) = &self.journal_dir {
+            disk.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs what blocks on the disk away from the threads that answer.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(out) => out,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}

@@ -1,0 +1,230 @@
+//! The file system of one volume, open for writing by this process alone.
+//!
+//! Holds the shared state, the namespace at rest and the locks, and runs operations: a plain function on the
+//! state, started again after each row that had to be fetched. Operations themselves are in ops/.
+
+use crate::fold::Wake;
+use crate::host::HostDisk;
+use crate::key::Key;
+use crate::namespace::Namespace;
+use crate::row::Row;
+use crate::state::{State, Step, Stop};
+use crate::types::{Attr, FsError, FsResult, Ino};
+use orlop_model::{Usage, VolumeId};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Stripes of the locks that keep two changes of one file's data apart.
+const STRIPES: usize = 1024;
+
+/// An open volume. Operations are methods on it, see the modules below ops.
+pub struct FileSystem {
+    pub(crate) volume: VolumeId,
+    pub(crate) ns: Namespace,
+    pub(crate) state: Mutex<State>,
+    /// One at a time changes the data of a file; stripes by inode, held over awaits.
+    data: Vec<tokio::sync::Mutex<()>>,
+    /// One sync at a time; those that wait find their work done.
+    pub(crate) sync_turn: tokio::sync::Mutex<()>,
+    /// Every record up to this number is durable.
+    pub(crate) durable: AtomicU64,
+    /// One fold at a time.
+    pub(crate) fold_turn: tokio::sync::Mutex<()>,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) disk: Arc<dyn HostDisk>,
+    pub(crate) background: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Keeps a second process of this host out; given up when the volume is closed.
+    pub(crate) host_lock: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+impl std::fmt::Debug for FileSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileSystem").field("volume", &self.volume).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn stripes() -> Vec<tokio::sync::Mutex<()>> {
+    (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect()
+}
+
+pub(crate) struct Parts {
+    pub(crate) volume: VolumeId,
+    pub(crate) ns: Namespace,
+    pub(crate) state: State,
+    pub(crate) disk: Arc<dyn HostDisk>,
+    pub(crate) host_lock: Box<dyn Send + Sync>,
+}
+
+impl FileSystem {
+    pub(crate) fn new(parts: Parts) -> FileSystem {
+        FileSystem {
+            volume: parts.volume,
+            ns: parts.ns,
+            state: Mutex::new(parts.state),
+            data: stripes(),
+            sync_turn: tokio::sync::Mutex::new(()),
+            durable: AtomicU64::new(0),
+            fold_turn: tokio::sync::Mutex::new(()),
+            wake: Arc::new(Wake::default()),
+            disk: parts.disk,
+            background: Mutex::new(Vec::new()),
+            host_lock: Mutex::new(Some(parts.host_lock)),
+        }
+    }
+
+    /// Which volume this is.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Keeps other changes of this file's data out while it is held.
+    pub(crate) async fn data_lock(&self, ino: Ino) -> tokio::sync::MutexGuard<'_, ()> {
+        self.data[(ino as usize) % STRIPES].lock().await
+    }
+
+    /// Runs an operation to its end, fetching what it misses.
+    pub(crate) async fn run<T>(&self, mut f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
+        loop {
+            let (key, folds) = {
+                let mut st = self.lock();
+                match f(&mut st) {
+                    Ok(out) => return Ok(out),
+                    Err(Stop::Fs(e)) => return Err(e),
+                    Err(Stop::Miss(key)) => (key, st.folds),
+                }
+            };
+            self.fetch(key, folds).await?;
+        }
+    }
+
+    /// Like `run`, for operations that change something: waits while too much is waiting to be folded.
+    pub(crate) async fn change<T>(&self, f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
+        self.admit().await?;
+        self.run(f).await
+    }
+
+    async fn fetch(&self, key: Key, folds: u64) -> FsResult<()> {
+        let row = self.ns.get(key).await?;
+        let mut st = self.lock();
+        // A fold that ended meanwhile may have made this row newer than what was fetched.
+        if st.folds == folds {
+            st.clean.put(key, row);
+        }
+        Ok(())
+    }
+
+    /// Rows from `from` up to and excluding `to`, memory over namespace, at most `limit`.
+    ///
+    /// A row that exists during the whole call is among them; one made or removed meanwhile may be or not.
+    pub(crate) async fn scan(&self, mut from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
+        let batch = limit.max(64);
+        let mut out = Vec::new();
+        while out.len() < limit && from < to {
+            // Memory first: what a fold moves in between is then seen twice, not missed.
+            let (mut rows, memory_end) = self.scan_memory(from, to, batch);
+            let stored = self.ns.scan(from, to, batch).await?;
+            let stored_end = if stored.len() < batch { None } else { stored.last().map(|(k, _)| *k) };
+            for (key, row) in stored {
+                rows.entry(key).or_insert(Some(row));
+            }
+            let end = match (memory_end, stored_end) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            for (key, row) in rows {
+                if end.is_some_and(|e| key > e) {
+                    break;
+                }
+                if let Some(row) = row {
+                    out.push((key, row));
+                    if out.len() == limit {
+                        return Ok(out);
+                    }
+                }
+            }
+            match end {
+                Some(end) => from = after(end),
+                None => break,
+            }
+        }
+        Ok(out)
+    }
+
+    /// At most `batch` rows of memory, tombstones included, and the last key if there may be more.
+    fn scan_memory(&self, from: Key, to: Key, batch: usize) -> (BTreeMap<Key, Option<Row>>, Option<Key>) {
+        let st = self.lock();
+        let mut rows: BTreeMap<Key, Option<Row>> = BTreeMap::new();
+        let mut end: Option<Key> = None;
+        let layers = st.folding.iter().map(|f| &**f).chain(std::iter::once(&st.overlay));
+        for layer in layers {
+            let mut n = 0;
+            for (key, row) in layer.range(from..to) {
+                rows.insert(*key, row.clone());
+                n += 1;
+                if n == batch {
+                    end = Some(end.map_or(*key, |e| e.min(*key)));
+                    break;
+                }
+            }
+        }
+        if let Some(end) = end {
+            rows.retain(|k, _| *k <= end);
+        }
+        (rows, end)
+    }
+
+    /// Notes that the kernel was told of an inode, which keeps it until it is forgotten.
+    pub(crate) fn told(st: &mut State, attr: Attr) -> Attr {
+        *st.lookups.entry(attr.ino).or_default() += 1;
+        attr
+    }
+
+    /// What the volume takes. Never waits.
+    pub fn usage(&self) -> Usage {
+        let st = self.lock();
+        let segments: u64 = st.segments.len() as u64 * u64::from(crate::segment::SEGMENT_BLOCKS);
+        let live: u64 = st.segments.values().map(|s| s.live).sum();
+        Usage {
+            used_bytes: st.sb.used_blocks * crate::types::BLOCK,
+            inodes: st.sb.inodes,
+            unsynced_bytes: st.unsynced_bytes,
+            host_bytes: segments.min(live.max(segments)) * crate::types::BLOCK + st.journal.len(),
+        }
+    }
+
+    /// Bytes acknowledged that a power failure could still take.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.lock().unsynced_bytes
+    }
+
+    /// Sets the most bytes that files may take; fails with `Quota` below what they take now.
+    pub fn set_quota(&self, bytes: Option<u64>) -> FsResult<()> {
+        let mut st = self.lock();
+        let blocks = bytes.map(|b| b / crate::types::BLOCK);
+        if blocks.is_some_and(|b| b < st.sb.used_blocks) {
+            return Err(FsError::Quota);
+        }
+        st.quota_blocks = blocks;
+        Ok(())
+    }
+}
+
+/// The least key above this one.
+pub(crate) fn after(key: Key) -> Key {
+    match key {
+        Key::Applied => Key::Super,
+        Key::Super => Key::Inode(0),
+        Key::Inode(i) => Key::Inode(i + 1),
+        Key::Dirent(p, pos) => Key::Dirent(p, pos + 1),
+        Key::Chunk(i, c) => c.checked_add(1).map_or(Key::Chunk(i + 1, 0), |c| Key::Chunk(i, c)),
+        Key::Xattrs(i) => Key::Xattrs(i + 1),
+        Key::Segment(s) => Key::Segment(s + 1),
+        Key::Orphan(i) => Key::Orphan(i + 1),
+    }
+}

@@ -1,0 +1,318 @@
+//! The one log of a volume under durability `local`: records appended before they are answered.
+//!
+//! A folder of files, each named by the number of its first record. What makes a record durable is `sync`
+//! in sync.rs; here is only what the bytes are. A marker says that every record up to a number, and the data
+//! it names, was durable before the marker was written: so a break below a marker is damage, and a break
+//! above the last marker is the torn end that a power failure leaves.
+
+use crate::change::Record;
+use crate::codec::Reader;
+use crate::host::{HostDisk, HostFile};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"ORLOPJ01";
+const HEADER: u64 = 64;
+const FRAME: usize = 8;
+const MAX_FRAME: usize = 256 << 20;
+const RECORD: u8 = 0;
+const MARKER: u8 = 1;
+
+/// An open journal: appends to its newest file.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    disk: Arc<dyn HostDisk>,
+    dir: PathBuf,
+    volume: [u8; 16],
+    file: Arc<dyn HostFile>,
+    /// Number of the newest file's first record.
+    first: u64,
+    /// Where the next frame goes.
+    end: u64,
+    /// Number of the last record.
+    seq: u64,
+    /// Finished files that are not removed yet: first record, last record, path.
+    finished: Vec<(u64, u64, PathBuf)>,
+    /// Files with frames that no sync has covered.
+    unsynced: Vec<Arc<dyn HostFile>>,
+    /// Whether a file was created since the folder's last sync.
+    dir_unsynced: bool,
+    scratch: Vec<u8>,
+}
+
+fn file_name(first: u64) -> String {
+    format!("{first:016x}.journal")
+}
+
+fn frame(out: &mut Vec<u8>, seq: u64, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME]);
+    out.extend_from_slice(&seq.to_le_bytes());
+    out.push(kind);
+    body(out);
+    let len = (out.len() - start - FRAME) as u32;
+    let crc = crc32c::crc32c(&out[start + FRAME..]);
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+impl Journal {
+    /// Starts a new file whose first record will be `seq + 1`; `finished` are the older files.
+    pub(crate) fn start(
+        disk: Arc<dyn HostDisk>,
+        dir: PathBuf,
+        volume: [u8; 16],
+        seq: u64,
+        finished: Vec<(u64, u64, PathBuf)>,
+    ) -> io::Result<Journal> {
+        let file = create(&*disk, &dir, volume, seq + 1)?;
+        Ok(Journal {
+            disk,
+            dir,
+            volume,
+            unsynced: vec![file.clone()],
+            file,
+            first: seq + 1,
+            end: HEADER,
+            seq,
+            finished,
+            dir_unsynced: true,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Number of the last record.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Bytes in the newest file.
+    pub(crate) fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// Appends a record and returns its number. On an error nothing was appended.
+    pub(crate) fn append(&mut self, record: &Record) -> io::Result<u64> {
+        let seq = self.seq + 1;
+        self.write(seq, RECORD, |out| record.encode(out))?;
+        self.seq = seq;
+        Ok(seq)
+    }
+
+    /// Notes that everything up to `seq` is durable.
+    pub(crate) fn mark(&mut self, seq: u64) -> io::Result<()> {
+        self.write(seq, MARKER, |_| {})
+    }
+
+    fn write(&mut self, seq: u64, kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        frame(&mut bytes, seq, kind, body);
+        let done = self.file.write_at(&bytes, self.end);
+        if done.is_ok() {
+            self.end += bytes.len() as u64;
+            if kind == RECORD && !self.unsynced.iter().any(|f| Arc::ptr_eq(f, &self.file)) {
+                self.unsynced.push(self.file.clone());
+            }
+        }
+        if bytes.capacity() <= 1 << 20 {
+            self.scratch = bytes;
+        }
+        done
+    }
+
+    /// Goes on in a new file, so that the older ones can be removed when they are folded.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
+        if self.seq < self.first {
+            return Ok(());
+        }
+        let file = create(&*self.disk, &self.dir, self.volume, self.seq + 1)?;
+        self.finished.push((self.first, self.seq, self.dir.join(file_name(self.first))));
+        self.file = file;
+        self.first = self.seq + 1;
+        self.end = HEADER;
+        self.dir_unsynced = true;
+        Ok(())
+    }
+
+    /// Takes what has to be synced for everything so far to be durable: files, and whether the folder too.
+    pub(crate) fn take_unsynced(&mut self) -> (Vec<Arc<dyn HostFile>>, bool) {
+        (std::mem::take(&mut self.unsynced), std::mem::take(&mut self.dir_unsynced))
+    }
+
+    /// The folder of the files.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Takes the paths of files that hold no record above `seq`, for removal.
+    pub(crate) fn take_folded(&mut self, seq: u64) -> Vec<PathBuf> {
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.finished).into_iter().partition(|(_, last, _)| *last <= seq);
+        self.finished = kept;
+        gone.into_iter().map(|(_, _, path)| path).collect()
+    }
+
+    /// Adds files found at the opening to those that the next sync covers.
+    pub(crate) fn sync_too(&mut self, files: Vec<Arc<dyn HostFile>>) {
+        self.unsynced.extend(files);
+        self.dir_unsynced = true;
+    }
+}
+
+fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<Arc<dyn HostFile>> {
+    let path = dir.join(file_name(first));
+    let file = disk.create(&path)?;
+    let mut header = [0u8; HEADER as usize];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..24].copy_from_slice(&volume);
+    header[24..32].copy_from_slice(&first.to_le_bytes());
+    header[32..48].copy_from_slice(&disk.boot_id());
+    let crc = crc32c::crc32c(&header[..60]);
+    header[60..].copy_from_slice(&crc.to_le_bytes());
+    if let Err(e) = file.write_at(&header, 0) {
+        // A file without its header would stop the next opening from creating its own.
+        let _ = disk.remove(&path);
+        return Err(e);
+    }
+    Ok(file)
+}
+
+/// One record as found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) seq: u64,
+    pub(crate) record: Record,
+    /// Where its frame starts in its file.
+    pub(crate) offset: u64,
+}
+
+/// One file as found.
+#[derive(Debug)]
+pub(crate) struct FoundFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn HostFile>,
+    pub(crate) first: u64,
+    pub(crate) records: Vec<Found>,
+    /// Whether it was written since the host's last boot, so that nothing in it can be torn by a power failure.
+    pub(crate) same_boot: bool,
+}
+
+/// What a journal's folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Readable files in order.
+    pub(crate) files: Vec<FoundFile>,
+    /// Files whose header cannot be read: torn at creation, or damaged.
+    pub(crate) headless: Vec<PathBuf>,
+    /// The greatest number that a marker, anywhere, says was durable.
+    pub(crate) durable: u64,
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScanError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{0} belongs to another volume")]
+    Foreign(PathBuf),
+    #[error("{0} is of a newer format")]
+    Newer(PathBuf),
+}
+
+/// Reads a journal's folder, up to its first break in each file.
+pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<Scan, ScanError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ScanError::Io { path, source }
+    };
+    let mut names: Vec<(u64, String)> = disk
+        .list(dir)
+        .map_err(at(dir))?
+        .into_iter()
+        .filter_map(|n| Some((u64::from_str_radix(n.strip_suffix(".journal")?, 16).ok()?, n)))
+        .collect();
+    names.sort();
+    let boot = disk.boot_id();
+    let mut scan = Scan::default();
+    for (first, name) in names {
+        let path = dir.join(name);
+        let file = disk.open(&path).map_err(at(&path))?;
+        let size = file.size().map_err(at(&path))?;
+        let mut bytes = vec![0; usize::try_from(size).expect("a file that fits the address space")];
+        let got = file.read_at(&mut bytes, 0).map_err(at(&path))?;
+        bytes.truncate(got);
+        let Some(file_boot) = header(&bytes, volume, first, &path)? else {
+            scan.headless.push(path);
+            continue;
+        };
+        let (records, durable) = frames(&bytes, first);
+        scan.durable = scan.durable.max(durable);
+        let same_boot = file_boot == boot && boot != [0; 16];
+        scan.files.push(FoundFile { path, file, first, records, same_boot });
+    }
+    Ok(scan)
+}
+
+/// Checks a header; `None` if it is torn.
+fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Option<[u8; 16]>, ScanError> {
+    let Some(h) = bytes.get(..HEADER as usize) else { return Ok(None) };
+    if crc32c::crc32c(&h[..60]) != u32::from_le_bytes(h[60..].try_into().expect("four bytes")) {
+        return Ok(None);
+    }
+    if &h[..8] != MAGIC {
+        return Err(ScanError::Newer(path.to_owned()));
+    }
+    if h[8..24] != volume {
+        return Err(ScanError::Foreign(path.to_owned()));
+    }
+    if h[24..32] != first.to_le_bytes() {
+        return Ok(None);
+    }
+    Ok(Some(h[32..48].try_into().expect("sixteen bytes")))
+}
+
+/// Frames from the front up to the first bad one; then any marker behind it.
+fn frames(bytes: &[u8], first: u64) -> (Vec<Found>, u64) {
+    let mut records: Vec<Found> = Vec::new();
+    let mut durable = 0;
+    let mut pos = HEADER as usize;
+    while let Some((seq, kind, body, end)) = frame_at(bytes, pos) {
+        match kind {
+            MARKER => durable = durable.max(seq),
+            RECORD => {
+                if seq != records.last().map_or(first, |r| r.seq + 1) {
+                    break;
+                }
+                let Ok(record) = Record::decode(body) else { break };
+                records.push(Found { seq, record, offset: pos as u64 });
+            }
+            _ => break,
+        }
+        pos = end;
+    }
+    // A marker beyond a break tells that the break is damage: look at every byte, a frame may start anywhere.
+    for at in pos..bytes.len() {
+        if let Some((seq, MARKER, body, _)) = frame_at(bytes, at)
+            && body.is_empty()
+        {
+            durable = durable.max(seq);
+        }
+    }
+    (records, durable)
+}
+
+fn frame_at(bytes: &[u8], pos: usize) -> Option<(u64, u8, &[u8], usize)> {
+    let head = bytes.get(pos..pos + FRAME)?;
+    let len = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
+    if !(9..=MAX_FRAME).contains(&len) {
+        return None;
+    }
+    let body = bytes.get(pos + FRAME..pos + FRAME + len)?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(head[4..].try_into().ok()?) {
+        return None;
+    }
+    let mut r = Reader::new(body);
+    let (seq, kind) = (r.u64().ok()?, r.u8().ok()?);
+    Some((seq, kind, &body[9..], pos + FRAME + len))
+}

@@ -1,0 +1,254 @@
+//! Reading and writing file contents.
+//!
+//! Whole blocks go to a segment before the record that maps them; parts of a block go into the record itself
+//! and are pending in memory until a fold moves them to a segment. Bytes behind the end within the last block
+//! are zeros, always: whoever moves the end may rely on it.
+
+use crate::chunk::Run;
+use crate::fs::FileSystem;
+use crate::host::HostFile;
+use crate::key::CHUNK_BLOCKS;
+use crate::ops::attr::{MAX_FILE, reserve_one};
+use crate::segment::{read_run, write_blocks};
+use crate::state::{Page, Reserved, State, Step, host_error};
+use crate::tx::Tx;
+use crate::types::{BLOCK, Caller, FileKind, FsError, FsResult, Ino};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+
+const B: usize = BLOCK as usize;
+
+/// Where some blocks of a reading come from; holes come from nowhere.
+enum Piece {
+    Run { block: u64, run: Run, file: Arc<dyn HostFile> },
+    Page { block: u64, page: Page },
+}
+
+/// Finds out where blocks are, newest bytes first.
+fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    let mut block = blocks.start;
+    while block < blocks.end {
+        let chunk = block / CHUNK_BLOCKS;
+        let base = chunk * CHUNK_BLOCKS;
+        let end = (base + CHUNK_BLOCKS).min(blocks.end);
+        let (from, to) = ((block - base) as u16, (end - base) as u16);
+        let map = st.chunk(ino, chunk)?;
+        for run in map.overlapping(from, to).filter(|r| r.segment != 0) {
+            let run = run.part(from, to);
+            let id = st.segments.get(&run.segment).map(|s| s.id);
+            let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
+            let file = st.files.get(run.segment, &id).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {:016x} is missing", run.segment)),
+                _ => host_error("opening a segment", &e),
+            })?;
+            pieces.push(Piece::Run { block: base + u64::from(run.start), run, file });
+        }
+        block = end;
+    }
+    for ((_, block), page) in st.dirty.range((ino, blocks.start)..(ino, blocks.end)) {
+        pieces.push(Piece::Page { block: *block, page: page.clone() });
+    }
+    Ok(pieces)
+}
+
+/// Fills a buffer that starts at block `first`.
+fn fill(pieces: &[Piece], first: u64, out: &mut [u8]) -> FsResult<()> {
+    for piece in pieces {
+        match piece {
+            Piece::Run { block, run, file } => {
+                let at = (block - first) as usize * B;
+                read_run(&**file, run, &mut out[at..at + usize::from(run.len) * B])?;
+            }
+            Piece::Page { block, page } => {
+                let at = (block - first) as usize * B;
+                out[at..at + B].copy_from_slice(page);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What one write puts where.
+struct WritePlan<'a> {
+    offset: u64,
+    end: u64,
+    /// Parts of blocks: block, offset within it, bytes.
+    parts: Vec<(u64, usize, &'a [u8])>,
+    /// Whole blocks from this one on.
+    first: u64,
+    whole: std::borrow::Cow<'a, [u8]>,
+}
+
+impl<'a> WritePlan<'a> {
+    fn new(offset: u64, data: &'a [u8], size: u64) -> WritePlan<'a> {
+        let end = offset + data.len() as u64;
+        let mut parts = Vec::new();
+        let mut rest = data;
+        let head = (offset % BLOCK) as usize;
+        if head != 0 {
+            let (part, more) = rest.split_at(rest.len().min(B - head));
+            parts.push((offset / BLOCK, head, part));
+            rest = more;
+        }
+        let first = offset.div_ceil(BLOCK);
+        let (whole, tail) = rest.split_at(rest.len() - rest.len() % B);
+        let mut whole = std::borrow::Cow::Borrowed(whole);
+        if !tail.is_empty() {
+            if end >= size {
+                // Nothing of the last block survives behind the new bytes: it is whole with zeros.
+                let buffer = whole.to_mut();
+                buffer.extend_from_slice(tail);
+                buffer.resize(buffer.len().next_multiple_of(B), 0);
+            } else {
+                parts.push((first + (whole.len() / B) as u64, 0, tail));
+            }
+        }
+        WritePlan { offset, end, parts, first, whole }
+    }
+}
+
+impl FileSystem {
+    /// Bytes of a file from an offset, fewer only at its end.
+    pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Bytes> {
+        let found = self
+            .run(|st| {
+                let inode = Tx::new(st).inode(ino)?;
+                match inode.kind {
+                    FileKind::File => {}
+                    FileKind::Directory => return Err(FsError::IsDirectory.into()),
+                    _ => return Err(FsError::Invalid.into()),
+                }
+                let end = inode.size.min(offset.saturating_add(u64::from(len)));
+                if offset >= end {
+                    return Ok(None);
+                }
+                Ok(Some((end, locate(st, ino, offset / BLOCK..end.div_ceil(BLOCK))?)))
+            })
+            .await?;
+        let Some((end, pieces)) = found else { return Ok(Bytes::new()) };
+        let first = offset / BLOCK;
+        let mut buffer = vec![0; ((end.div_ceil(BLOCK) - first) as usize) * B];
+        if let Err(e) = fill(&pieces, first, &mut buffer) {
+            tracing::error!(ino, offset, error = %e, "a read failed");
+            return Err(e);
+        }
+        let skip = (offset % BLOCK) as usize;
+        Ok(Bytes::from(buffer).slice(skip..skip + (end - offset) as usize))
+    }
+
+    /// What a block holds now; `None` if it is a hole or only reserved.
+    pub(crate) async fn page(&self, ino: Ino, block: u64) -> FsResult<Option<Page>> {
+        let pieces = self.run(|st| locate(st, ino, block..block + 1)).await?;
+        if pieces.is_empty() {
+            return Ok(None);
+        }
+        let mut page = vec![0; B];
+        fill(&pieces, block, &mut page)?;
+        Ok(Some(page.into()))
+    }
+
+    /// Writes bytes at an offset, growing the file as needed. All of them, or none and an error.
+    pub async fn write(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > MAX_FILE) {
+            return Err(FsError::TooBig);
+        }
+        self.admit().await?;
+        let _turn = self.data_lock(ino).await;
+        let first = self.write_once(cx, ino, offset, data).await;
+        match first {
+            Err(FsError::Quota | FsError::NoSpace) if self.free_orphans().await => self.write_once(cx, ino, offset, data).await,
+            _ => first,
+        }
+    }
+
+    async fn write_once(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
+        let (size, answered) = self
+            .run(|st| {
+                let mut tx = Tx::of(st, cx);
+                let inode = tx.inode(ino)?;
+                match inode.kind {
+                    FileKind::File => Ok((inode.size, tx.answered().is_some())),
+                    FileKind::Directory => Err(FsError::IsDirectory.into()),
+                    _ => Err(FsError::Invalid.into()),
+                }
+            })
+            .await?;
+        if answered {
+            return Ok(data.len());
+        }
+        let plan = WritePlan::new(offset, data, size);
+        let mut bases = Vec::with_capacity(plan.parts.len());
+        for (block, _, _) in &plan.parts {
+            bases.push(self.page(ino, *block).await?.unwrap_or_else(|| vec![0; B].into()));
+        }
+        let reserved = {
+            let mut st = self.lock();
+            st.room_for(data.len() as u64)?;
+            st.reserve((plan.whole.len() / B) as u32)?
+        };
+        let done = self.write_reserved(cx, ino, &plan, &bases, &reserved).await;
+        self.lock().unpin(&reserved);
+        done.map(|()| data.len())
+    }
+
+    async fn write_reserved(&self, cx: &Caller, ino: Ino, plan: &WritePlan<'_>, bases: &[Page], reserved: &[Reserved]) -> FsResult<()> {
+        // Data first, then the record that names it.
+        let mut crcs = Vec::with_capacity(plan.whole.len() / B);
+        let mut rest: &[u8] = &plan.whole;
+        for r in reserved {
+            let (mine, more) = rest.split_at(r.blocks as usize * B);
+            rest = more;
+            crcs.extend(write_blocks(&*r.file, r.at, mine).map_err(|e| host_error("writing a segment", &e))?);
+        }
+        self.run(|st| {
+            let mut tx = Tx::of(st, cx);
+            let mut inode = (*tx.inode(ino)?).clone();
+            let mut grown = 0;
+            for ((block, within, bytes), base) in plan.parts.iter().zip(bases) {
+                grown += reserve_one(&mut tx, ino, *block)?;
+                tx.patch(ino, *block, *within as u16, Bytes::copy_from_slice(bytes), base.clone());
+            }
+            let mut done = 0;
+            for r in reserved {
+                grown += map_pieces(&mut tx, ino, plan.first + done, r, &crcs[done as usize..])?;
+                done += u64::from(r.blocks);
+            }
+            inode.blocks += grown;
+            inode.size = inode.size.max(plan.end);
+            inode.extent_end = inode.extent_end.max(plan.end.div_ceil(BLOCK));
+            debug_assert!(plan.offset < plan.end);
+            inode.mtime = tx.now;
+            inode.ctime = tx.now;
+            tx.put_inode(ino, inode);
+            tx.commit()?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Maps reserved blocks to a file from `block` on, chunk by chunk; returns by how many blocks it grew.
+fn map_pieces(tx: &mut Tx<'_>, ino: Ino, block: u64, r: &Reserved, crcs: &[u32]) -> Step<u64> {
+    let mut grown = 0;
+    let mut done: u32 = 0;
+    while done < r.blocks {
+        let at = block + u64::from(done);
+        let within = (at % CHUNK_BLOCKS) as u16;
+        let n = (r.blocks - done).min(CHUNK_BLOCKS as u32 - u32::from(within));
+        let run = Run {
+            start: within,
+            len: n as u16,
+            segment: r.segment,
+            at: r.at + done,
+            crcs: crcs[done as usize..(done + n) as usize].to_vec(),
+        };
+        grown += tx.map(ino, at / CHUNK_BLOCKS, run)?;
+        done += n;
+    }
+    Ok(grown)
+}

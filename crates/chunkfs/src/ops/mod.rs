@@ -1,0 +1,10 @@
+//! The operations of the file system, one file per group. Each is a method of `FileSystem`.
+
+mod allocate;
+pub(crate) mod attr;
+mod create;
+mod data;
+mod folder;
+mod remove;
+mod rename;
+mod xattr;

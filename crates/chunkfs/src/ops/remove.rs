@@ -1,0 +1,100 @@
+//! Taking names away: unlink and rmdir. What loses its last name lives until the kernel forgets it.
+
+use crate::fs::FileSystem;
+use crate::row::Inode;
+use crate::state::Step;
+use crate::tx::Tx;
+use crate::types::{Caller, FsError, FsResult, Ino, Time};
+
+impl FileSystem {
+    /// Takes a name of something that is not a folder away.
+    pub async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
+        let gone = self.change(|st| unlink(Tx::of(st, cx), parent, name)).await?;
+        self.left(gone);
+        Ok(())
+    }
+
+    /// Takes an empty folder away.
+    pub async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
+        let gone = self.change(|st| rmdir(Tx::of(st, cx), parent, name)).await?;
+        self.left(gone);
+        Ok(())
+    }
+
+    /// An inode lost its last name: if the kernel does not know it, it goes now.
+    pub(crate) fn left(&self, gone: Option<Ino>) {
+        if let Some(ino) = gone {
+            let st = self.lock();
+            if !st.lookups.contains_key(&ino) && ino >= st.inherited_below {
+                self.queue_reap(ino);
+            }
+        }
+    }
+}
+
+/// A folder lost a name.
+pub(crate) fn taken(folder: &mut Inode, now: Time) {
+    folder.size = folder.size.saturating_sub(1);
+    folder.mtime = now;
+    folder.ctime = now;
+}
+
+/// Takes one name off an inode that is no folder; returns it if that was the last.
+pub(crate) fn drop_link(tx: &mut Tx<'_>, ino: Ino) -> Step<Option<Ino>> {
+    let mut inode = (*tx.inode(ino)?).clone();
+    inode.nlink = inode.nlink.saturating_sub(1);
+    inode.ctime = tx.now;
+    let last = inode.nlink == 0;
+    tx.put_inode(ino, inode);
+    if last {
+        tx.orphan(ino);
+    }
+    Ok(last.then_some(ino))
+}
+
+/// Takes an empty folder's only name off; its parent is changed by the caller.
+pub(crate) fn drop_folder(tx: &mut Tx<'_>, ino: Ino) -> Step<Ino> {
+    let mut inode = tx.folder(ino)?;
+    if inode.size != 0 {
+        return Err(FsError::NotEmpty.into());
+    }
+    inode.nlink = 0;
+    inode.ctime = tx.now;
+    tx.put_inode(ino, inode);
+    tx.orphan(ino);
+    Ok(ino)
+}
+
+fn unlink(mut tx: Tx<'_>, parent: Ino, name: &[u8]) -> Step<Option<Ino>> {
+    if tx.answered().is_some() {
+        return Ok(None);
+    }
+    let mut folder = tx.folder(parent)?;
+    let Ok((pos, entry)) = tx.find(parent, name)? else { return Err(FsError::NotFound.into()) };
+    if tx.inode(entry.ino)?.is_dir() {
+        return Err(FsError::IsDirectory.into());
+    }
+    let gone = drop_link(&mut tx, entry.ino)?;
+    tx.delete_name(parent, pos)?;
+    taken(&mut folder, tx.now);
+    tx.put_inode(parent, folder);
+    tx.unbounded();
+    tx.commit()?;
+    Ok(gone)
+}
+
+fn rmdir(mut tx: Tx<'_>, parent: Ino, name: &[u8]) -> Step<Option<Ino>> {
+    if tx.answered().is_some() {
+        return Ok(None);
+    }
+    let mut folder = tx.folder(parent)?;
+    let Ok((pos, entry)) = tx.find(parent, name)? else { return Err(FsError::NotFound.into()) };
+    let gone = drop_folder(&mut tx, entry.ino)?;
+    tx.delete_name(parent, pos)?;
+    taken(&mut folder, tx.now);
+    folder.nlink = folder.nlink.saturating_sub(1);
+    tx.put_inode(parent, folder);
+    tx.unbounded();
+    tx.commit()?;
+    Ok(Some(gone))
+}

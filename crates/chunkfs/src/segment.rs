@@ -1,0 +1,123 @@
+//! Staged segments: files of the host to which data blocks are appended, never overwritten.
+//!
+//! A file starts with one header block; block `n` of the segment lies at `(n + 1) * 4096`. Checksums are kept
+//! by those who refer to a block, so a stale, misplaced or torn block is found by every reader.
+
+use crate::chunk::Run;
+use crate::host::{HostDisk, HostFile};
+use crate::types::{BLOCK, FsError, FsResult};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"ORLOPS01";
+const B: usize = BLOCK as usize;
+
+/// Blocks after which a segment is full: 64 MiB.
+pub(crate) const SEGMENT_BLOCKS: u32 = 16384;
+
+/// Open files at most; an idle one is closed for another.
+const HANDLES: usize = 256;
+
+pub(crate) fn file_name(segment: u64, id: &[u8; 16]) -> String {
+    let mut name = format!("{segment:016x}-");
+    for b in id {
+        name.push_str(&format!("{b:02x}"));
+    }
+    name + ".segment"
+}
+
+/// Number and random id, if the name is a segment's.
+pub(crate) fn parse_name(name: &str) -> Option<(u64, [u8; 16])> {
+    let (number, id) = name.strip_suffix(".segment")?.split_once('-')?;
+    let id = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32)?;
+    Some((u64::from_str_radix(number, 16).ok()?, id.to_be_bytes()))
+}
+
+/// Files of segments, opened as they are needed.
+#[derive(Debug)]
+pub(crate) struct SegmentFiles {
+    disk: Arc<dyn HostDisk>,
+    dir: PathBuf,
+    volume: [u8; 16],
+    open: HashMap<u64, Arc<dyn HostFile>>,
+}
+
+impl SegmentFiles {
+    pub(crate) fn new(disk: Arc<dyn HostDisk>, dir: PathBuf, volume: [u8; 16]) -> Self {
+        SegmentFiles { disk, dir, volume, open: HashMap::new() }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn path(&self, segment: u64, id: &[u8; 16]) -> PathBuf {
+        self.dir.join(file_name(segment, id))
+    }
+
+    pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
+        let path = self.path(segment, id);
+        let file = self.disk.create(&path)?;
+        let mut header = vec![0u8; B];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..24].copy_from_slice(&self.volume);
+        header[24..32].copy_from_slice(&segment.to_le_bytes());
+        header[32..48].copy_from_slice(id);
+        let crc = crc32c::crc32c(&header[..60]);
+        header[60..64].copy_from_slice(&crc.to_le_bytes());
+        if let Err(e) = file.write_at(&header, 0) {
+            let _ = self.disk.remove(&path);
+            return Err(e);
+        }
+        self.keep(segment, file.clone());
+        Ok(file)
+    }
+
+    pub(crate) fn get(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
+        if let Some(f) = self.open.get(&segment) {
+            return Ok(f.clone());
+        }
+        let file = self.disk.open(&self.path(segment, id))?;
+        self.keep(segment, file.clone());
+        Ok(file)
+    }
+
+    fn keep(&mut self, segment: u64, file: Arc<dyn HostFile>) {
+        if self.open.len() >= HANDLES {
+            // Whoever reads one of them has its own reference.
+            self.open.clear();
+        }
+        self.open.insert(segment, file);
+    }
+
+    pub(crate) fn forget(&mut self, segment: u64) {
+        self.open.remove(&segment);
+    }
+}
+
+/// Writes whole blocks at a block number and returns their checksums.
+pub(crate) fn write_blocks(file: &dyn HostFile, at: u32, data: &[u8]) -> io::Result<Vec<u32>> {
+    debug_assert!(!data.is_empty() && data.len().is_multiple_of(B));
+    let crcs = data.chunks_exact(B).map(crc32c::crc32c).collect();
+    file.write_at(data, (u64::from(at) + 1) * BLOCK)?;
+    Ok(crcs)
+}
+
+/// Reads the blocks of a run and checks each of them. The error names the segment and the block.
+pub(crate) fn read_run(file: &dyn HostFile, run: &Run, out: &mut [u8]) -> FsResult<()> {
+    debug_assert_eq!(out.len(), usize::from(run.len) * B);
+    let got = file
+        .read_at(out, (u64::from(run.at) + 1) * BLOCK)
+        .map_err(|e| FsError::Io(format!("reading segment {:016x}: {e}", run.segment)))?;
+    if got < out.len() {
+        return Err(FsError::Corrupt(format!("segment {:016x} ends within block {}", run.segment, run.at as usize + got / B)));
+    }
+    for (i, (block, crc)) in out.chunks_exact(B).zip(&run.crcs).enumerate() {
+        if crc32c::crc32c(block) != *crc {
+            return Err(FsError::Corrupt(format!("segment {:016x} block {}: checksum differs", run.segment, run.at as usize + i)));
+        }
+    }
+    Ok(())
+}

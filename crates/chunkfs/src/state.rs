@@ -1,0 +1,419 @@
+//! What a writer knows of its volume between two folds: changed rows, pending small writes, counters, pins.
+//!
+//! Everything here is behind one lock, is never held over an await, and changes only through `commit`, which
+//! writes the journal first. An operation reads what it needs; a row that is not in memory stops it with
+//! [`Stop::Miss`], the row is fetched without the lock, and the operation starts again from the beginning:
+//! so operations are plain functions that decide everything before they change anything.
+
+use crate::cache::RowCache;
+use crate::change::{Change, Record};
+use crate::chunk::Chunk;
+use crate::host::{Clock, HostDisk, HostFile};
+use crate::journal::Journal;
+use crate::key::{CHUNK_BLOCKS, Key};
+use crate::row::{Orphan, Row, Segment, Super};
+use crate::segment::{SEGMENT_BLOCKS, SegmentFiles, write_blocks};
+use crate::types::{BLOCK, FsError, FsResult, Ino, Time};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// Contents of one block.
+pub(crate) type Page = Arc<[u8]>;
+
+/// Why an operation stopped.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// This row is not in memory.
+    Miss(Key),
+    Fs(FsError),
+}
+
+impl From<FsError> for Stop {
+    fn from(e: FsError) -> Self {
+        Stop::Fs(e)
+    }
+}
+
+pub(crate) type Step<T> = Result<T, Stop>;
+
+/// What blocks held before the patches of a record, where they had none pending.
+pub(crate) type Bases = HashMap<(Ino, u64), Page>;
+
+/// Answers of requests that may come again, at most.
+const ANSWERS: usize = 4096;
+
+/// Small writes held in memory before they go to a segment.
+const DIRTY_BLOCKS: usize = 2048;
+
+/// The segment that is being filled.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) segment: u64,
+    pub(crate) file: Arc<dyn HostFile>,
+    pub(crate) next: u32,
+}
+
+/// Blocks of a segment that one write may fill. Must be given back to `unpin`.
+#[derive(Debug, Clone)]
+pub(crate) struct Reserved {
+    pub(crate) segment: u64,
+    pub(crate) at: u32,
+    pub(crate) blocks: u32,
+    pub(crate) file: Arc<dyn HostFile>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) journal: Journal,
+    pub(crate) files: SegmentFiles,
+    /// Rows changed since the last fold began.
+    pub(crate) overlay: BTreeMap<Key, Option<Row>>,
+    pub(crate) overlay_weight: usize,
+    /// Rows of the fold that is under way.
+    pub(crate) folding: Option<Arc<BTreeMap<Key, Option<Row>>>>,
+    /// Counts finished folds: a row fetched before one ended may be older than what it folded.
+    pub(crate) folds: u64,
+    pub(crate) clean: RowCache,
+    pub(crate) sb: Super,
+    /// Every segment's row, always in memory.
+    pub(crate) segments: HashMap<u64, Segment>,
+    pub(crate) current: Option<Current>,
+    /// Segments with reservations in flight.
+    pub(crate) pins: HashMap<u64, u32>,
+    /// Segments with blocks that no sync has covered.
+    pub(crate) unsynced: HashSet<u64>,
+    pub(crate) segment_dir_unsynced: bool,
+    /// Blocks whose newest bytes are in the journal only.
+    pub(crate) dirty: BTreeMap<(Ino, u64), Page>,
+    /// How often the kernel was told of an inode.
+    pub(crate) lookups: HashMap<Ino, u64>,
+    /// Inodes that have no name any more and are still there.
+    pub(crate) orphans: HashSet<Ino>,
+    /// Inodes that an earlier worker told the kernel of are below this number; their counts are not known.
+    pub(crate) inherited_below: Ino,
+    pub(crate) answers: HashMap<u64, u64>,
+    pub(crate) answer_order: VecDeque<u64>,
+    pub(crate) quota_blocks: Option<u64>,
+    /// Data bytes written since the host's free space was looked at, and what was free then.
+    pub(crate) written_since_look: u64,
+    pub(crate) host_free: u64,
+    pub(crate) host_total: u64,
+    /// Bytes not yet covered by a sync.
+    pub(crate) unsynced_bytes: u64,
+    /// Why nothing can be changed any more, until the volume is opened again.
+    pub(crate) broken: Option<String>,
+    pub(crate) closed: bool,
+    pub(crate) hash_key: [u8; 32],
+    pub(crate) disk: Arc<dyn HostDisk>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Maps an error of the host's disk.
+pub(crate) fn host_error(what: &str, e: &std::io::Error) -> FsError {
+    match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FsError::NoSpace,
+        _ => FsError::Io(format!("{what}: {e}")),
+    }
+}
+
+impl State {
+    /// The row, if memory knows whether it exists.
+    pub(crate) fn row(&mut self, key: Key) -> Step<Option<Row>> {
+        if let Some(row) = self.overlay.get(&key) {
+            return Ok(row.clone());
+        }
+        if let Some(row) = self.folding.as_ref().and_then(|f| f.get(&key)) {
+            return Ok(row.clone());
+        }
+        self.clean.get(&key).ok_or(Stop::Miss(key))
+    }
+
+    pub(crate) fn chunk(&mut self, ino: Ino, chunk: u64) -> Step<Arc<Chunk>> {
+        match self.row(Key::Chunk(ino, chunk))? {
+            Some(Row::Chunk(c)) => Ok(c),
+            None => Ok(Arc::default()),
+            Some(_) => Err(FsError::Corrupt(format!("row of chunk {chunk} of inode {ino}")).into()),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Fails if nothing may be changed.
+    pub(crate) fn writable(&self) -> FsResult<()> {
+        if let Some(why) = &self.broken {
+            return Err(FsError::Io(format!("the volume was closed for writing after an error: {why}")));
+        }
+        if self.closed {
+            return Err(FsError::Io("the volume is closed".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Stops all changes: what follows on disk is not known any more.
+    pub(crate) fn break_down(&mut self, why: String) {
+        tracing::error!(%why, "the volume takes no more changes until it is opened again");
+        self.broken.get_or_insert(why);
+    }
+
+    /// Writes a record to the journal, then applies it. `bases` are the contents, before the record's patches,
+    /// of the blocks that are patched and were not pending yet.
+    pub(crate) fn commit(&mut self, record: Record, bases: &Bases) -> FsResult<u64> {
+        self.writable()?;
+        let seq = self.journal.append(&record).map_err(|e| host_error("writing the journal", &e))?;
+        if record.request != 0 {
+            self.remember(record.request, record.answer);
+        }
+        for change in record.changes {
+            self.apply(change, bases)?;
+        }
+        if self.dirty.len() > DIRTY_BLOCKS
+            && let Err(e) = self.flush_dirty()
+        {
+            // The record itself is in the journal and counts; what is pending stays in memory meanwhile.
+            tracing::warn!(error = %e, pending = self.dirty.len(), "small writes could not be moved to a segment yet");
+        }
+        Ok(seq)
+    }
+
+    pub(crate) fn remember(&mut self, request: u64, answer: u64) {
+        if self.answers.insert(request, answer).is_none() {
+            self.answer_order.push_back(request);
+        }
+        while self.answers.len() > ANSWERS {
+            if let Some(old) = self.answer_order.pop_front() {
+                self.answers.remove(&old);
+            }
+        }
+    }
+
+    fn put_overlay(&mut self, key: Key, row: Option<Row>) {
+        self.clean.remove(&key);
+        self.overlay_weight += 48 + row.as_ref().map_or(0, Row::weight);
+        if let Some(before) = self.overlay.insert(key, row) {
+            self.overlay_weight = self.overlay_weight.saturating_sub(48 + before.as_ref().map_or(0, Row::weight));
+        }
+    }
+
+    /// Applies one change to memory. Chunk rows that it maps must be in memory.
+    pub(crate) fn apply(&mut self, change: Change, bases: &Bases) -> FsResult<()> {
+        match change {
+            Change::Put(key, row) => {
+                match (&key, &row) {
+                    (Key::Super, Row::Super(s)) => self.sb = s.clone(),
+                    (Key::Segment(n), Row::Segment(s)) => {
+                        self.segments.insert(*n, s.clone());
+                    }
+                    (Key::Orphan(ino), Row::Orphan(Orphan::Unlinked)) => {
+                        self.orphans.insert(*ino);
+                    }
+                    _ => {}
+                }
+                self.put_overlay(key, Some(row));
+            }
+            Change::Delete(key) => {
+                match key {
+                    Key::Segment(n) => {
+                        self.segments.remove(&n);
+                    }
+                    Key::Orphan(ino) => {
+                        self.orphans.remove(&ino);
+                    }
+                    _ => {}
+                }
+                self.put_overlay(key, None);
+            }
+            Change::Map { ino, chunk, run } => {
+                let first = chunk * CHUNK_BLOCKS + u64::from(run.start);
+                self.drop_dirty(ino, first, first + u64::from(run.len));
+                if run.segment != 0 {
+                    self.unsynced.insert(run.segment);
+                    self.unsynced_bytes += u64::from(run.len) * BLOCK;
+                }
+                self.change_chunk(ino, chunk, |c| {
+                    c.set(run);
+                })?;
+            }
+            Change::Unmap { ino, chunk, from, to } => {
+                let base = chunk * CHUNK_BLOCKS;
+                self.drop_dirty(ino, base + u64::from(from), base + u64::from(to));
+                self.change_chunk(ino, chunk, |c| {
+                    c.clear(from, to);
+                })?;
+            }
+            Change::Patch { ino, block, offset, bytes } => {
+                let at = (ino, block);
+                if !self.dirty.contains_key(&at)
+                    && let Some(base) = bases.get(&at)
+                {
+                    self.dirty.insert(at, base.clone());
+                }
+                let page = self
+                    .dirty
+                    .get_mut(&at)
+                    .ok_or_else(|| FsError::Corrupt(format!("a small write to block {block} of inode {ino} has no base")))?;
+                let mut whole = page.to_vec();
+                let offset = usize::from(offset);
+                whole[offset..offset + bytes.len()].copy_from_slice(&bytes);
+                *page = whole.into();
+                self.unsynced_bytes += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn change_chunk(&mut self, ino: Ino, chunk: u64, f: impl FnOnce(&mut Chunk)) -> FsResult<()> {
+        let key = Key::Chunk(ino, chunk);
+        // Taken out of the overlay, so that it is changed in place and not copied.
+        let before = match self.overlay.get_mut(&key) {
+            Some(Some(Row::Chunk(c))) => {
+                let c = Arc::make_mut(c);
+                let weight = c.weight();
+                f(c);
+                let after = c.weight();
+                let empty = c.is_empty();
+                self.overlay_weight = (self.overlay_weight + after).saturating_sub(weight);
+                if empty {
+                    self.put_overlay(key, None);
+                }
+                return Ok(());
+            }
+            _ => self.chunk(ino, chunk),
+        };
+        let mut c = match before {
+            Ok(c) => c,
+            Err(Stop::Fs(e)) => return Err(e),
+            Err(Stop::Miss(_)) => {
+                self.break_down(format!("chunk {chunk} of inode {ino} was changed without being read"));
+                return Err(FsError::Io("a chunk was changed without being read".to_owned()));
+            }
+        };
+        f(Arc::make_mut(&mut c));
+        let row = if c.is_empty() { None } else { Some(Row::Chunk(c)) };
+        self.put_overlay(key, row);
+        Ok(())
+    }
+
+    /// Forgets pending small writes in these blocks.
+    fn drop_dirty(&mut self, ino: Ino, from: u64, to: u64) {
+        let gone: Vec<_> = self.dirty.range((ino, from)..(ino, to)).map(|(k, _)| *k).collect();
+        for k in gone {
+            self.dirty.remove(&k);
+        }
+    }
+
+    /// Makes sure that a chunk's row is in the overlay, so that it stays in memory until the next fold.
+    pub(crate) fn hold_chunk(&mut self, ino: Ino, chunk: u64) -> Step<()> {
+        let key = Key::Chunk(ino, chunk);
+        if !self.overlay.contains_key(&key) {
+            let row = self.row(key)?;
+            self.put_overlay(key, row);
+        }
+        Ok(())
+    }
+
+    /// Sets blocks aside in the segment that is being filled, opening new ones as needed.
+    pub(crate) fn reserve(&mut self, mut blocks: u32) -> FsResult<Vec<Reserved>> {
+        self.writable()?;
+        let mut out = Vec::with_capacity(1);
+        while blocks > 0 {
+            let full = self.current.as_ref().is_none_or(|c| c.next >= SEGMENT_BLOCKS);
+            if full && let Err(e) = self.new_segment() {
+                self.unpin(&out);
+                return Err(e);
+            }
+            let current = self.current.as_mut().expect("a segment was just opened if there was none");
+            let n = blocks.min(SEGMENT_BLOCKS - current.next);
+            out.push(Reserved { segment: current.segment, at: current.next, blocks: n, file: current.file.clone() });
+            current.next += n;
+            *self.pins.entry(current.segment).or_default() += 1;
+            blocks -= n;
+        }
+        Ok(out)
+    }
+
+    fn new_segment(&mut self) -> FsResult<()> {
+        let number = self.sb.next_segment;
+        let id: [u8; 16] = rand::random();
+        let file = self.files.create(number, &id).map_err(|e| host_error("creating a segment", &e))?;
+        self.segment_dir_unsynced = true;
+        let sb = Super { next_segment: number + 1, ..self.sb.clone() };
+        let changes =
+            vec![Change::Put(Key::Super, Row::Super(sb)), Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0 }))];
+        self.commit(Record { changes, ..Record::default() }, &Bases::new())?;
+        self.current = Some(Current { segment: number, file, next: 0 });
+        Ok(())
+    }
+
+    /// Gives reservations back, whether they were used or not.
+    pub(crate) fn unpin(&mut self, reserved: &[Reserved]) {
+        for r in reserved {
+            if let Some(n) = self.pins.get_mut(&r.segment) {
+                *n -= 1;
+                if *n == 0 {
+                    self.pins.remove(&r.segment);
+                }
+            }
+        }
+    }
+
+    /// Moves pending small writes to a segment: afterwards every block's newest bytes are in a segment.
+    pub(crate) fn flush_dirty(&mut self) -> FsResult<()> {
+        while !self.dirty.is_empty() {
+            let pages: Vec<((Ino, u64), Page)> = self.dirty.iter().take(256).map(|(k, p)| (*k, p.clone())).collect();
+            let reserved = self.reserve(pages.len() as u32)?;
+            let done = self.flush_pages(&pages, &reserved);
+            self.unpin(&reserved);
+            done?;
+        }
+        Ok(())
+    }
+
+    fn flush_pages(&mut self, pages: &[((Ino, u64), Page)], reserved: &[Reserved]) -> FsResult<()> {
+        let mut tx = crate::tx::Tx::new(self);
+        let mut rest = pages;
+        for r in reserved {
+            let (mine, more) = rest.split_at(r.blocks as usize);
+            rest = more;
+            let bytes: Vec<u8> = mine.iter().flat_map(|(_, p)| p.iter().copied()).collect();
+            let crcs = write_blocks(&*r.file, r.at, &bytes).map_err(|e| host_error("writing a segment", &e))?;
+            for (i, ((ino, block), _)) in mine.iter().enumerate() {
+                let run = crate::chunk::Run {
+                    start: (block % CHUNK_BLOCKS) as u16,
+                    len: 1,
+                    segment: r.segment,
+                    at: r.at + i as u32,
+                    crcs: vec![crcs[i]],
+                };
+                match tx.map(*ino, block / CHUNK_BLOCKS, run) {
+                    Ok(_) => {}
+                    Err(Stop::Fs(e)) => return Err(e),
+                    Err(Stop::Miss(key)) => return Err(FsError::Io(format!("{key:?} of a pending write left memory"))),
+                }
+            }
+        }
+        tx.commit().map(|_| ())
+    }
+
+    /// Refuses data when the host's disk is about to be full, so that names can still be changed and removed.
+    pub(crate) fn room_for(&mut self, bytes: u64) -> FsResult<()> {
+        const LOOK_EVERY: u64 = 8 << 20;
+        self.written_since_look += bytes;
+        if self.host_total == 0 || self.written_since_look > LOOK_EVERY || self.host_free < self.floor() + 4 * LOOK_EVERY {
+            let (total, free) = self.disk.space(self.files.dir()).map_err(|e| host_error("asking for free space", &e))?;
+            self.host_total = total;
+            self.host_free = free;
+            self.written_since_look = bytes;
+        }
+        if self.host_free < self.floor() + self.written_since_look {
+            return Err(FsError::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.
+    pub(crate) fn floor(&self) -> u64 {
+        (64 << 20).min(self.host_total / 20)
+    }
+}

@@ -1,0 +1,123 @@
+//! What survives closing, a killed process, folding and compaction.
+
+use crate::world::World;
+use orlop_chunkfs::{Caller, FileKind, FileSystem, ROOT_INO};
+
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+
+async fn fill(fs: &FileSystem, n: u32) {
+    for i in 0..n {
+        let f = fs.mknod(&CX, ROOT_INO, format!("f{i}").as_bytes(), FileKind::File, 0o644, 0).await.expect("made");
+        let data: Vec<u8> = (0..1000 + i * 37).map(|b| (b ^ i) as u8).collect();
+        fs.write(&CX, f.ino, 0, &data).await.expect("written");
+        fs.write(&CX, f.ino, 10, &i.to_le_bytes()).await.expect("written");
+        fs.forget(f.ino, 1);
+    }
+}
+
+async fn verify(fs: &FileSystem, n: u32) {
+    for i in 0..n {
+        let f = fs.lookup(ROOT_INO, format!("f{i}").as_bytes()).await.expect("there");
+        let mut data: Vec<u8> = (0..1000 + i * 37).map(|b| (b ^ i) as u8).collect();
+        data[10..14].copy_from_slice(&i.to_le_bytes());
+        assert!(fs.read(f.ino, 0, 1 << 20).await.expect("read") == data, "f{i}");
+        fs.forget(f.ino, 1);
+    }
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_volume_opens_as_it_was() {
+    let (w, fs) = World::new().await;
+    fill(&fs, 200).await;
+    fs.close().await.expect("closed");
+    assert!(fs.mkdir(&CX, ROOT_INO, b"late", 0o755).await.is_err());
+    let fs = w.open().await;
+    verify(&fs, 200).await;
+    fs.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_loses_nothing() {
+    let (w, fs) = World::new().await;
+    fill(&fs, 200).await;
+    fs.abandon().await;
+    for _ in 0..3 {
+        let fs = w.open().await;
+        verify(&fs, 200).await;
+        fs.abandon().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_moves_blocks_and_keeps_contents() {
+    let (w, fs) = World::new().await;
+    fill(&fs, 100).await;
+    fs.close().await.expect("closed");
+    let fs = w.open().await;
+    for _ in 0..3 {
+        fill_again(&fs, 100).await;
+        fs.compact_all().await.expect("compacted");
+    }
+    verify(&fs, 100).await;
+    fs.abandon().await;
+    let fs = w.open().await;
+    verify(&fs, 100).await;
+    let staged = std::fs::read_dir(w.state_dir().join("staged")).expect("there").count();
+    assert!(staged <= 3, "{staged} staged files are left");
+}
+
+async fn fill_again(fs: &FileSystem, n: u32) {
+    for i in 0..n {
+        let f = fs.lookup(ROOT_INO, format!("f{i}").as_bytes()).await.expect("there");
+        let data: Vec<u8> = (0..1000 + i * 37).map(|b| (b ^ i) as u8).collect();
+        fs.write(&CX, f.ino, 0, &data).await.expect("written");
+        fs.write(&CX, f.ino, 10, &i.to_le_bytes()).await.expect("written");
+        fs.forget(f.ino, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_kept_out() {
+    let (w, fs) = World::new().await;
+    let e = FileSystem::open(w.config()).await.expect_err("refused");
+    assert_eq!(e.kind, orlop_model::ErrorKind::Busy);
+    fs.close().await.expect("closed");
+    w.open().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_is_an_error_and_never_wrong_bytes() {
+    let (w, fs) = World::new().await;
+    let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
+    fs.write(&CX, f.ino, 0, &[5; 8192]).await.expect("written");
+    fs.close().await.expect("closed");
+    let staged = w.state_dir().join("staged");
+    let path = std::fs::read_dir(&staged).expect("there").next().expect("one").expect("read").path();
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[4096 + 5000] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let fs = w.open().await;
+    assert!(matches!(fs.read(f.ino, 4096, 10).await, Err(orlop_chunkfs::FsError::Corrupt(_))));
+    assert_eq!(fs.read(f.ino, 0, 4096).await.expect("the other block").len(), 4096);
+    assert_eq!(fs.check(true).await.expect("checked").problems.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_or_foreign_volume_is_refused_and_unchanged() {
+    let (w, fs) = World::new().await;
+    fs.close().await.expect("closed");
+    let c = w.config();
+    let path = object_store::path::Path::from(format!("{}/volume.json", c.prefix));
+    use object_store::ObjectStoreExt;
+    for (text, kind) in [
+        (r#"{"format":99}"#, orlop_model::ErrorKind::Unsupported),
+        ("not json", orlop_model::ErrorKind::Corrupt),
+        (r#"{"format":1,"volume":"00000000-0000-0000-0000-000000000000"}"#, orlop_model::ErrorKind::Corrupt),
+    ] {
+        c.store.put(&path, text.into()).await.expect("put");
+        let e = FileSystem::open(w.config()).await.expect_err("refused");
+        assert_eq!(e.kind, kind, "{e}");
+        assert!(e.remedy.is_some());
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of the file system through its public API, on the host's real disk in temporary folders.
+
+mod basic;
+mod durable;
+mod world;
