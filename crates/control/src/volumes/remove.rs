@@ -19,7 +19,7 @@ impl Inner {
         let (_guard, mut row) = self.lock_active(volume).await?;
         if row.protected {
             return Err(Error::new(ErrorKind::Protected, format!("volume {} is protected from removal", row.name))
-                .with_remedy(format!("clear the protection first: orlop volume set {} protect=off", row.name)));
+                .with_remedy(format!("clear the protection first: orlop volume protect --off {}", row.name)));
         }
         let held = self.attachments_still_held(actor, &row).await?;
         if !held.is_empty() {
