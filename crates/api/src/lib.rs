@@ -7,7 +7,9 @@ pub mod client;
 pub mod docker;
 mod host;
 pub mod rest;
+mod serve;
 pub mod wire;
 
 pub use client::Client;
 pub use host::Host;
+pub use serve::serve;

@@ -97,6 +97,12 @@ impl Drop for Visit {
     }
 }
 
+async fn leave(visit: &mut Option<Visit>) {
+    if let Some(visit) = visit.take() {
+        visit.end().await;
+    }
+}
+
 /// Lists a folder of a volume, or shows one file. Links are followed inside the volume only.
 #[utoipa::path(get, path = "/v1/volumes/{volume}/files", tag = "files", params(("volume" = String, Path, description = "Name or id"), At),
     responses((status = 200, body = Listing), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
@@ -135,16 +141,20 @@ pub(crate) async fn content(
     };
     // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
     let size = file.metadata().map_err(|e| Error::io(format_args!("{name}:{path}"), &e))?.len();
+    let mut visit = Some(visit);
+    if size == 0 {
+        // Nobody asks for the pieces of an empty body.
+        leave(&mut visit).await;
+    }
     let file = tokio::fs::File::from_std(file).take(size);
-    let stream = futures::stream::try_unfold((file, Some(visit)), async |(mut file, visit)| {
+    let stream = futures::stream::try_unfold((file, visit), async |(mut file, mut visit)| {
         let mut buffer = BytesMut::with_capacity(READ);
-        if file.read_buf(&mut buffer).await? == 0 {
-            if let Some(visit) = visit {
-                visit.end().await;
-            }
-            return Ok::<_, std::io::Error>(None);
+        let read = file.read_buf(&mut buffer).await?;
+        if read == 0 || file.limit() == 0 {
+            // Before the last piece, so that the volume is let go of when the reader has all.
+            leave(&mut visit).await;
         }
-        Ok(Some((buffer.freeze(), (file, visit))))
+        Ok::<_, std::io::Error>((read > 0).then(|| (buffer.freeze(), (file, visit))))
     });
     let response = Response::builder().header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, size);
     response.body(Body::from_stream(stream)).map_err(|e| Error::internal(format!("the answer could not be made: {e}")).into())

@@ -78,7 +78,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The local API. Serve it with `into_make_service_with_connect_info::<Peer>()`.
+/// The local API; serve it with [`crate::serve`], which brings the peer credentials that it needs.
 pub fn router(control: Arc<Control>, host: Arc<dyn Host>) -> Router {
     let rest = Rest { control, host };
     let (router, _) = table().split_for_parts();

@@ -1,0 +1,65 @@
+//! `orlop status`
+
+use crate::args::Context;
+use crate::ui::{Table, moment};
+use orlop_api::wire::Status;
+use orlop_model::{ByteSize, Result};
+
+/// Shows what runs, and which volumes are mounted.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub async fn run(_args: &Args, cx: &Context) -> Result<u8> {
+    let status = cx.client.status().await?;
+    cx.ui.show(&status, || text(&status))?;
+    Ok(0)
+}
+
+fn text(s: &Status) -> String {
+    let mut card = Table::bare();
+    let mut line = |key: &str, value: String| card.row([format!("{key}:"), value]);
+    let since = s.host.started_at.map(|t| format!(", since {}", moment(t))).unwrap_or_default();
+    line("orlop", format!("{} on {} (process {}{since})", s.host.version, s.host.root, s.host.pid));
+    line(
+        "docker plugin",
+        match (&s.host.plugin, &s.host.plugin_warning) {
+            (Some(name), _) => format!("{name} on {}", s.host.plugin_socket.as_deref().unwrap_or("-")),
+            (None, Some(warning)) => format!("not served: {warning}"),
+            (None, None) => "off".to_owned(),
+        },
+    );
+    line(
+        "keeper",
+        match (&s.host.keeper, &s.host.keeper_error) {
+            (Some(keeper), _) => format!("answers, {} volumes mounted", keeper.workers.len()),
+            (None, why) => format!("does not answer: {}", why.as_deref().unwrap_or("unknown")),
+        },
+    );
+    let counts = &s.control.volumes;
+    line(
+        "volumes",
+        format!("{} active, {} mounted, {} removed, {} being deleted", counts.active, counts.attached, counts.removed, counts.purging),
+    );
+    line("used", format!("{} in the mounted ones, {} not yet safe", ByteSize(s.usage.used_bytes), ByteSize(s.usage.unsynced_bytes)));
+    for store in &s.control.stores {
+        line("store", format!("{} at {}", store.name, store.url));
+    }
+    let audit = &s.control.audit;
+    let trouble = audit.error.as_ref().or(audit.found_broken.as_ref()).map(|e| format!("; {e}")).unwrap_or_default();
+    line("audit", format!("{} records{trouble}", audit.last_seq));
+    for failure in s.control.last_reconcile.iter().flat_map(|r| &r.failed) {
+        line("to be retried", failure.clone());
+    }
+    let mut text = card.text();
+    if let Some(keeper) = s.host.keeper.as_ref().filter(|k| !k.workers.is_empty()) {
+        let mut table = Table::new(["VOLUME", "WORKER", "STATE", "MOUNTED ON"]);
+        for w in &keeper.workers {
+            let mut places = vec![w.mountpoint.clone()];
+            places.extend(w.binds.iter().cloned());
+            table.row([w.volume.to_string(), w.pid.to_string(), w.state.clone(), places.join(", ")]);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+    }
+    text
+}

@@ -1,0 +1,64 @@
+//! `orlop unmount`
+
+use crate::args::Context;
+use orlop_api::wire::Detach;
+use orlop_model::{AttachmentKind, Error, ErrorKind, Result, Volume, VolumeRef};
+use serde_json::json;
+use std::path::Path;
+
+/// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A folder (anything with a slash), or a volume by name or id.
+    #[arg(value_name = "DIR|VOLUME")]
+    target: String,
+}
+
+pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+    let (volume, folders) = find(&args.target, cx).await?;
+    let by_id = VolumeRef::Id(volume.id);
+    for folder in &folders {
+        cx.client.detach(&by_id, &Detach { directory: Some(folder.clone()), ..Detach::default() }).await?;
+    }
+    cx.ui.show(&json!({ "volume": volume.name, "unmounted": folders }), || {
+        folders.iter().map(|f| format!("{} is unmounted from {f}\n", volume.name)).collect()
+    })?;
+    Ok(0)
+}
+
+async fn find(target: &str, cx: &Context) -> Result<(Volume, Vec<String>)> {
+    if !target.contains('/') && !target.starts_with('.') {
+        let named = async { cx.client.volume(&target.parse()?).await }.await;
+        match named {
+            Ok(volume) => {
+                let folders = folders(&volume);
+                if folders.is_empty() {
+                    return Err(Error::not_found(format!("volume {target} is not mounted on any folder"))
+                        .with_remedy(format!("see who uses it with: orlop volume inspect {target}{}", cx.root_flag())));
+                }
+                return Ok((volume, folders));
+            }
+            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::InvalidArgument) && Path::new(target).exists() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let path = Path::new(target);
+    // A dead mount cannot be looked at, so its path is taken as written.
+    let path = path.canonicalize().or_else(|_| std::path::absolute(path)).map_err(|e| Error::io(target, &e))?;
+    let wanted = path.to_string_lossy().into_owned();
+    for volume in cx.client.volumes(false, false).await? {
+        if folders(&volume).contains(&wanted) {
+            return Ok((volume, vec![wanted]));
+        }
+    }
+    Err(Error::not_found(format!("no volume is mounted on {wanted} by this Orlop"))
+        .with_remedy(format!("list the mounts with: orlop status{}", cx.root_flag())))
+}
+
+fn folders(volume: &Volume) -> Vec<String> {
+    let of = |kind: &AttachmentKind| match kind {
+        AttachmentKind::Directory { path, .. } => Some(path.clone()),
+        AttachmentKind::Docker { .. } | AttachmentKind::Internal { .. } => None,
+    };
+    volume.attachments.iter().filter_map(|a| of(&a.kind)).collect()
+}

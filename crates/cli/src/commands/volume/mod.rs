@@ -1,0 +1,38 @@
+//! `orlop volume`: one file per command.
+
+mod create;
+mod inspect;
+mod list;
+mod protect;
+mod remove;
+mod restore;
+mod set;
+
+use crate::args::Context;
+use orlop_model::Result;
+
+/// Creates, shows, changes, removes and restores volumes.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Create(create::Args),
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    Inspect(inspect::Args),
+    Set(set::Args),
+    Protect(protect::Args),
+    #[command(visible_alias = "rm")]
+    Remove(remove::Args),
+    Restore(restore::Args),
+}
+
+pub async fn run(command: Command, cx: &Context) -> Result<u8> {
+    match command {
+        Command::Create(args) => create::run(&args, cx).await,
+        Command::List(args) => list::run(&args, cx).await,
+        Command::Inspect(args) => inspect::run(&args, cx).await,
+        Command::Set(args) => set::run(&args, cx).await,
+        Command::Protect(args) => protect::run(&args, cx).await,
+        Command::Remove(args) => remove::run(&args, cx).await,
+        Command::Restore(args) => restore::run(&args, cx).await,
+    }
+}

@@ -1,0 +1,180 @@
+//! What the front doors ask of the host: files below a mountpoint, what runs, and the way down.
+
+use super::ports::Ports;
+use async_trait::async_trait;
+use orlop_api::Host;
+use orlop_api::wire::{HostFacts, KeeperFacts, Listing, Shutdown, ShutdownReport, WorkerFacts};
+use orlop_control::{Control, VolumeFilter};
+use orlop_model::{Actor, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeRef};
+use orlop_mount::WorkerState;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+/// An attachment of Docker this young counts as in use although no container shows its mount yet.
+const YOUNG: time::Duration = time::Duration::seconds(60);
+
+/// The daemon as the front doors know it.
+pub(crate) struct DaemonHost {
+    pub(crate) root: PathBuf,
+    pub(crate) started_at: OffsetDateTime,
+    pub(crate) plugin: Option<(String, PathBuf)>,
+    pub(crate) plugin_warning: Option<String>,
+    pub(crate) ports: Arc<Ports>,
+    pub(crate) control: Arc<Control>,
+    /// Told when the process shall end.
+    pub(crate) end: Arc<Notify>,
+}
+
+#[async_trait]
+impl Host for DaemonHost {
+    async fn list(&self, mountpoint: &str, path: &str) -> Result<Listing> {
+        super::files::list(mountpoint.to_owned(), path.to_owned()).await
+    }
+
+    async fn open(&self, mountpoint: &str, path: &str) -> Result<File> {
+        super::files::open(mountpoint.to_owned(), path.to_owned()).await
+    }
+
+    async fn facts(&self) -> HostFacts {
+        let mut facts = HostFacts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            root: self.root.display().to_string(),
+            pid: std::process::id(),
+            started_at: Some(self.started_at),
+            plugin: self.plugin.as_ref().map(|(name, _)| name.clone()),
+            plugin_socket: self.plugin.as_ref().map(|(_, socket)| socket.display().to_string()),
+            plugin_warning: self.plugin_warning.clone(),
+            ..HostFacts::default()
+        };
+        match tokio::time::timeout(Duration::from_millis(1500), self.workers()).await {
+            Ok(Ok(workers)) => facts.keeper = Some(KeeperFacts { workers }),
+            Ok(Err(e)) => facts.keeper_error = Some(e.to_string()),
+            Err(_) => facts.keeper_error = Some("it does not answer in time".to_owned()),
+        }
+        facts
+    }
+
+    async fn shutdown(&self, actor: &Actor, request: Shutdown) -> Result<ShutdownReport> {
+        tracing::info!(%actor, force = request.force, keep_mounts = request.keep_mounts, "asked to go down");
+        let mut report = ShutdownReport { pid: std::process::id(), ..ShutdownReport::default() };
+        if request.keep_mounts {
+            report.kept = self.workers().await.map(|w| w.into_iter().map(|w| w.volume.to_string()).collect()).unwrap_or_default();
+        } else {
+            self.ports.set_closing(true);
+            if let Err(e) = self.unmount_all(actor, request.force, &mut report).await {
+                self.ports.set_closing(false);
+                return Err(e);
+            }
+        }
+        self.settle_plugin_socket(&request, &mut report).await;
+        // The answer leaves first: the server finishes what is in flight.
+        self.end.notify_one();
+        Ok(report)
+    }
+}
+
+impl DaemonHost {
+    async fn workers(&self) -> Result<Vec<WorkerFacts>> {
+        let list = self.ports.keeper.answering().await?.list().await?;
+        Ok(list
+            .into_iter()
+            .map(|v| WorkerFacts {
+                state: in_words(&v.worker),
+                volume: v.plan.name,
+                pid: v.worker_pid,
+                mountpoint: v.plan.mountpoint,
+                binds: v.binds.into_iter().map(|b| b.dir).collect(),
+                in_use_elsewhere: v.in_use_elsewhere,
+            })
+            .collect())
+    }
+
+    async fn unmount_all(&self, actor: &Actor, force: bool, report: &mut ShutdownReport) -> Result<()> {
+        let Ok(keeper) = self.ports.keeper.answering().await else { return Ok(()) };
+        let mounted = keeper.list().await?;
+        let volumes: BTreeMap<_, _> =
+            self.control.volumes(VolumeFilter { include_removed: true, with_usage: false }).await?.into_iter().map(|v| (v.id, v)).collect();
+        if !force {
+            let mut users = Vec::new();
+            for m in &mounted {
+                let of_this = volumes.get(&m.plan.volume).map(|v| users_of(v, m.in_use_elsewhere)).unwrap_or_default();
+                users.extend(of_this);
+                if m.in_use_elsewhere && !users.iter().any(|u| u.starts_with(&format!("{}:", m.plan.name))) {
+                    users.push(format!("{}: a process in another mount namespace", m.plan.name));
+                }
+            }
+            if !users.is_empty() {
+                return Err(Error::new(ErrorKind::Busy, format!("volumes are in use: {}", users.join("; "))).with_remedy(
+                    "stop the containers and unmount the folders first; --keep-mounts ends the daemon alone, --force takes the mounts away",
+                ));
+            }
+        }
+        for m in mounted {
+            let volume = VolumeRef::Id(m.plan.volume);
+            // Folders are given back through the audited door; what Docker holds it will give back itself.
+            for a in volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default() {
+                if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
+                    let detach = Intent::Detach { volume: volume.clone(), attachment: DetachBy::Id(a.id) };
+                    match self.control.apply(actor, detach).await {
+                        Err(e) if !force => return Err(e),
+                        Err(e) => tracing::warn!(error = %e, "going down although a folder could not be given back"),
+                        Ok(_) => {}
+                    }
+                }
+            }
+            keeper.detach(m.plan.volume, force).await?;
+            report.unmounted.push(m.plan.name.to_string());
+        }
+        keeper.shutdown().await
+    }
+
+    /// Without the socket Docker would make local volumes of our names without a word; with a dead one it
+    /// waits and fails. So it stays as long as there is a name to protect.
+    async fn settle_plugin_socket(&self, request: &Shutdown, report: &mut ShutdownReport) {
+        let Some((name, socket)) = &self.plugin else { return };
+        let volumes = self.control.volumes(VolumeFilter::default()).await.map_or(1, |v| v.len());
+        if request.remove_plugin_socket || (volumes == 0 && !request.keep_mounts) {
+            if let Err(e) = std::fs::remove_file(socket) {
+                report.notes.push(format!("{} could not be removed: {e}", socket.display()));
+            }
+        } else if !request.keep_mounts {
+            report.notes.push(format!(
+                "{} stays, so that Docker does not silently make local volumes in place of the {volumes} of {name}; \
+                 remove it if Orlop does not come back",
+                socket.display()
+            ));
+        }
+    }
+}
+
+/// A worker's state; `serving` is the word for all being well.
+fn in_words(state: &WorkerState) -> String {
+    match state {
+        WorkerState::Serving => "serving".to_owned(),
+        WorkerState::Restarting { attempts, reason } => format!("restarting, attempt {attempts}: {reason}"),
+        WorkerState::Finishing => "finishing".to_owned(),
+    }
+}
+
+/// Who uses a mounted volume, in words.
+fn users_of(v: &Volume, in_use_elsewhere: bool) -> Vec<String> {
+    let young = |since: OffsetDateTime| OffsetDateTime::now_utc() - since < YOUNG;
+    let mut users = Vec::new();
+    for a in &v.attachments {
+        match &a.kind {
+            AttachmentKind::Docker { mount_id } if in_use_elsewhere || young(a.since) => {
+                users.push(format!("{}: docker (mount id {})", v.name, &mount_id[..mount_id.len().min(12)]));
+            }
+            // A dockerd that was killed never said that it let go, and nothing holds the mount.
+            AttachmentKind::Docker { .. } => {}
+            AttachmentKind::Directory { path, .. } => users.push(format!("{}: {path}", v.name)),
+            AttachmentKind::Internal { purpose } => users.push(format!("{}: orlop {purpose}", v.name)),
+        }
+    }
+    users
+}

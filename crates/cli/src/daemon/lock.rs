@@ -1,0 +1,80 @@
+//! One daemon a root: a lock on `run/daemon.lock` that ends with the process, however it ends.
+
+use orlop_model::{Error, Result};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The lock; held as long as this lives.
+pub(crate) struct Lock {
+    file: File,
+}
+
+/// Takes the lock; `None` if another process holds it.
+pub(crate) fn take(path: &Path) -> Result<Option<Lock>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io(path.display(), &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock { file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(Error::io(format_args!("locking {}", path.display()), &e)),
+    }
+}
+
+/// Whether a living process holds the lock; asks without taking it for longer than the question lasts.
+pub(crate) fn is_taken(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    match file.try_lock_shared() {
+        Ok(()) => false,
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(_)) => false,
+    }
+}
+
+impl Lock {
+    /// Writes something about the holder into the file, for people and for [`holder`].
+    pub(crate) fn note(&self, text: &str) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            self.file.set_len(0)?;
+            (&self.file).write_all(text.as_bytes())
+        };
+        write().map_err(|e| Error::io("noting the holder of a lock", &e))
+    }
+}
+
+/// What the holder of a lock noted.
+pub(crate) fn holder(path: &Path) -> String {
+    let mut text = String::new();
+    if let Ok(file) = File::open(path) {
+        // A note is a path; a file that is not ours may be any size.
+        let _ = file.take(4096).read_to_string(&mut text);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_holds_it_and_it_ends_with_its_holder() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("lock");
+        assert!(!is_taken(&path));
+        let held = take(&path).expect("opens").expect("free");
+        held.note("me").expect("writes");
+        assert_eq!(holder(&path), "me");
+        assert!(take(&path).expect("opens").is_none());
+        assert!(is_taken(&path));
+        drop(held);
+        assert!(!is_taken(&path));
+        assert!(take(&path).expect("opens").is_some());
+    }
+}

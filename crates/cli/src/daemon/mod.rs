@@ -1,0 +1,200 @@
+//! The daemon: wires control to its ports and front doors, serves its sockets, ends when told to.
+//!
+//! It holds no mount itself. Killed at any moment and started again it goes on with what the keeper holds.
+
+mod files;
+mod host;
+mod keeper;
+mod layout;
+mod lock;
+mod log;
+mod offline;
+mod plugin;
+mod ports;
+mod ready;
+mod socket;
+
+pub use offline::audit as offline_audit;
+pub use plugin::check_name as check_plugin_name;
+pub use ready::Readiness;
+
+use host::DaemonHost;
+use orlop_api::docker::Identity;
+use orlop_control::{Control, ControlConfig};
+use orlop_model::{Error, ErrorKind, Result};
+use ports::Ports;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+/// How often the host is brought in line with the registry without being asked.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(30);
+/// How long a start waits for the first of these.
+const FIRST_TURN: Duration = Duration::from_secs(5);
+/// How long what is in flight may take at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a daemon is started with.
+pub struct Settings {
+    /// The Docker plugin's name; `None` for no plugin.
+    pub plugin: Option<String>,
+    /// Whether another process started this one and waits on its standard output.
+    pub detached: bool,
+}
+
+/// Makes the folders of a root.
+pub fn prepare(root: &Path) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new(ErrorKind::Denied, "starting Orlop needs root: it mounts file systems")
+            .with_remedy("run the command as root, with sudo for example"));
+    }
+    layout::create(root)
+}
+
+/// This binary, also after a newer one took its place on disk.
+pub fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().map_err(|e| Error::io("finding this program", &e))?;
+    Ok(match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {
+        Some(newer) => PathBuf::from(newer),
+        None => path,
+    })
+}
+
+/// Whether a living daemon has the root.
+pub fn is_locked(root: &Path) -> bool {
+    lock::is_taken(&root.join("run/daemon.lock"))
+}
+
+/// Whether the keeper of a root answers.
+pub async fn keeper_answers(root: &Path) -> bool {
+    keeper::Keeper::new(root).answering().await.is_ok()
+}
+
+/// Runs the daemon until it is told to end.
+pub fn run(root: &Path, settings: Settings) -> Result<()> {
+    let detached = settings.detached;
+    match serve(root, settings) {
+        Err(e) if detached => {
+            tracing::error!(error = %e, "the daemon ends");
+            ready::tell_parent(&Readiness::Failed(e));
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn serve(root: &Path, settings: Settings) -> Result<()> {
+    prepare(root)?;
+    if settings.detached {
+        // A session of its own: neither the terminal's end nor its Ctrl-C reaches the daemon. It fails only
+        // for a process that leads its group, and then it is detached enough.
+        let _ = nix::unistd::setsid();
+    }
+    let Some(lock) = lock::take(&root.join("run/daemon.lock"))? else {
+        if settings.detached {
+            ready::tell_parent(&Readiness::Taken);
+            return Ok(());
+        }
+        return Err(Error::new(ErrorKind::Busy, format!("Orlop is already running on {}", root.display()))
+            .with_remedy("stop it first with: orlop down --keep-mounts, or give another --root"));
+    };
+    lock.note(&std::process::id().to_string())?;
+    log::start(&root.join("log/daemon.log"), !settings.detached)?;
+    let pid_file = root.join("run/daemon.pid");
+    std::fs::write(&pid_file, format!("{}\n", std::process::id())).map_err(|e| Error::io(pid_file.display(), &e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Error::io("starting the runtime", &e))?;
+    let ended = runtime.block_on(live(root, settings));
+    // Whatever still blocks (a worker that does not answer) must not hold the end up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let _ = std::fs::remove_file(&pid_file);
+    tracing::info!("the daemon ended");
+    drop(lock);
+    ended
+}
+
+async fn live(root: &Path, settings: Settings) -> Result<()> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), root = %root.display(), "the daemon starts");
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::io("watching signals", &e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::io("watching signals", &e))?;
+
+    let ports = Arc::new(Ports::new(root));
+    ports.keeper.client().await?;
+    let control = Control::open(ControlConfig::new(root, ports.clone(), ports.clone())).await?;
+
+    let (plugin, plugin_warning) = match &settings.plugin {
+        None => (None, None),
+        Some(name) => match plugin::claim(name, root).await {
+            Ok(claim) => (Some(claim), None),
+            Err(warning) => {
+                tracing::warn!("{warning}");
+                (None, Some(warning))
+            }
+        },
+    };
+    let end = Arc::new(Notify::new());
+    let host = Arc::new(DaemonHost {
+        root: root.to_owned(),
+        started_at: OffsetDateTime::now_utc(),
+        plugin: plugin.as_ref().map(|c| (c.name.clone(), c.socket.clone())),
+        plugin_warning,
+        ports,
+        control: control.clone(),
+        end: end.clone(),
+    });
+
+    let (stop, stopped) = watch::channel(false);
+    // The socket may be opened by anybody; who may use it is decided by peer credentials, with a message.
+    let listener = socket::listen(&root.join("run/orlop.sock"), 0o666)?;
+    let local = orlop_api::rest::router(control.clone(), host);
+    let local = tokio::spawn(orlop_api::serve(listener, local, told(stopped.clone())));
+    let mut name_lock = None;
+    let docker = plugin.map(|claim| {
+        let identity = Identity { root: root.display().to_string(), pid: std::process::id() };
+        name_lock = Some(claim.lock);
+        let calls = orlop_api::docker::router(control.clone(), identity);
+        tokio::spawn(orlop_api::serve(claim.listener, calls, told(stopped)))
+    });
+    // The first turn restores what a reboot or a crash took; most of it is done when `up` returns. A store that
+    // is away must not hold the start up, so it goes on behind.
+    let first = tokio::spawn({
+        let control = control.clone();
+        async move { control.reconcile().await }
+    });
+    let _ = tokio::time::timeout(FIRST_TURN, first).await;
+    let reconciler = control.spawn_reconciler(RECONCILE_PERIOD);
+
+    if settings.detached {
+        ready::tell_parent(&Readiness::Ready);
+    }
+    ready::tell_systemd("READY=1");
+    tracing::info!("ready");
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("told to end by SIGTERM; mounts stay"),
+        _ = interrupt.recv() => tracing::info!("told to end by SIGINT; mounts stay"),
+        () = end.notified() => {}
+    }
+    ready::tell_systemd("STOPPING=1");
+    reconciler.abort();
+    let _ = stop.send(true);
+    let finish = async {
+        let _ = local.await;
+        if let Some(docker) = docker {
+            let _ = docker.await;
+        }
+    };
+    if tokio::time::timeout(GRACE, finish).await.is_err() {
+        tracing::warn!("a call was still running at the end");
+    }
+    let _ = std::fs::remove_file(root.join("run/orlop.sock"));
+    drop(name_lock);
+    Ok(())
+}
+
+async fn told(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which ends the daemon as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,134 @@
+//! What control asks of the host, done by the keeper (mounts) and by chunkfs and the store (a volume's bytes).
+
+use super::keeper::Keeper;
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+use orlop_control::{AttachedVolume, BoundDirectory, Mounted, Mounter, VolumeWorker};
+use orlop_model::{Error, ErrorKind, MountPlan, Result, Usage, VolumeId};
+use orlop_mount::WorkerState;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Both ports of control.
+pub(crate) struct Ports {
+    root: PathBuf,
+    pub(crate) keeper: Keeper,
+    /// Set while the daemon goes down: nothing may be mounted again behind its back.
+    closing: AtomicBool,
+}
+
+impl Ports {
+    pub(crate) fn new(root: &Path) -> Ports {
+        Ports { root: root.to_owned(), keeper: Keeper::new(root), closing: AtomicBool::new(false) }
+    }
+
+    /// Refuses new mounts from now on, or ends that.
+    pub(crate) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Ordering::SeqCst);
+    }
+
+    fn open(&self) -> Result<()> {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("Orlop is going down").with_remedy("start it again with: orlop up"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Mounter for Ports {
+    async fn attach(&self, plan: &MountPlan) -> Result<Mounted> {
+        self.open()?;
+        let attached = self.keeper.client().await?.attach(plan).await?;
+        Ok(Mounted { mountpoint: attached.mountpoint, worker_pid: attached.worker_pid })
+    }
+
+    async fn detach(&self, volume: VolumeId, force: bool) -> Result<()> {
+        self.keeper.client().await?.detach(volume, force).await
+    }
+
+    async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
+        self.open()?;
+        self.keeper.client().await?.bind(volume, dir, read_only).await
+    }
+
+    async fn unbind(&self, dir: &str) -> Result<()> {
+        self.keeper.client().await?.unbind(dir).await
+    }
+
+    async fn attached(&self) -> Result<Vec<AttachedVolume>> {
+        let list = self.keeper.client().await?.list().await?;
+        Ok(list
+            .into_iter()
+            .map(|v| AttachedVolume {
+                serving: matches!(v.worker, WorkerState::Serving),
+                binds: v.binds.into_iter().map(|b| BoundDirectory { path: b.dir, read_only: b.read_only }).collect(),
+                plan: v.plan,
+                worker_pid: v.worker_pid,
+                in_use_elsewhere: v.in_use_elsewhere,
+            })
+            .collect())
+    }
+}
+
+#[async_trait]
+impl VolumeWorker for Ports {
+    async fn format(&self, plan: &MountPlan) -> Result<()> {
+        let store = orlop_store::open(&plan.store_url)?;
+        orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await
+    }
+
+    async fn destroy(&self, plan: &MountPlan) -> Result<()> {
+        let name = &plan.name;
+        // A plan that points elsewhere would delete what is not this volume's.
+        let id = plan.volume.to_string();
+        let (state, mountpoint) = (Path::new(&plan.state_dir), Path::new(&plan.mountpoint));
+        if !plan.prefix.contains(&id) || state != self.root.join("state").join(&id) || mountpoint != self.root.join("mnt").join(&id) {
+            return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
+        }
+        let store = orlop_store::open(&plan.store_url)?;
+        delete_below(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
+        if let Some(folder) = plan.store_url.strip_prefix("file://") {
+            // Object stores have no folders; a local one is left with empty ones.
+            remove_tree(&Path::new(folder).join(&plan.prefix)).await?;
+        }
+        remove_tree(state).await?;
+        match tokio::fs::remove_dir(mountpoint).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format_args!("removing {}", mountpoint.display()), &e)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn usage(&self, volume: VolumeId) -> Result<Usage> {
+        self.keeper.answering().await?.usage(volume).await
+    }
+
+    async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
+        self.keeper.client().await?.set_quota(volume, bytes).await
+    }
+}
+
+async fn delete_below(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
+    let failed = |e: object_store::Error| match e {
+        object_store::Error::PermissionDenied { .. } => Error::new(ErrorKind::Denied, format!("the store refuses: {e}")),
+        _ => Error::unavailable(format!("the store fails: {e}")),
+    };
+    let prefix = object_store::path::Path::from(prefix);
+    store
+        .list(Some(&prefix))
+        .map_err(failed)
+        .try_for_each_concurrent(8, async |object| match store.delete(&object.location).await {
+            // Gone already: an earlier attempt, or a file that a late collection took.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(failed(e)),
+        })
+        .await
+}
+
+async fn remove_tree(path: &Path) -> Result<()> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format_args!("removing {}", path.display()), &e)),
+        _ => Ok(()),
+    }
+}
