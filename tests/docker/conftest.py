@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item, call):
         for name in ("orlop", "engine"):
             thing = item.funcargs.get(name)
             if thing is not None:
-                text = thing.logs() if name == "orlop" else thing.log()[-3000:]
+                text = thing.logs(call.start) if name == "orlop" else thing.log()[-1500:]
                 report.sections.append((f"log of {name}", text))
 
 

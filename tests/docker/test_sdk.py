@@ -17,7 +17,9 @@ def test_a_volume_is_created_used_and_removed(client, orlop, name):
     volume = client.volumes.create(name=name, driver=orlop.driver, driver_opts={"size": "64M", "mode": "1777"}, labels={"tier": "db"})
     assert volume.name == name
     assert volume.attrs["Driver"] == orlop.driver
-    assert volume.attrs["Mountpoint"], "docker-py shows where a volume is right after its creation"
+    # dockerd answers a create from its cache, which has no mountpoint yet.
+    volume.reload()
+    assert volume.attrs["Mountpoint"]
     assert volume.attrs["Labels"] == {"tier": "db"}
 
     out = client.containers.run(BASE_IMAGE, ["sh", "-c", "echo kept > /data/f && stat -c %a /data"], volumes={name: {"bind": "/data", "mode": "rw"}}, remove=True)
@@ -68,6 +70,6 @@ def test_archives_go_in_and_out(client, orlop, name, tmp_path):
     assert stat["size"] == 300_000
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
         member = tar.getmember("seed.bin")
-        assert (member.uid, member.gid, member.mode) == (1000, 1000, 0o640)
+        assert (member.uid, member.gid, member.mode & 0o7777) == (1000, 1000, 0o640)
         assert tar.extractfile(member).read() == bytes(range(250)) * 1200
     box.remove()

@@ -93,16 +93,18 @@ class Orlop:
         return json.loads(self.cli("--output", "json", *args, **kw).stdout)
 
     def volume(self, name):
-        return self.json("volume", "inspect", name)
+        """One volume as `orlop volume inspect` shows it."""
+        (volume,) = self.json("volume", "inspect", name)
+        return volume
 
     def volumes(self, *args):
-        """The volumes by name; with --all the removed ones too (then a list)."""
-        listed = self.json("volume", "list", *args)
-        return listed["volumes"] if isinstance(listed, dict) else listed
+        """The volumes; with --all the removed ones too."""
+        return self.json("volume", "list", *args)
 
-    def logs(self):
-        """Every log file's end, for the report of a failed test."""
+    def logs(self, since):
+        """The ends of the log files written to since a time, for the report of a failed test."""
         out = []
         for path in sorted((self.root / "log").glob("*.log")):
-            out.append(f"--- {path.name}\n" + path.read_text(errors="replace")[-3000:])
+            if path.stat().st_mtime >= since:
+                out.append(f"--- {path.name}\n" + path.read_text(errors="replace")[-1500:])
         return "\n".join(out)
