@@ -8,12 +8,12 @@ use orlop_model::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Where Orlop lives unless it is told otherwise.
-pub const DEFAULT_ROOT: &str = "/var/lib/orlop";
+pub(crate) const DEFAULT_ROOT: &str = "/var/lib/orlop";
 
 /// Keeps the data of containers: volumes on any storage, with snapshots, audit and a way back.
 #[derive(Debug, Parser)]
 #[command(name = "orlop", version, max_term_width = 100, disable_help_subcommand = true, after_long_help = crate::failure::exit_code_help())]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The folder that holds everything of one Orlop; several live side by side.
     #[arg(long, global = true, env = "ORLOP_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pub root: PathBuf,
@@ -26,7 +26,7 @@ pub struct Cli {
 }
 
 /// What a command runs in.
-pub struct Context {
+pub(crate) struct Context {
     /// The root folder, absolute.
     pub root: PathBuf,
     /// Where results go.
@@ -37,13 +37,13 @@ pub struct Context {
 
 impl Context {
     /// The context that the shared arguments ask for.
-    pub fn new(root: &Path, output: Format) -> Result<Context> {
+    pub(crate) fn new(root: &Path, output: Format) -> Result<Context> {
         let root = absolute_root(root)?;
         Ok(Context { client: Client::new(&root), ui: Ui::new(output), root })
     }
 
     /// `--root DIR` as it has to stand in a command that is suggested to the user; empty for the default root.
-    pub fn root_flag(&self) -> String {
+    pub(crate) fn root_flag(&self) -> String {
         if self.root == Path::new(DEFAULT_ROOT) { String::new() } else { format!(" --root {}", self.root.display()) }
     }
 }

@@ -7,10 +7,10 @@ use orlop_model::{Error, ErrorKind};
 use std::io::Write;
 
 /// Exit code of a command that found something wrong without failing itself: `doctor`.
-pub const FOUND: u8 = 1;
+pub(crate) const FOUND: u8 = 1;
 
 /// The exit code for a kind of error.
-pub fn exit_code(kind: ErrorKind) -> u8 {
+pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Internal => 1,
         ErrorKind::InvalidArgument => 2,
@@ -27,7 +27,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 /// The codes with their meaning, for the reference.
-pub const EXIT_CODES: &[(u8, &str)] = &[
+pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (0, "success"),
     (1, "a defect of Orlop, or `doctor` found something wrong"),
     (2, "the command itself is wrong: a name, an option, a size"),
@@ -43,7 +43,7 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
 ];
 
 /// The codes as help text.
-pub fn exit_code_help() -> String {
+pub(crate) fn exit_code_help() -> String {
     let mut text = "Exit codes:\n".to_owned();
     for (code, meaning) in EXIT_CODES {
         text.push_str(&format!("  {code:>2}  {meaning}\n"));
@@ -52,7 +52,7 @@ pub fn exit_code_help() -> String {
 }
 
 /// Writes an error to standard error.
-pub fn report(format: Format, error: &Error) {
+pub(crate) fn report(format: Format, error: &Error) {
     let text = match format {
         Format::Table => {
             let mut text = format!("error: {}\n", error.message);

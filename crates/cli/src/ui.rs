@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write};
 
 /// The form of results and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Text for people.
     Table,
     /// JSON, one document.
@@ -20,23 +20,23 @@ pub enum Format {
 
 /// Writes results.
 #[derive(Debug, Clone, Copy)]
-pub struct Ui {
+pub(crate) struct Ui {
     format: Format,
 }
 
 impl Ui {
     /// Writes in this form.
-    pub fn new(format: Format) -> Ui {
+    pub(crate) fn new(format: Format) -> Ui {
         Ui { format }
     }
 
     /// The form.
-    pub fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         self.format
     }
 
     /// Writes a value: as it is for programs, as the text that `text` makes of it for people.
-    pub fn show<T: Serialize + ?Sized>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
+    pub(crate) fn show<T: Serialize + ?Sized>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
         match self.format {
             Format::Table => self.raw(text().as_bytes()),
             Format::Json | Format::Yaml => self.raw(encode(self.format, value)?.as_bytes()),
@@ -44,7 +44,7 @@ impl Ui {
     }
 
     /// Writes bytes as they are.
-    pub fn raw(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
@@ -55,7 +55,7 @@ impl Ui {
     }
 
     /// A remark for people on standard error, so that it never mixes with results.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if self.format == Format::Table {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
@@ -63,7 +63,7 @@ impl Ui {
 }
 
 /// A value as a document with a final newline.
-pub fn encode<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<String> {
+pub(crate) fn encode<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<String> {
     let failed = |e: &dyn std::fmt::Display| Error::internal(format!("the result cannot be written: {e}"));
     match format {
         Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| failed(&e)),
@@ -72,29 +72,29 @@ pub fn encode<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<String
 }
 
 /// Rows under headings, aligned.
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with these headings.
-    pub fn new<const N: usize>(headings: [&str; N]) -> Table {
+    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Table {
         Table { rows: vec![headings.map(str::to_owned).to_vec()] }
     }
 
     /// A table without headings.
-    pub fn bare() -> Table {
+    pub(crate) fn bare() -> Table {
         Table { rows: Vec::new() }
     }
 
     /// One more row.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         // A name may hold anything; a control character in it must not reach the terminal.
         self.rows.push(cells.map(|c| c.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()).to_vec());
     }
 
     /// The text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];
         for row in &self.rows {
@@ -117,7 +117,7 @@ impl Table {
 }
 
 /// A time as people read it.
-pub fn moment(t: time::OffsetDateTime) -> String {
+pub(crate) fn moment(t: time::OffsetDateTime) -> String {
     let t = t.to_offset(time::UtcOffset::UTC);
     format!("{} {:02}:{:02}:{:02} UTC", t.date(), t.hour(), t.minute(), t.second())
 }

@@ -1,11 +1,12 @@
 //! `/v1/audit`: the record of every change, listed, exported and verified.
 
 use super::Rest;
+use super::body::Params;
 use super::error::Answer;
 use super::peer::Caller;
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use orlop_control::{AuditFilter, VerifyReport};
@@ -18,6 +19,7 @@ use utoipa::IntoParams;
 
 /// Which records a list shows.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// Of this volume: its name or id as it was given.
@@ -47,7 +49,7 @@ fn instant(what: &str, text: Option<String>) -> Result<Option<OffsetDateTime>, E
 /// Lists records, oldest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(Which),
     responses((status = 200, body = Vec<AuditEvent>), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn list(State(rest): State<Rest>, Query(which): Query<Which>) -> Answer<Json<Vec<AuditEvent>>> {
+pub(crate) async fn list(State(rest): State<Rest>, Params(which): Params<Which>) -> Answer<Json<Vec<AuditEvent>>> {
     let filter = AuditFilter {
         target: which.target,
         verb: which.verb,

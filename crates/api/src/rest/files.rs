@@ -4,13 +4,13 @@
 //! a volume that nobody has mounted is mounted just for it.
 
 use super::Rest;
-use super::body::volume;
+use super::body::{Named, Params};
 use super::error::Answer;
 use super::peer::Caller;
 use crate::wire::Listing;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::BytesMut;
@@ -25,6 +25,7 @@ const READ: usize = 256 * 1024;
 
 /// Where in the volume.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct At {
     /// The path from the volume's root folder, starting with `/`.
@@ -109,12 +110,12 @@ async fn leave(visit: &mut Option<Visit>) {
 pub(crate) async fn list(
     State(rest): State<Rest>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
-    Query(at): Query<At>,
+    Named(volume): Named,
+    Params(at): Params<At>,
 ) -> Answer<Json<Listing>> {
     let path = at.checked()?;
-    let visit = Visit::begin(&rest, actor, volume(&name)?, "ls").await?;
-    let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("{name}:{path}")));
+    let visit = Visit::begin(&rest, actor, volume.clone(), "ls").await?;
+    let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("volume {volume}")));
     visit.end().await;
     Ok(Json(listing?))
 }
@@ -126,12 +127,12 @@ pub(crate) async fn list(
 pub(crate) async fn content(
     State(rest): State<Rest>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
-    Query(at): Query<At>,
+    Named(volume): Named,
+    Params(at): Params<At>,
 ) -> Answer<Response> {
     let path = at.checked()?;
-    let visit = Visit::begin(&rest, actor, volume(&name)?, "cat").await?;
-    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("{name}:{path}")));
+    let visit = Visit::begin(&rest, actor, volume.clone(), "cat").await?;
+    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("volume {volume}")));
     let file = match opened {
         Ok(file) => file,
         Err(e) => {
@@ -140,7 +141,7 @@ pub(crate) async fn content(
         }
     };
     // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
-    let size = file.metadata().map_err(|e| Error::io(format_args!("{name}:{path}"), &e))?.len();
+    let size = file.metadata().map_err(|e| Error::io(format_args!("volume {volume}: {path}"), &e))?.len();
     let mut visit = Some(visit);
     if size == 0 {
         // Nobody asks for the pieces of an empty body.

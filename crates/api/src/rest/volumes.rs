@@ -1,13 +1,13 @@
 //! `/v1/volumes`: create, list, inspect, set, protect, remove, restore.
 
 use super::Rest;
-use super::body::{decode, volume};
+use super::body::{Named, Params, decode};
 use super::error::Answer;
 use super::peer::Caller;
 use crate::wire::{CreateVolume, Protect, Restore};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use orlop_control::VolumeFilter;
 use orlop_model::{Error, Intent, Outcome, Volume, VolumeOptions, VolumeUpdate};
@@ -16,6 +16,7 @@ use utoipa::IntoParams;
 
 /// Which volumes a list shows.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// Also those that are removed and can still be restored.
@@ -28,6 +29,7 @@ pub(crate) struct Which {
 
 /// How a volume is removed.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct How {
     /// Delete the data at once, without a way back.
@@ -46,7 +48,7 @@ pub(crate) fn the_volume(outcome: Outcome) -> Answer<Volume> {
 /// Lists volumes in the order of their names.
 #[utoipa::path(get, path = "/v1/volumes", tag = "volumes", params(Which),
     responses((status = 200, body = Vec<Volume>), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn list(State(rest): State<Rest>, Query(which): Query<Which>) -> Answer<Json<Vec<Volume>>> {
+pub(crate) async fn list(State(rest): State<Rest>, Params(which): Params<Which>) -> Answer<Json<Vec<Volume>>> {
     Ok(Json(rest.control.volumes(VolumeFilter { include_removed: which.all, with_usage: which.usage }).await?))
 }
 
@@ -67,17 +69,17 @@ pub(crate) async fn create(State(rest): State<Rest>, Caller(actor): Caller, body
 /// Shows one volume, by its name or id.
 #[utoipa::path(get, path = "/v1/volumes/{volume}", tag = "volumes", params(("volume" = String, Path, description = "Name or id")),
     responses((status = 200, body = Volume), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn inspect(State(rest): State<Rest>, Path(name): Path<String>) -> Answer<Json<Volume>> {
-    Ok(Json(rest.control.volume(&volume(&name)?).await?))
+pub(crate) async fn inspect(State(rest): State<Rest>, Named(volume): Named) -> Answer<Json<Volume>> {
+    Ok(Json(rest.control.volume(&volume).await?))
 }
 
 /// Changes options and labels; an empty value resets an option or removes a label.
 #[utoipa::path(patch, path = "/v1/volumes/{volume}", tag = "volumes", params(("volume" = String, Path, description = "Name or id")),
     request_body = VolumeUpdate,
     responses((status = 200, body = Volume), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn set(State(rest): State<Rest>, Caller(actor): Caller, Path(name): Path<String>, body: Bytes) -> Answer<Json<Volume>> {
+pub(crate) async fn set(State(rest): State<Rest>, Caller(actor): Caller, Named(volume): Named, body: Bytes) -> Answer<Json<Volume>> {
     let update: VolumeUpdate = decode(&body)?;
-    let intent = Intent::SetVolume { volume: volume(&name)?, update };
+    let intent = Intent::SetVolume { volume, update };
     Ok(Json(the_volume(rest.control.apply(&actor, intent).await?)?))
 }
 
@@ -88,10 +90,10 @@ pub(crate) async fn set(State(rest): State<Rest>, Caller(actor): Caller, Path(na
 pub(crate) async fn remove(
     State(rest): State<Rest>,
     Caller(actor): Caller,
-    Path(name): Path<String>,
-    Query(how): Query<How>,
+    Named(volume): Named,
+    Params(how): Params<How>,
 ) -> Answer<Json<Option<Volume>>> {
-    let intent = Intent::RemoveVolume { volume: volume(&name)?, now: how.now };
+    let intent = Intent::RemoveVolume { volume, now: how.now };
     Ok(Json(match rest.control.apply(&actor, intent).await? {
         Outcome::Volume(volume) => Some(*volume),
         Outcome::Attached { .. } | Outcome::Done => None,
@@ -102,14 +104,9 @@ pub(crate) async fn remove(
 #[utoipa::path(post, path = "/v1/volumes/{volume}/protect", tag = "volumes", params(("volume" = String, Path, description = "Name or id")),
     request_body = Protect,
     responses((status = 200, body = Volume), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn protect(
-    State(rest): State<Rest>,
-    Caller(actor): Caller,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Answer<Json<Volume>> {
+pub(crate) async fn protect(State(rest): State<Rest>, Caller(actor): Caller, Named(volume): Named, body: Bytes) -> Answer<Json<Volume>> {
     let request: Protect = decode(&body)?;
-    let intent = Intent::ProtectVolume { volume: volume(&name)?, protected: request.protected };
+    let intent = Intent::ProtectVolume { volume, protected: request.protected };
     Ok(Json(the_volume(rest.control.apply(&actor, intent).await?)?))
 }
 
@@ -117,14 +114,9 @@ pub(crate) async fn protect(
 #[utoipa::path(post, path = "/v1/volumes/{volume}/restore", tag = "volumes", params(("volume" = String, Path, description = "Name or id")),
     request_body = Restore,
     responses((status = 200, body = Volume), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
-pub(crate) async fn restore(
-    State(rest): State<Rest>,
-    Caller(actor): Caller,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Answer<Json<Volume>> {
+pub(crate) async fn restore(State(rest): State<Rest>, Caller(actor): Caller, Named(volume): Named, body: Bytes) -> Answer<Json<Volume>> {
     let request: Restore = decode(&body)?;
     let rename = request.name.map(|n| n.parse()).transpose()?;
-    let intent = Intent::RestoreVolume { volume: volume(&name)?, rename };
+    let intent = Intent::RestoreVolume { volume, rename };
     Ok(Json(the_volume(rest.control.apply(&actor, intent).await?)?))
 }

@@ -6,13 +6,13 @@ use orlop_model::Result;
 
 /// Writes files of a volume to standard output.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Volumes and the paths in them.
     #[arg(value_name = "VOLUME:/PATH", required = true)]
     places: Vec<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     for text in &args.places {
         let (volume, path) = place(text)?;
         let mut content = cx.client.content(&volume, &path).await?;

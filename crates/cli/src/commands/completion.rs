@@ -9,13 +9,13 @@ use orlop_model::Result;
 ///
 /// For bash: `orlop completion bash > /usr/share/bash-completion/completions/orlop`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// For which shell.
     #[arg(value_enum)]
     shell: Shell,
 }
 
-pub fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) fn run(args: &Args, cx: &Context) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "orlop", &mut script);
     cx.ui.raw(&script)?;

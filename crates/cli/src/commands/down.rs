@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Stops Orlop cleanly: unmounts every volume and ends all its processes. Refused while volumes are in use.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Also while containers or folders use volumes: they lose their mounts.
     #[arg(long)]
     force: bool,
@@ -22,7 +22,7 @@ pub struct Args {
     remove_plugin_socket: bool,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let request = Shutdown { force: args.force, keep_mounts: args.keep_mounts, remove_plugin_socket: args.remove_plugin_socket };
     let report = match cx.client.shutdown(&request).await {
         Err(e) if e.kind == ErrorKind::Unavailable && !args.keep_mounts && daemon::keeper_answers(&cx.root).await => {

@@ -7,13 +7,13 @@ use orlop_model::{Error, Result, VolumeRef};
 
 /// Lists a folder of a volume, mounted or not.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volume and the path in it.
     #[arg(value_name = "VOLUME[:/PATH]")]
     place: String,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (volume, path) = place(&args.place)?;
     let listing = cx.client.list(&volume, &path).await?;
     cx.ui.show(&listing.entries, || {
@@ -38,7 +38,7 @@ pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
 }
 
 /// Splits `VOLUME:/path`; without a path the volume's root folder is meant.
-pub fn place(text: &str) -> Result<(VolumeRef, String)> {
+pub(crate) fn place(text: &str) -> Result<(VolumeRef, String)> {
     let (volume, path) = text.split_once(':').unwrap_or((text, "/"));
     let volume = volume.parse().map_err(|e: Error| e.during(format_args!("{text:?} does not start with a volume")))?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };

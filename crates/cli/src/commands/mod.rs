@@ -21,7 +21,7 @@ use std::future::Future;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
@@ -46,7 +46,7 @@ pub enum Command {
 }
 
 /// Runs a command to its exit code.
-pub fn dispatch(command: Command, cx: &Context) -> Result<u8> {
+pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
     match command {
         Command::Up(args) => up::run(&args, cx),
         Command::Down(args) => client(down::run(&args, cx)),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Mounts a volume on a folder of this host; returns when it is mounted.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volume, by name or id.
     volume: String,
     /// An existing folder.
@@ -18,7 +18,7 @@ pub struct Args {
     read_only: bool,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let volume: VolumeRef = args.volume.parse()?;
     let request = Attach { directory: existing_folder(&args.dir)?, read_only: args.read_only };
     let attached = cx.client.attach(&volume, &request).await?;

@@ -4,7 +4,7 @@ use orlop_model::{Error, OPTION_HELP, Result};
 use std::collections::BTreeMap;
 
 /// Reads `-o` or `--label` arguments; `flag` is how the user wrote it.
-pub fn read(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
     for text in given {
         let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
@@ -18,7 +18,7 @@ pub fn read(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 /// The options of volumes as help text.
-pub fn option_help() -> String {
+pub(crate) fn option_help() -> String {
     let mut text = "Options (-o KEY=VALUE):\n".to_owned();
     for (key, meaning) in OPTION_HELP {
         text.push_str(&format!("  {key:<12} {meaning}\n"));

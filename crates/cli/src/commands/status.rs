@@ -7,9 +7,9 @@ use orlop_model::{ByteSize, Result};
 
 /// Shows what runs, and which volumes are mounted.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(crate) struct Args {}
 
-pub async fn run(_args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(_args: &Args, cx: &Context) -> Result<u8> {
     let status = cx.client.status().await?;
     cx.ui.show(&status, || text(&status))?;
     Ok(0)

@@ -8,13 +8,13 @@ use std::path::Path;
 
 /// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A folder (anything with a slash), or a volume by name or id.
     #[arg(value_name = "DIR|VOLUME")]
     target: String,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (volume, folders) = find(&args.target, cx).await?;
     let by_id = VolumeRef::Id(volume.id);
     for folder in &folders {

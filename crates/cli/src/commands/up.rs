@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 /// Starts Orlop and returns when it is ready. Already running: says so.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Stay in the foreground, for systemd and debugging.
     #[arg(long)]
     foreground: bool,
@@ -31,7 +31,7 @@ pub struct Args {
 /// How long a start may take. Restoring many mounts after a reboot goes on in the background.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) fn run(args: &Args, cx: &Context) -> Result<u8> {
     daemon::check_plugin_name(&args.plugin_name)?;
     if args.foreground || args.detached {
         let plugin = (!args.no_docker_plugin).then(|| args.plugin_name.clone());
@@ -54,7 +54,7 @@ async fn start(args: &Args, cx: &Context) -> Result<u8> {
 }
 
 /// Starts a daemon and waits until it is ready. False: another one was faster.
-pub async fn spawn(cx: &Context, words: &[String]) -> Result<bool> {
+pub(crate) async fn spawn(cx: &Context, words: &[String]) -> Result<bool> {
     daemon::prepare(&cx.root)?;
     let log = cx.root.join("log/daemon.log");
     let stderr = OpenOptions::new().create(true).append(true).open(&log).map_err(|e| Error::io(log.display(), &e))?;

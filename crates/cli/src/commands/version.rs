@@ -6,9 +6,9 @@ use serde_json::json;
 
 /// Shows the version of this binary.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(crate) struct Args {}
 
-pub fn run(_args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) fn run(_args: &Args, cx: &Context) -> Result<u8> {
     let version = env!("CARGO_PKG_VERSION");
     cx.ui.show(&json!({ "version": version }), || format!("orlop {version}\n"))?;
     Ok(0)

@@ -22,7 +22,7 @@ pub(crate) fn take(path: &Path) -> Result<Option<Lock>> {
         .open(path)
         .map_err(|e| Error::io(path.display(), &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { file: file })),
+        Ok(()) => Ok(Some(Lock { file })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(Error::io(format_args!("locking {}", path.display()), &e)),
     }

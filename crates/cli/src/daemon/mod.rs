@@ -14,9 +14,9 @@ mod ports;
 mod ready;
 mod socket;
 
-pub use offline::audit as offline_audit;
-pub use plugin::check_name as check_plugin_name;
-pub use ready::Readiness;
+pub(crate) use offline::audit as offline_audit;
+pub(crate) use plugin::check_name as check_plugin_name;
+pub(crate) use ready::Readiness;
 
 use host::DaemonHost;
 use orlop_api::docker::Identity;
@@ -38,7 +38,7 @@ const FIRST_TURN: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What a daemon is started with.
-pub struct Settings {
+pub(crate) struct Settings {
     /// The Docker plugin's name; `None` for no plugin.
     pub plugin: Option<String>,
     /// Whether another process started this one and waits on its standard output.
@@ -46,7 +46,7 @@ pub struct Settings {
 }
 
 /// Makes the folders of a root.
-pub fn prepare(root: &Path) -> Result<()> {
+pub(crate) fn prepare(root: &Path) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::new(ErrorKind::Denied, "starting Orlop needs root: it mounts file systems")
             .with_remedy("run the command as root, with sudo for example"));
@@ -55,7 +55,7 @@ pub fn prepare(root: &Path) -> Result<()> {
 }
 
 /// This binary, also after a newer one took its place on disk.
-pub fn this_program() -> Result<PathBuf> {
+pub(crate) fn this_program() -> Result<PathBuf> {
     let path = std::env::current_exe().map_err(|e| Error::io("finding this program", &e))?;
     Ok(match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {
         Some(newer) => PathBuf::from(newer),
@@ -64,17 +64,17 @@ pub fn this_program() -> Result<PathBuf> {
 }
 
 /// Whether a living daemon has the root.
-pub fn is_locked(root: &Path) -> bool {
+pub(crate) fn is_locked(root: &Path) -> bool {
     lock::is_taken(&root.join("run/daemon.lock"))
 }
 
 /// Whether the keeper of a root answers.
-pub async fn keeper_answers(root: &Path) -> bool {
+pub(crate) async fn keeper_answers(root: &Path) -> bool {
     keeper::Keeper::new(root).answering().await.is_ok()
 }
 
 /// Runs the daemon until it is told to end.
-pub fn run(root: &Path, settings: Settings) -> Result<()> {
+pub(crate) fn run(root: &Path, settings: Settings) -> Result<()> {
     let detached = settings.detached;
     match serve(root, settings) {
         Err(e) if detached => {

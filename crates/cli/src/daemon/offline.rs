@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Checks the journal against the registry. No daemon may start meanwhile, so the root is locked.
-pub async fn audit(root: &Path) -> Result<VerifyReport> {
+pub(crate) async fn audit(root: &Path) -> Result<VerifyReport> {
     let folder = root.join("audit");
     if !folder.is_dir() || !root.join("orlop.db").exists() {
         return Err(Error::not_found(format!("there is no audit journal in {}", folder.display()))

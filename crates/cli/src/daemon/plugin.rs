@@ -19,12 +19,12 @@ pub(crate) struct Claim {
 }
 
 /// Where the socket of a plugin lies.
-pub fn socket_of(name: &str) -> PathBuf {
+pub(crate) fn socket_of(name: &str) -> PathBuf {
     Path::new(SOCKETS).join(format!("{name}.sock"))
 }
 
 /// Refuses names that Docker could not use.
-pub fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let fine = !name.is_empty()
         && name.len() <= 64
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))

@@ -94,6 +94,8 @@ impl VolumeWorker for Ports {
             remove_tree(&Path::new(folder).join(&plan.prefix)).await?;
         }
         remove_tree(state).await?;
+        // Best effort: a log tells nothing any more about a volume that is gone.
+        let _ = tokio::fs::remove_file(self.root.join(format!("log/worker-{id}.log"))).await;
         match tokio::fs::remove_dir(mountpoint).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format_args!("removing {}", mountpoint.display()), &e)),
             _ => Ok(()),

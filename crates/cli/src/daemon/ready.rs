@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// What came of a start.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// All sockets answer.
     Ready,
     /// Another daemon has this root.

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// Writes the whole journal to a file that can be verified anywhere, without a daemon.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The file; - writes to standard output.
     #[arg(long, value_name = "F")]
     file: PathBuf,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let mut stream = cx.client.audit_export().await?;
     if args.file == Path::new("-") {
         while let Some(piece) = stream.next().await? {

@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// Lists who changed what and when, oldest first.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only of this volume, by name or id.
     #[arg(long, value_name = "VOLUME")]
     volume: Option<String>,
@@ -30,7 +30,7 @@ pub struct Args {
     limit: usize,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let filter = AuditFilter {
         target: args.volume.clone(),
         verb: args.verb.clone(),

@@ -9,14 +9,14 @@ use orlop_model::Result;
 
 /// Shows, exports and verifies the record of every change.
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List(list::Args),
     Export(export::Args),
     Verify(verify::Args),
 }
 
-pub async fn run(command: Command, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
     match command {
         Command::List(args) => list::run(&args, cx).await,
         Command::Export(args) => export::run(&args, cx).await,

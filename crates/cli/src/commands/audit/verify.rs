@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 /// Checks that nobody altered the record of changes; exit code 10 if somebody did.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// An exported file; needs no daemon. Without it the journal of the root folder is checked.
     #[arg(long, value_name = "F")]
     file: Option<PathBuf>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (report, what) = match &args.file {
         Some(file) => (verify_file(file)?, file.display().to_string()),
         None => (journal(cx).await?, "the audit journal".to_owned()),

@@ -14,7 +14,7 @@ use std::time::Duration;
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// Everything about Docker.
-pub async fn check(status: Option<&Status>, volumes: &[Volume]) -> Vec<Finding> {
+pub(crate) async fn check(status: Option<&Status>, volumes: &[Volume]) -> Vec<Finding> {
     let host = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
     let endpoint = match endpoint(host.as_deref()) {
         Ok(endpoint) => endpoint,

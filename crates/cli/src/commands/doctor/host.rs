@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// Everything about the host.
-pub fn check(cx: &Context) -> Vec<Finding> {
+pub(crate) fn check(cx: &Context) -> Vec<Finding> {
     let mut findings = vec![fuse(), kernel(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())];
     findings.extend(space(&cx.root));
     findings.extend(mounts(&cx.root));

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 /// Checks this host and this Orlop; exit code 1 when something is wrong.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only show what is not right.
     #[arg(short, long)]
     quiet: bool,
@@ -21,7 +21,7 @@ pub struct Args {
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Ok,
     /// Works, with a limit worth knowing.
@@ -32,7 +32,7 @@ pub enum Level {
 
 /// What one check found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Which check.
     pub check: &'static str,
     /// How bad it is.
@@ -46,27 +46,27 @@ pub struct Finding {
 
 impl Finding {
     /// All is well.
-    pub fn ok(check: &'static str, message: impl Into<String>) -> Finding {
+    pub(crate) fn ok(check: &'static str, message: impl Into<String>) -> Finding {
         Finding { check, level: Level::Ok, message: message.into(), remedy: None }
     }
 
     /// A limit worth knowing.
-    pub fn note(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(crate) fn note(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding { check, level: Level::Note, message: message.into(), remedy: Some(remedy.into()) }
     }
 
     /// Something is wrong.
-    pub fn problem(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(crate) fn problem(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding { check, level: Level::Problem, message: message.into(), remedy: Some(remedy.into()) }
     }
 
     /// An error as a finding.
-    pub fn failed(check: &'static str, e: Error, otherwise: &str) -> Finding {
+    pub(crate) fn failed(check: &'static str, e: Error, otherwise: &str) -> Finding {
         Finding::problem(check, e.message, e.remedy.unwrap_or_else(|| otherwise.to_owned()))
     }
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let status = cx.client.status().await;
     let volumes = if status.is_ok() { cx.client.volumes(false, false).await } else { Ok(Vec::new()) };
     let mut findings = host::check(cx);

@@ -10,7 +10,7 @@ use orlop_model::{Error, ErrorKind, Result};
 use std::time::Duration;
 
 /// Everything about this Orlop.
-pub async fn check(cx: &Context, status: &Result<Status>) -> Vec<Finding> {
+pub(crate) async fn check(cx: &Context, status: &Result<Status>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match status {
         Ok(status) => {

@@ -8,7 +8,7 @@ use orlop_model::{Result, VolumeName, VolumeOptions};
 /// Creates an empty volume.
 #[derive(Debug, clap::Args)]
 #[command(after_help = pairs::option_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// Its name: a letter or digit, then letters, digits, '_', '.' and '-'.
     name: String,
     /// An option; may be given several times.
@@ -19,7 +19,7 @@ pub struct Args {
     labels: Vec<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let options = pairs::read("-o", &args.options)?;
     // Checked here too, so that a mistake is told even while the daemon is away.
     args.name.parse::<VolumeName>()?;

@@ -7,13 +7,13 @@ use orlop_model::{AttachmentKind, ByteSize, Error, Result, Volume, VolumeRef};
 
 /// Shows everything about volumes; with `--output json` always a list, one element for each name.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volumes, by name or id.
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let references: Vec<VolumeRef> = args.volumes.iter().map(|v| v.parse()).collect::<Result<_, Error>>()?;
     let mut volumes = Vec::with_capacity(references.len());
     for reference in &references {

@@ -6,7 +6,7 @@ use orlop_model::{AttachmentKind, ByteSize, Result, Volume, VolumeState};
 
 /// Lists volumes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Also the removed ones that can still be restored.
     #[arg(short, long)]
     all: bool,
@@ -18,7 +18,7 @@ pub struct Args {
     label: Option<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let mut volumes = cx.client.volumes(args.all, !args.quiet).await?;
     if let Some(label) = &args.label {
         let (key, value) = label.split_once('=').map_or((label.as_str(), None), |(k, v)| (k, Some(v)));
@@ -48,7 +48,7 @@ pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
 }
 
 /// The state in a few words; for a removed volume until when it can be restored.
-pub fn state(v: &Volume) -> String {
+pub(crate) fn state(v: &Volume) -> String {
     let state = match v.state {
         VolumeState::Active if v.mountpoint.is_some() => "mounted".to_owned(),
         VolumeState::Active => "ready".to_owned(),

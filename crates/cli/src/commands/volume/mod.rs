@@ -13,7 +13,7 @@ use orlop_model::Result;
 
 /// Creates, shows, changes, removes and restores volumes.
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Create(create::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
@@ -25,7 +25,7 @@ pub enum Command {
     Restore(restore::Args),
 }
 
-pub async fn run(command: Command, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
     match command {
         Command::Create(args) => create::run(&args, cx).await,
         Command::List(args) => list::run(&args, cx).await,

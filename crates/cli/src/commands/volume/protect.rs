@@ -5,7 +5,7 @@ use orlop_model::{Error, Result, VolumeRef};
 
 /// Protects volumes from removal, by Docker too.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volumes, by name or id.
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -14,7 +14,7 @@ pub struct Args {
     off: bool,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let references: Vec<VolumeRef> = args.volumes.iter().map(|v| v.parse()).collect::<Result<_, Error>>()?;
     let mut volumes = Vec::with_capacity(references.len());
     for reference in &references {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Removes volumes; their data is kept for a while and can be restored.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volumes, by name or id.
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -40,7 +40,7 @@ struct Removal {
     error: Option<Error>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     // A malformed name anywhere stops everything before anything is removed.
     let references: Vec<VolumeRef> = args.volumes.iter().map(|v| v.parse()).collect::<Result<_, Error>>()?;
     let mut removals = Vec::with_capacity(references.len());

@@ -5,7 +5,7 @@ use orlop_model::{Result, VolumeName, VolumeRef};
 
 /// Takes a removed volume back, with all its data.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The volume: its name (the newest removed one of that name) or its id.
     volume: String,
     /// Under this name, where its own is taken.
@@ -13,7 +13,7 @@ pub struct Args {
     name: Option<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let reference: VolumeRef = args.volume.parse()?;
     if let Some(name) = &args.name {
         name.parse::<VolumeName>()?;

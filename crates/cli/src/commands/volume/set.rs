@@ -7,7 +7,7 @@ use orlop_model::{Error, Result, VolumeOptions, VolumeRef, VolumeUpdate};
 /// Changes options and labels of a volume, also while it is mounted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = pairs::option_help())]
-pub struct Args {
+pub(crate) struct Args {
     /// The volume, by name or id.
     volume: String,
     /// An option; the empty value (KEY=) resets it to its default.
@@ -18,7 +18,7 @@ pub struct Args {
     labels: Vec<String>,
 }
 
-pub async fn run(args: &Args, cx: &Context) -> Result<u8> {
+pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let volume: VolumeRef = args.volume.parse()?;
     let options = pairs::read("-o", &args.options)?;
     VolumeOptions::parse(options.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.as_str(), v.as_str())))?;
