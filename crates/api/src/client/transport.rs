@@ -11,7 +11,8 @@ use hyper_util::rt::TokioIo;
 use orlop_model::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;
 use std::io::ErrorKind as Io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -68,7 +69,7 @@ impl Transport {
         let work = async {
             match &self.endpoint {
                 Endpoint::Unix(path_of_socket) => {
-                    let stream = UnixStream::connect(path_of_socket).await.map_err(|e| self.refused(&e))?;
+                    let stream = connect(path_of_socket).await.map_err(|e| self.refused(&e))?;
                     self.exchange(stream, method, path, body).await
                 }
                 Endpoint::Tcp(address) => {
@@ -111,6 +112,18 @@ impl Transport {
             _ => ErrorKind::Unavailable,
         };
         Error::new(kind, format!("{}: {e}", self.endpoint))
+    }
+}
+
+/// Connects to a socket however long its path is: the system's calls take 107 bytes, so a longer one is named
+/// through its folder's descriptor.
+async fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) if path.as_os_str().len() > 107 => {
+            let folder = std::fs::File::open(folder)?;
+            UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name)).await
+        }
+        _ => UnixStream::connect(path).await,
     }
 }
 

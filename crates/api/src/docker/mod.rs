@@ -6,9 +6,12 @@
 mod calls;
 mod wire;
 
-use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
 use axum::routing::post;
+use axum::{Router, middleware};
 use orlop_control::Control;
 use orlop_model::Error;
 use std::sync::Arc;
@@ -49,5 +52,9 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
             // 404 tells dockerd that the plugin lacks the call; any other status would be a failure of it.
             (StatusCode::NOT_FOUND, Refusal(Error::not_found(format!("Orlop has no plugin call {}", uri.path()))).body())
         })
+        .layer(middleware::from_fn(async |request: Request, next: Next| match crate::serve::with_whole_body(request).await {
+            Ok(request) => next.run(request).await,
+            Err(e) => Refusal(e).into_response(),
+        }))
         .with_state(Plugin { control, identity: Arc::new(identity) })
 }

@@ -98,6 +98,12 @@ impl Drop for Visit {
     }
 }
 
+/// The host's error, with the volume that it is about and a way on.
+fn explained(volume: &VolumeRef, e: Error) -> Error {
+    let e = e.during(format_args!("volume {volume}"));
+    if e.remedy.is_some() { e } else { e.with_remedy(format!("see what is there with: orlop ls {volume}:/")) }
+}
+
 async fn leave(visit: &mut Option<Visit>) {
     if let Some(visit) = visit.take() {
         visit.end().await;
@@ -115,7 +121,7 @@ pub(crate) async fn list(
 ) -> Answer<Json<Listing>> {
     let path = at.checked()?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "ls").await?;
-    let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("volume {volume}")));
+    let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| explained(&volume, e));
     visit.end().await;
     Ok(Json(listing?))
 }
@@ -132,7 +138,7 @@ pub(crate) async fn content(
 ) -> Answer<Response> {
     let path = at.checked()?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "cat").await?;
-    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| e.during(format_args!("volume {volume}")));
+    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| explained(&volume, e));
     let file = match opened {
         Ok(file) => file,
         Err(e) => {
@@ -145,18 +151,28 @@ pub(crate) async fn content(
     let mut visit = Some(visit);
     if size == 0 {
         // Nobody asks for the pieces of an empty body.
+        drop(file);
         leave(&mut visit).await;
+        return answer(size, Body::empty());
     }
     let file = tokio::fs::File::from_std(file).take(size);
-    let stream = futures::stream::try_unfold((file, visit), async |(mut file, mut visit)| {
+    let stream = futures::stream::try_unfold(Some((file, visit)), async |reading| {
+        let Some((mut file, mut visit)) = reading else { return Ok::<_, std::io::Error>(None) };
         let mut buffer = BytesMut::with_capacity(READ);
         let read = file.read_buf(&mut buffer).await?;
-        if read == 0 || file.limit() == 0 {
-            // Before the last piece, so that the volume is let go of when the reader has all.
-            leave(&mut visit).await;
+        if read > 0 && file.limit() > 0 {
+            return Ok(Some((buffer.freeze(), Some((file, visit)))));
         }
-        Ok::<_, std::io::Error>((read > 0).then(|| (buffer.freeze(), (file, visit))))
+        // Before the last piece, so that the volume is let go of when the reader has all; and the file before
+        // the volume, which could not be unmounted under it.
+        drop(file);
+        leave(&mut visit).await;
+        Ok((read > 0).then(|| (buffer.freeze(), None)))
     });
+    answer(size, Body::from_stream(stream))
+}
+
+fn answer(size: u64, body: Body) -> Answer<Response> {
     let response = Response::builder().header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, size);
-    response.body(Body::from_stream(stream)).map_err(|e| Error::internal(format!("the answer could not be made: {e}")).into())
+    response.body(body).map_err(|e| Error::internal(format!("the answer could not be made: {e}")).into())
 }

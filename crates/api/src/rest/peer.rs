@@ -40,7 +40,11 @@ fn unknown() -> Error {
 }
 
 /// Admits a caller or answers 403, before any route is looked at.
-pub(crate) async fn admit(State(rest): State<Rest>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn admit(State(rest): State<Rest>, request: Request, next: Next) -> Response {
+    let mut request = match crate::serve::with_whole_body(request).await {
+        Ok(request) => request,
+        Err(e) => return Failure(e).into_response(),
+    };
     let peer = request.extensions().get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(peer)| peer.0.clone());
     let Some(actor) = peer else { return Failure(unknown()).into_response() };
     if let Err(e) = rest.control.authorise_read(&actor) {

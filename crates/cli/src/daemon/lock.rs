@@ -3,7 +3,7 @@
 use orlop_model::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The lock; held as long as this lives.
@@ -22,10 +22,17 @@ pub(crate) fn take(path: &Path) -> Result<Option<Lock>> {
         .open(path)
         .map_err(|e| Error::io(path.display(), &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { file })),
+        Ok(()) if is_at(&file, path) => Ok(Some(Lock { file })),
+        // Its holder removed it while this one opened it: what is locked now is a file without a name.
+        Ok(()) => take(path),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(Error::io(format_args!("locking {}", path.display()), &e)),
     }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let ids = |m: std::fs::Metadata| (m.dev(), m.ino());
+    matches!((file.metadata().map(ids), std::fs::metadata(path).map(ids)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Whether a living process holds the lock; asks without taking it for longer than the question lasts.
@@ -39,6 +46,11 @@ pub(crate) fn is_taken(path: &Path) -> bool {
 }
 
 impl Lock {
+    /// Lets go, and takes the file away: nothing is left of a holder that ends in good order.
+    pub(crate) fn remove(self, path: &Path) {
+        let _ = std::fs::remove_file(path);
+    }
+
     /// Writes something about the holder into the file, for people and for [`holder`].
     pub(crate) fn note(&self, text: &str) -> Result<()> {
         let write = || -> std::io::Result<()> {
@@ -75,6 +87,9 @@ mod tests {
         assert!(is_taken(&path));
         drop(held);
         assert!(!is_taken(&path));
+        let held = take(&path).expect("opens").expect("free again");
+        held.remove(&path);
+        assert!(!path.exists());
         assert!(take(&path).expect("opens").is_some());
     }
 }

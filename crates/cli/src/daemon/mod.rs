@@ -190,7 +190,9 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
         tracing::warn!("a call was still running at the end");
     }
     let _ = std::fs::remove_file(root.join("run/orlop.sock"));
-    drop(name_lock);
+    if let Some(lock) = name_lock {
+        lock.release();
+    }
     Ok(())
 }
 

@@ -15,7 +15,20 @@ pub(crate) struct Claim {
     pub(crate) socket: PathBuf,
     pub(crate) listener: UnixListener,
     /// Keeps other daemons away from the name.
-    pub(crate) lock: Lock,
+    pub(crate) lock: NameLock,
+}
+
+/// The hold on a name.
+pub(crate) struct NameLock {
+    lock: Lock,
+    path: PathBuf,
+}
+
+impl NameLock {
+    /// Gives the name up, in good order.
+    pub(crate) fn release(self) {
+        self.lock.remove(&self.path);
+    }
 }
 
 /// Where the socket of a plugin lies.
@@ -60,5 +73,5 @@ pub(crate) async fn claim(name: &str, root: &Path) -> Result<Claim, String> {
         ));
     }
     let listener = socket::listen(&socket, 0o600).map_err(|e| format!("{e}; Docker is not served"))?;
-    Ok(Claim { name: name.to_owned(), socket, listener, lock })
+    Ok(Claim { name: name.to_owned(), socket, listener, lock: NameLock { lock, path: lock_path } })
 }

@@ -15,7 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (report, what) = match &args.file {
-        Some(file) => (verify_file(file)?, file.display().to_string()),
+        Some(file) => (verify_file(file).map_err(explained)?, file.display().to_string()),
         None => (journal(cx).await?, "the audit journal".to_owned()),
     };
     if let Some(first) = report.breaks.first() {
@@ -37,4 +37,8 @@ async fn journal(cx: &Context) -> Result<VerifyReport> {
         Err(e) if e.kind == ErrorKind::Unavailable => crate::daemon::offline_audit(&cx.root).await,
         answer => answer,
     }
+}
+
+fn explained(e: Error) -> Error {
+    if e.remedy.is_some() { e } else { e.with_remedy("give a file that was written by: orlop audit export --file F") }
 }

@@ -1,0 +1,207 @@
+//! Coming up, being up, going down.
+
+use crate::world::{World, alive, can_mount, wait};
+use std::time::{Duration, Instant};
+
+#[test]
+fn up_comes_up_quickly_says_so_and_a_second_up_says_it_runs() {
+    if !can_mount("up") {
+        return;
+    }
+    let world = World::new();
+    let start = Instant::now();
+    let first = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(first.out.contains("is up on"), "{}", first.out);
+    let pid = world.daemon_pid();
+    let second = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(second.out.contains("already running"), "{}", second.out);
+    assert_eq!(world.daemon_pid(), pid);
+    let status = world.json(&["status"]);
+    assert_eq!((&status["pid"], &status["root"]), (&pid.into(), &world.root.to_str().expect("plain").into()));
+    assert!(status["keeper"]["workers"].is_array(), "{status}");
+    let down = world.run(&["down"]).ok();
+    assert!(down.out.contains("is down"), "{}", down.out);
+    assert_eq!(world.processes(), Vec::<i32>::new());
+    assert!(!world.root.join("run/orlop.sock").exists());
+}
+
+#[test]
+fn of_two_at_once_one_wins_and_the_other_says_so() {
+    if !can_mount("two ups") {
+        return;
+    }
+    let world = World::new();
+    let children: Vec<_> = (0..4)
+        .map(|_| {
+            let mut command = world.command(&["up", "--no-docker-plugin"]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("starts")
+        })
+        .collect();
+    let mut said = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().expect("ends");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        said.push(text);
+    }
+    assert_eq!(said.iter().filter(|t| t.contains("is up on")).count(), 1, "{said:?}");
+    assert_eq!(said.iter().filter(|t| t.contains("already running")).count(), 3, "{said:?}");
+    let daemons = world.processes().into_iter().filter(|pid| *pid == world.daemon_pid()).count();
+    assert_eq!(daemons, 1);
+    // In the foreground there is nobody to hand over to, so it is an error.
+    world.run(&["up", "--foreground", "--no-docker-plugin"]).fails(5, "already running");
+}
+
+#[test]
+fn without_a_daemon_every_command_names_the_one_that_starts_it() {
+    let world = World::new();
+    for words in [
+        &["status"][..],
+        &["volume", "list"],
+        &["volume", "create", "db"],
+        &["volume", "inspect", "db"],
+        &["volume", "remove", "db"],
+        &["ls", "db:/"],
+        &["cat", "db:/x"],
+        &["audit", "list"],
+    ] {
+        world.run(words).fails(9, "orlop up");
+    }
+    let json = world.run(&["status", "--output", "json"]);
+    let error: serde_json::Value = serde_json::from_str(&json.err).expect("an error as JSON");
+    assert_eq!((json.code, error["kind"].as_str()), (9, Some("unavailable")));
+    assert!(error["remedy"].as_str().is_some_and(|r| r.contains("orlop up")));
+    let down = world.run(&["down"]).ok();
+    assert!(down.out.contains("not running"), "{}", down.out);
+    assert!(!world.root.exists(), "looking made something");
+}
+
+#[test]
+fn sigterm_ends_the_daemon_alone_and_the_foreground_serves() {
+    if !can_mount("foreground") {
+        return;
+    }
+    let world = World::new();
+    let mut child = world
+        .command(&["up", "--foreground", "--no-docker-plugin"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    wait("the daemon answers", || world.run(&["status"]).code == 0);
+    assert_eq!(world.daemon_pid(), child.id() as i32);
+    world.run(&["volume", "create", "db"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM).expect("signalled");
+    assert!(child.wait().expect("ends").success());
+    std::fs::write(world.path("m/x"), "still there").expect("the mount outlives the daemon");
+    assert!(!world.processes().is_empty());
+    // The daemon is gone, its mounts are not: down still takes all of it away, or refuses for the same reasons.
+    world.run(&["down"]).fails(5, &dir);
+    world.run(&["unmount", &dir]).ok();
+    world.run(&["down"]).ok();
+    assert_eq!((world.processes(), world.mounts()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_root_moved_by_its_links_is_the_same_root() {
+    if !can_mount("links") {
+        return;
+    }
+    let world = World::up();
+    let link = world.path("link");
+    std::os::unix::fs::symlink(&world.root, &link).expect("link");
+    let status = world.run(&["status", "--root", link.to_str().expect("plain")]).ok();
+    assert!(status.out.contains(world.root.to_str().expect("plain")), "{}", status.out);
+}
+
+#[test]
+fn a_long_root_works_although_socket_paths_are_short() {
+    if !can_mount("long root") {
+        return;
+    }
+    let mut world = World::new();
+    world.root = world.path(&"x".repeat(120)).join("root");
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    world.run(&["volume", "create", "db"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    world.run(&["ls", "db"]).ok();
+    world.run(&["unmount", "db"]).ok();
+    world.run(&["down"]).ok();
+}
+
+#[test]
+fn other_users_are_denied_with_the_remedy() {
+    if !can_mount("other users") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    for words in [&["volume", "list"][..], &["volume", "create", "x"], &["status"], &["cat", "db:/x"], &["down", "--force"]] {
+        let ended = world.run_as(65534, words);
+        assert_eq!(ended.code, 7, "{words:?}: {}{}", ended.out, ended.err);
+        assert!(ended.err.contains("hint: "), "{}", ended.err);
+    }
+    let names = world.json(&["volume", "list", "--quiet"]);
+    assert_eq!(names, serde_json::json!(["db"]));
+    // Nor can they start one in a folder of their own: it would fail at the first mount.
+    let ended = world.run_as(65534, &["up", "--root", "/tmp/orlop-of-nobody", "--no-docker-plugin"]);
+    assert_eq!(ended.code, 7, "{}{}", ended.out, ended.err);
+    assert!(!std::path::Path::new("/tmp/orlop-of-nobody").exists());
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    if !can_mount("closed pipe") {
+        return;
+    }
+    let world = World::up();
+    for i in 0..30 {
+        world.run(&["volume", "create", &format!("v{i}")]).ok();
+    }
+    for words in [
+        &["completion", "bash"][..],
+        &["--help"],
+        &["volume", "list"],
+        &["audit", "list"],
+        &["status"],
+        &["volume", "list", "--output", "json"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let output = world.command(words).stdout(writer).stderr(std::process::Stdio::piped()).output().expect("runs");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn completions_are_there_for_each_shell() {
+    let world = World::new();
+    for (shell, word) in [("bash", "complete -F _orlop"), ("zsh", "#compdef orlop"), ("fish", "complete -c orlop")] {
+        let script = world.run(&["completion", shell]).ok().out;
+        assert!(script.contains(word), "{shell}");
+        assert!(script.contains("restore") && !script.contains("Serves one volume"), "{shell}");
+    }
+    assert!(world.run(&["version"]).ok().out.starts_with("orlop "));
+    assert_eq!(world.json(&["version"])["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_obstacle() {
+    if !can_mount("killed daemon") {
+        return;
+    }
+    let world = World::up();
+    let before = world.daemon_pid();
+    world.run(&["volume", "create", "db"]).ok();
+    world.kill_daemon();
+    assert!(!alive(before));
+    world.run(&["status"]).fails(9, "orlop up");
+    let again = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(again.out.contains("is up on"), "{}", again.out);
+    assert_eq!(world.json(&["volume", "list", "--quiet"]), serde_json::json!(["db"]));
+}

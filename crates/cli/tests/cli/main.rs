@@ -1,0 +1,11 @@
+//! The real binary on real roots: every command as a person runs it.
+
+mod audit;
+mod bad_input;
+mod doctor;
+mod life;
+mod mounts;
+mod plugin;
+mod survival;
+mod volumes;
+mod world;
