@@ -176,6 +176,13 @@ impl Model {
         }
     }
 
+    /// Puts contents in place that an operation left when it was refused half-way.
+    pub fn replace_contents(&mut self, ino: u64, pages: &BTreeMap<u64, Vec<u8>>, facts: &Facts) {
+        let node = self.node(ino);
+        node.data = pages.iter().map(|(n, b)| (*n, Block::Data(b.clone()))).collect();
+        node.facts = facts.clone();
+    }
+
     /// A slot's folder may be removed while it is held.
     fn touch_dir(&mut self, ino: u64) {
         let now = self.now;
@@ -416,7 +423,7 @@ impl Model {
             }
             Op::Fsync { at } => self.at(at).map(|_| Out::Unit),
             Op::Totals => Ok(Out::Totals(self.nodes.values().map(|n| n.data.len() as u64).sum(), self.nodes.len() as u64)),
-            Op::SyncAll | Op::Kill => Ok(Out::Unit),
+            Op::SyncAll | Op::Kill | Op::Idle | Op::Compact => Ok(Out::Unit),
             Op::Reopen | Op::SyncAndCutPower => {
                 self.release_all();
                 Ok(Out::Unit)
@@ -517,7 +524,7 @@ impl Model {
         node.facts.ctime = now;
     }
 
-    /// Reserved blocks count as data: what is allocated is no hole.
+    /// Reserved blocks count as holes, as on ext4: nothing was ever written there.
     fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64, i32> {
         let node = &self.nodes[&ino];
         let size = node.facts.size;
@@ -526,7 +533,7 @@ impl Model {
         }
         let mut at = offset;
         while at < size {
-            let data = node.data.contains_key(&(at / BLOCK));
+            let data = matches!(node.data.get(&(at / BLOCK)), Some(Block::Data(_)));
             if data == (what == Seek::Data) {
                 return Ok(at);
             }

@@ -140,6 +140,10 @@ pub enum Op {
     Totals,
     /// Everything is made durable.
     SyncAll,
+    /// A minute passes: what is done in the background is done.
+    Idle,
+    /// Segments with garbage are emptied.
+    Compact,
     /// Closed and opened again; nothing is held any more.
     Reopen,
     /// The process dies and another takes over from the same kernel: what is held stays held.
@@ -305,7 +309,8 @@ impl Gen {
             93 => Op::SyncAll,
             94 => Op::Totals,
             _ if !self.taste.ends => Op::Attr { at: self.at() },
-            95..=96 => Op::Reopen,
+            95 => [Op::Reopen, Op::Idle, Op::Compact][self.rng.below(3) as usize].clone(),
+            96 => Op::Reopen,
             97..=98 => Op::Kill,
             _ => Op::SyncAndCutPower,
         }

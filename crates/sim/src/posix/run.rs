@@ -49,6 +49,9 @@ pub async fn open(world: &World, fresh_kernel: bool) -> orlop_model::Result<Arc<
     FileSystem::open(config).await
 }
 
+/// Longest that anything may take, in the world's time.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
 /// One process: a runtime and what runs in it.
 pub struct Life {
     /// What it has open.
@@ -60,7 +63,8 @@ impl Life {
     /// Starts a process that opens the volume.
     pub fn start(world: &World, fresh_kernel: bool, first_request: u64) -> Result<Life, String> {
         let runtime = runtime();
-        let fs = runtime.block_on(open(world, fresh_kernel)).map_err(|e| format!("the volume does not open: {e}"))?;
+        let opened = runtime.block_on(async { tokio::time::timeout(PATIENCE, open(world, fresh_kernel)).await });
+        let fs = opened.map_err(|_| "opening the volume hangs".to_owned())?.map_err(|e| format!("the volume does not open: {e}"))?;
         Ok(Life { real: Real::new(fs, first_request), runtime })
     }
 

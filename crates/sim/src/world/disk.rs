@@ -35,7 +35,7 @@ impl SimDisk {
     fn change<T: Default>(&self, step: Step, work: impl FnOnce(&mut Shared) -> io::Result<T>) -> io::Result<T> {
         let mut s = self.shared.lock();
         match s.step(self.life, step)? {
-            Fate::Do => work(&mut s),
+            Fate::Do | Fate::Hold => work(&mut s),
             // What is skipped has no value that anybody could miss.
             Fate::Skip => Ok(T::default()),
             Fate::Fail(code) => Err(errno(code)),
@@ -138,13 +138,14 @@ impl HostFile for SimFile {
         let mut s = self.shared.lock();
         match s.step(self.life, Step::Write(name(&self.path), offset, data.len()))? {
             Fate::Do => s.image.write(self.node, offset, data),
+            Fate::Hold => s.image.write_held(self.node, offset, data),
             Fate::Skip => {}
             Fate::Fail(code) => {
                 let arrived = s.rng().below(data.len() as u64 + 1) as usize;
                 if arrived > 0 {
                     s.image.write(self.node, offset, &data[..arrived]);
                 }
-                return Err(errno(code));
+                return if s.swallows() { Ok(()) } else { Err(errno(code)) };
             }
             Fate::Stop(takes_effect) => {
                 let arrived = if takes_effect { data.len() } else { s.rng().below(data.len() as u64 + 1) as usize };
@@ -160,11 +161,11 @@ impl HostFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut s = self.shared.lock();
         match s.step(self.life, Step::SyncData(name(&self.path)))? {
-            Fate::Do => s.image.sync(self.node),
+            Fate::Do | Fate::Hold => s.image.sync(self.node),
             Fate::Skip => {}
             Fate::Fail(code) => {
                 s.image.fail_sync(self.node);
-                return Err(errno(code));
+                return if s.swallows() { Ok(()) } else { Err(errno(code)) };
             }
             Fate::Stop(takes_effect) => {
                 if takes_effect {
@@ -185,7 +186,7 @@ impl HostFile for SimFile {
     fn set_size(&self, size: u64) -> io::Result<()> {
         let mut s = self.shared.lock();
         match s.step(self.life, Step::Resize(name(&self.path), size))? {
-            Fate::Do => s.image.resize(self.node, size),
+            Fate::Do | Fate::Hold => s.image.resize(self.node, size),
             Fate::Skip => {}
             Fate::Fail(code) => return Err(errno(code)),
             Fate::Stop(takes_effect) => {

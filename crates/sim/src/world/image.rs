@@ -36,6 +36,8 @@ pub(crate) struct Node {
     live: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Write>,
+    /// Of the pending writes those from this one on are still in the process: a planted bug.
+    held_from: Option<usize>,
     /// Writes that a failed sync gave up: they may be on the disk or not, and no later sync covers them.
     doomed: Vec<Write>,
 }
@@ -143,6 +145,14 @@ impl Image {
         n.pending.push(Write::Bytes(offset, data.to_vec()));
     }
 
+    /// A write that the process keeps to itself until the next sync.
+    pub(crate) fn write_held(&mut self, node: u64, offset: u64, data: &[u8]) {
+        let n = self.of(node);
+        n.held_from.get_or_insert(n.pending.len());
+        put(&mut n.live, offset, data);
+        n.pending.push(Write::Bytes(offset, data.to_vec()));
+    }
+
     pub(crate) fn resize(&mut self, node: u64, size: u64) {
         let n = self.of(node);
         n.live.resize(size as usize, 0);
@@ -151,6 +161,7 @@ impl Image {
 
     pub(crate) fn sync(&mut self, node: u64) {
         let n = self.of(node);
+        n.held_from = None;
         for write in std::mem::take(&mut n.pending) {
             redo(&mut n.durable, &write);
         }
@@ -247,9 +258,18 @@ impl Image {
         self.locks.retain(|_, g| *g != guard);
     }
 
-    /// A process died: its locks are free.
+    /// A process died: its locks are free, and what it still held is gone.
     pub(crate) fn release(&mut self) {
         self.locks.clear();
+        for node in self.nodes.values_mut() {
+            if let Some(from) = node.held_from.take() {
+                node.pending.truncate(from);
+                node.live = node.durable.clone();
+                for write in node.doomed.iter().chain(&node.pending) {
+                    redo(&mut node.live, write);
+                }
+            }
+        }
     }
 
     pub(crate) fn cut_power(&mut self, loss: Loss, rng: &mut Rng) {

@@ -14,8 +14,9 @@ pub use image::Loss;
 
 use crate::rng::Rng;
 use image::Image;
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path as StorePath;
+use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_chunkfs::{Clock, Time};
 use orlop_store::wrap::Hooked;
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 pub enum Fault {
     /// The step fails with this errno; what a failed write left on the disk is unknown.
     FailOnce(u64, i32),
+    /// The first step fails with this errno, and at the second the world stops.
+    FailThenFreeze(u64, i32, u64),
     /// From this step on every step fails with this errno.
     FailFrom(u64, i32),
     /// The world stops in the middle of this step: it may have taken effect or not.
@@ -68,6 +71,8 @@ pub enum Verdict {
     Do,
     /// The step is not done, and success is reported.
     Skip,
+    /// The bytes of a write stay in the process until the file is synced.
+    Hold,
 }
 
 /// Bends steps: a planted bug.
@@ -78,6 +83,7 @@ pub type Rule = Arc<dyn Fn(&Step) -> Verdict + Send + Sync>;
 pub(crate) enum Fate {
     Do,
     Skip,
+    Hold,
     /// Fails; of a write the first bytes may arrive.
     Fail(i32),
     /// The world stops; the flag says whether the step still takes effect.
@@ -98,6 +104,20 @@ pub(crate) struct Shared {
     bent: u64,
     trace: Option<Vec<Step>>,
     clock: u64,
+    /// Objects in the order in which they were acknowledged.
+    pub(crate) stored: Vec<StorePath>,
+    weak: Weak,
+}
+
+/// How the world itself breaks its promises: planted bugs that no single step can show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weak {
+    /// A failed write or sync is reported as done.
+    pub errors_are_swallowed: bool,
+    /// The store acknowledges objects that a power failure takes: the last ones are gone after it.
+    pub store_forgets_at_power_loss: bool,
+    /// The store acknowledges objects that the process still holds: the last ones are gone when it dies.
+    pub store_forgets_at_death: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -121,7 +141,7 @@ impl Shared {
             trace.push(step);
         }
         match self.fault {
-            Some(Fault::FailOnce(at, errno)) if n == at => {
+            Some(Fault::FailOnce(at, errno) | Fault::FailThenFreeze(at, errno, _)) if n == at => {
                 self.hit = true;
                 return Ok(Fate::Fail(errno));
             }
@@ -129,7 +149,7 @@ impl Shared {
                 self.hit = true;
                 return Ok(Fate::Fail(errno));
             }
-            Some(Fault::Freeze(at)) if n == at => {
+            Some(Fault::Freeze(at) | Fault::FailThenFreeze(_, _, at)) if n == at => {
                 self.hit = true;
                 self.frozen = true;
                 let takes_effect = self.rng().one_in(2);
@@ -143,7 +163,16 @@ impl Shared {
                 self.bent += 1;
                 Fate::Skip
             }
+            Verdict::Hold => {
+                self.bent += 1;
+                Fate::Hold
+            }
         })
+    }
+
+    pub(crate) fn swallows(&mut self) -> bool {
+        self.bent += u64::from(self.weak.errors_are_swallowed);
+        self.weak.errors_are_swallowed
     }
 
     pub(crate) fn alive(&self, life: u64) -> io::Result<()> {
@@ -206,6 +235,11 @@ impl World {
         self.shared.lock().rule = rule;
     }
 
+    /// Breaks the world's own promises from here on.
+    pub fn weaken(&self, weak: Weak) {
+        self.shared.lock().weak = weak;
+    }
+
     /// Whether the armed fault has happened.
     pub fn hit(&self) -> bool {
         self.shared.lock().hit
@@ -243,13 +277,39 @@ impl World {
         time_of(s.clock)
     }
 
-    /// The process dies. What it wrote stays; nothing more comes from it.
-    pub fn kill(&self) {
+    /// The process ended by itself; another may start. Faults and the count of steps go on.
+    pub fn next_life(&self) {
         let mut s = self.shared.lock();
         s.life += 1;
+        s.image.release();
+    }
+
+    /// The process dies. What it wrote stays; nothing more comes from it. Faults and the count of steps go on.
+    pub fn die(&self) {
+        self.next_life();
+        let mut s = self.shared.lock();
+        if s.weak.store_forgets_at_death {
+            self.forget_objects(&mut s);
+        }
+    }
+
+    /// The process dies for good: the world goes on after a freeze, and without faults.
+    pub fn kill(&self) {
+        self.die();
+        let mut s = self.shared.lock();
         s.frozen = false;
         s.fault = None;
-        s.image.release();
+    }
+
+    /// Takes the last acknowledged objects out of the store.
+    fn forget_objects(&self, s: &mut Shared) {
+        let n = 1 + s.rng().below(3) as usize;
+        let keep = s.stored.len().saturating_sub(n);
+        for at in s.stored.split_off(keep) {
+            s.bent += 1;
+            // Memory answers at once; an object that is gone already is fine.
+            let _ = futures::executor::block_on(self.objects.delete(&at));
+        }
     }
 
     /// The machine loses power. Of what was not synced, `loss` says how much may stay.
@@ -259,6 +319,9 @@ impl World {
         let mut rng = s.rng().clone();
         s.image.cut_power(loss, &mut rng);
         s.rng = Some(rng);
+        if s.weak.store_forgets_at_power_loss {
+            self.forget_objects(&mut s);
+        }
     }
 
     /// Changes bytes of a file behind everybody's back. Returns whether there was such a file and byte.

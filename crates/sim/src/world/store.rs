@@ -42,13 +42,16 @@ impl Hook for Gate {
         let fate = self.shared.lock().step(self.life, step).map_err(error)?;
         match fate {
             // A store that is skipped would answer with an object that is not there: no planted bug does that.
-            Fate::Do | Fate::Skip | Fate::Stop(true) => Ok(()),
+            Fate::Do | Fate::Skip | Fate::Hold | Fate::Stop(true) => Ok(()),
             Fate::Fail(code) => Err(error(io::Error::from_raw_os_error(code))),
             Fate::Stop(false) => Err(error(gone())),
         }
     }
 
-    async fn after(&self, _op: &Op, _bytes: u64, _ok: bool) -> Result<()> {
+    async fn after(&self, op: &Op, _bytes: u64, ok: bool) -> Result<()> {
+        if let (true, Op::Put { at, .. } | Op::Complete { at, .. }) = (ok, op) {
+            self.shared.lock().stored.push(at.clone());
+        }
         // A put that took effect as the world stopped is not acknowledged.
         self.shared.lock().alive(self.life).map_err(error)
     }
