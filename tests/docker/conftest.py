@@ -118,7 +118,9 @@ def engine(session_engine, orlop):
     containers = engine.sh("ps", "-aq").split()
     if containers:
         engine.docker("rm", "-f", "-v", *containers, timeout=180)
-    volumes = engine.sh("volume", "ls", "-q").split()
+    # Docker asks every plugin of this machine: volumes of another Orlop are listed too, and not ours to touch.
+    listed = [x.split() for x in engine.sh("volume", "ls", "--format", "{{.Driver}} {{.Name}}").splitlines()]
+    volumes = [name for driver, name in listed if driver in (orlop.driver, "local")]
     if volumes:
         engine.docker("volume", "rm", "-f", *volumes, check=False, timeout=180)
 
