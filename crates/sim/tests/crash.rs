@@ -10,6 +10,7 @@ fn script(name: &str) -> Workload {
 
 /// Strikes a script at every step in every way; panics with all broken promises.
 fn strike(name: &str) {
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).try_init();
     let workload = script(name);
     let steps = steps_of(&workload).unwrap_or_else(|why| panic!("{name}, undisturbed: {why}"));
     assert!(steps > 20, "{name} takes only {steps} steps");

@@ -103,7 +103,8 @@ pub fn run(ops: &[Op], seed: u64) -> Result<(), Failure> {
         let expected = model.apply(op, now);
         match op {
             Op::Reopen => {
-                life.run(async |real| real.fs.close().await).map_err(|e| fail(n)(format!("close: {e}")))?;
+                let closed = life.run(async |real| tokio::time::timeout(PATIENCE, real.fs.close()).await);
+                closed.map_err(|_| fail(n)("closing hangs".to_owned()))?.map_err(|e| fail(n)(format!("close: {e}")))?;
                 let next = life.real.next_request();
                 life.end();
                 world.kill();
