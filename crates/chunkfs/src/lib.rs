@@ -22,6 +22,7 @@ mod reap;
 mod row;
 mod segment;
 mod state;
+mod ticks;
 mod tx;
 mod types;
 

@@ -5,6 +5,7 @@
 
 use crate::key::Key;
 use crate::row::Row;
+use crate::ticks::Ticks;
 use crate::types::{FsError, FsResult};
 use object_store::ObjectStore;
 use slatedb::config::{
@@ -75,7 +76,17 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 
 impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
-        let db = Db::builder(path, store).with_settings(settings()).build().await.map_err(|e| fs_error(&e))?;
+        let ticks = Arc::new(Ticks::default());
+        let db = loop {
+            let build = Db::builder(path.clone(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone()).build();
+            match build.await {
+                Ok(db) => break db,
+                // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
+                Err(e) if ticks.refused(&e.to_string()) => {}
+                Err(e) => return Err(fs_error(&e)),
+            }
+        };
+        ticks.not_before(db.manifest().last_l0_clock_tick());
         Ok(Namespace { db })
     }
 
