@@ -164,7 +164,9 @@ impl HostFile for SimFile {
             Fate::Do | Fate::Hold => s.image.sync(self.node),
             Fate::Skip => {}
             Fate::Fail(code) => {
-                s.image.fail_sync(self.node);
+                if s.loses_pages() || s.swallows() {
+                    s.image.fail_sync(self.node);
+                }
                 return if s.swallows() { Ok(()) } else { Err(errno(code)) };
             }
             Fate::Stop(takes_effect) => {

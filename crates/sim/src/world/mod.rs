@@ -112,6 +112,9 @@ pub(crate) struct Shared {
 /// How the world itself breaks its promises: planted bugs that no single step can show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Weak {
+    /// After a failed sync the pages count as clean: a later sync says that all is well and writes nothing. That is
+    /// no bug of ours but what Linux does; it is here since it is a matter of the host, not of a step.
+    pub failed_syncs_lose_pages: bool,
     /// A failed write or sync is reported as done.
     pub errors_are_swallowed: bool,
     /// The store acknowledges objects that a power failure takes: the last ones are gone after it.
@@ -173,6 +176,10 @@ impl Shared {
     pub(crate) fn swallows(&mut self) -> bool {
         self.bent += u64::from(self.weak.errors_are_swallowed);
         self.weak.errors_are_swallowed
+    }
+
+    pub(crate) fn loses_pages(&self) -> bool {
+        self.weak.failed_syncs_lose_pages
     }
 
     pub(crate) fn alive(&self, life: u64) -> io::Result<()> {
