@@ -264,7 +264,12 @@ impl FileSystem {
     /// Makes everything durable, moves it into the namespace and lets go of the volume. Later calls fail.
     pub async fn close(&self) -> FsResult<()> {
         self.reap_queued().await;
-        let result = if self.lock().broken.is_none() { self.fold().await } else { Ok(()) };
+        let broken = self.lock().broken.clone();
+        let result = match broken {
+            None => self.fold().await,
+            // What was acknowledged before is in the journal, but nobody may take it for durable.
+            Some(why) => Err(FsError::Io(format!("the volume was closed for writing after an error: {why}"))),
+        };
         self.stop().await;
         let closed = self.ns.close().await;
         self.host_lock.lock().take();

@@ -172,7 +172,8 @@ impl Cell {
         let got = life.run(async |real| tokio::time::timeout(PATIENCE, real.apply(op)).await.ok());
         let in_steps = matches!(op, Op::Allocate { .. } | Op::Truncate { .. });
         if got.as_ref() == Some(expected) {
-            self.history.done(after.clone(), op.syncs());
+            // A sync that was rightly refused promises nothing.
+            self.history.done(after.clone(), op.syncs() && *expected == Out::Unit);
             self.model = after;
             return Ok(true);
         }
@@ -199,16 +200,17 @@ impl Cell {
     fn settle(&mut self, op: &Op, after: Model, in_steps: bool) -> Result<bool, String> {
         let life = self.life.as_mut().expect("a life goes on between operations");
         let read = life.run(async |real| tokio::time::timeout(PATIENCE, Tree::of(&real.fs)).await);
+        if self.world.frozen() {
+            self.history.under_way(after, in_steps);
+            return Ok(false);
+        }
         let found = match read {
             Ok(Ok(tree)) => tree,
             Ok(Err(e)) => return Err(format!("after {op:?} was refused nothing can be read: {e}")),
             Err(_) => return Err(format!("after {op:?} was refused reading hangs")),
         };
-        if self.world.frozen() {
-            self.history.under_way(after, in_steps);
-            return Ok(false);
-        }
         if same_but_for_space(&Tree::of_model(&self.model), &found).is_none() {
+            self.history.refused(after);
             return Ok(true);
         }
         if same_but_for_space(&Tree::of_model(&after), &found).is_none() {
