@@ -1,9 +1,12 @@
 //! The crash matrix: every script, struck at every step, in every way; and the proof that it would see a bug.
 
 use orlop_sim::crash::{End, Plan, Workload, examine, steps_of, workloads};
+use orlop_sim::posix::op::{At, Op};
 use orlop_sim::scale;
-use orlop_sim::world::{Fault, Loss, Step, Verdict, Weak};
-use std::sync::Arc;
+use orlop_sim::world::{Fault, Loss, Rule, Step, Verdict, Weak};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 fn script(name: &str) -> Workload {
     workloads().into_iter().find(|w| w.name == name).unwrap_or_else(|| panic!("no script {name}"))
@@ -15,7 +18,6 @@ fn strike(name: &str) {
 }
 
 fn strike_in(name: &str, weak: Weak) {
-    let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .try_init();
@@ -110,47 +112,112 @@ fn a_failed_sync_is_not_forgotten_by_the_next_opening() {
     }
 }
 
-/// A planted bug of the host's side: what it bends, and whether in all or in some scripts.
-fn rule(matches: impl Fn(&Step) -> bool + Send + Sync + 'static, verdict: Verdict) -> Option<orlop_sim::world::Rule> {
-    Some(Arc::new(move |step| if matches(step) { verdict } else { Verdict::Do }))
+type Bug = Box<dyn Fn() -> Option<Rule>>;
+
+/// Bends every step that matches.
+fn all(matches: impl Fn(&Step) -> bool + Clone + Send + Sync + 'static, verdict: Verdict) -> Bug {
+    every(1, matches, verdict)
 }
 
-/// Bugs planted under chunkfs, each as if chunkfs had forgotten or misordered a step. All must be caught.
+/// Bends every `k`th step that matches, counted anew in each world.
+fn every(k: u64, matches: impl Fn(&Step) -> bool + Clone + Send + Sync + 'static, verdict: Verdict) -> Bug {
+    Box::new(move || {
+        let (matches, seen) = (matches.clone(), AtomicU64::new(0));
+        Some(Arc::new(move |step: &Step| {
+            let strikes = matches(step) && (seen.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(k);
+            if strikes { verdict } else { Verdict::Do }
+        }))
+    })
+}
+
+/// Does the first step of each name that matches and skips the later ones.
+fn only_first(matches: impl Fn(&Step) -> bool + Clone + Send + Sync + 'static) -> Bug {
+    Box::new(move || {
+        let (matches, seen) = (matches.clone(), Mutex::new(HashSet::new()));
+        Some(Arc::new(move |step: &Step| {
+            let again = matches(step) && !seen.lock().expect("nobody panics here").insert(format!("{step:?}"));
+            if again { Verdict::Skip } else { Verdict::Do }
+        }))
+    })
+}
+
+/// Bugs planted under chunkfs, each as if chunkfs had forgotten, misordered or dropped a step. All must be caught.
 #[test]
 fn planted_ordering_bugs_are_caught() {
     let file = |part: &'static str| move |s: &Step| matches!(s, Step::SyncData(p) if p.ends_with(part));
     let folder = |part: &'static str| move |s: &Step| matches!(s, Step::SyncDir(p) if p.ends_with(part));
     let bytes = |part: &'static str| move |s: &Step| matches!(s, Step::Write(p, at, _) if p.ends_with(part) && *at > 0);
+    let none = || -> Bug { Box::new(|| None) };
     let weak = Weak::default();
-    let planted: Vec<(&str, Option<orlop_sim::world::Rule>, Weak)> = vec![
-        ("segments are not synced", rule(file(".segment"), Verdict::Skip), weak),
-        ("the journal is not synced", rule(file(".journal"), Verdict::Skip), weak),
-        ("nothing is synced", rule(|s| matches!(s, Step::SyncData(_)), Verdict::Skip), weak),
-        ("the journal's folder is not synced", rule(folder("journal"), Verdict::Skip), weak),
-        ("the segments' folder is not synced", rule(folder("staged"), Verdict::Skip), weak),
-        ("the state's folder is not synced", rule(folder("/state"), Verdict::Skip), weak),
-        ("no folder is synced", rule(|s| matches!(s, Step::SyncDir(_)), Verdict::Skip), weak),
-        ("journal records stay in the process until the sync", rule(bytes(".journal"), Verdict::Hold), weak),
-        ("blocks stay in the process until the sync", rule(bytes(".segment"), Verdict::Hold), weak),
-        ("old journal files are not cut", rule(|s| matches!(s, Step::Resize(..)), Verdict::Skip), weak),
-        ("errors of the disk are swallowed", None, Weak { errors_are_swallowed: true, ..weak }),
-        ("the journal goes before the rows are in the store", None, Weak { store_forgets_at_death: true, ..weak }),
-        ("the journal goes before the rows are durable", None, Weak { store_forgets_at_power_loss: true, ..weak }),
+    let planted: Vec<(&str, Bug, Weak)> = vec![
+        ("segments are not synced", all(file(".segment"), Verdict::Skip), weak),
+        ("segments are synced once", only_first(file(".segment")), weak),
+        ("the journal is not synced", all(file(".journal"), Verdict::Skip), weak),
+        ("the journal is synced once", only_first(file(".journal")), weak),
+        ("nothing is synced", all(|s| matches!(s, Step::SyncData(_)), Verdict::Skip), weak),
+        ("every second sync is left out", every(2, |s| matches!(s, Step::SyncData(_)), Verdict::Skip), weak),
+        ("every fifth sync is left out", every(5, |s| matches!(s, Step::SyncData(_)), Verdict::Skip), weak),
+        ("the journal's folder is not synced", all(folder("journal"), Verdict::Skip), weak),
+        ("the journal's folder is synced once", only_first(folder("journal")), weak),
+        ("the segments' folder is not synced", all(folder("staged"), Verdict::Skip), weak),
+        ("the segments' folder is synced once", only_first(folder("staged")), weak),
+        ("the state's folder is not synced", all(folder("/state"), Verdict::Skip), weak),
+        ("no folder is synced", all(|s| matches!(s, Step::SyncDir(_)), Verdict::Skip), weak),
+        ("journal records stay in the process until the sync", all(bytes(".journal"), Verdict::Hold), weak),
+        ("blocks stay in the process until the sync", all(bytes(".segment"), Verdict::Hold), weak),
+        ("every seventh journal record is dropped", every(7, bytes(".journal"), Verdict::Skip), weak),
+        ("every fifth block is dropped", every(5, bytes(".segment"), Verdict::Skip), weak),
+        ("a cut journal is not cut", all(|s| matches!(s, Step::Resize(..)), Verdict::Skip), weak),
+        ("errors of the disk are swallowed", none(), Weak { errors_are_swallowed: true, ..weak }),
+        ("the journal goes before the rows are in the store", none(), Weak { store_forgets_at_death: true, ..weak }),
+        ("the journal goes before the rows are durable", none(), Weak { store_forgets_at_power_loss: true, ..weak }),
     ];
+    assert!(planted.len() >= 20);
     let mut missed = Vec::new();
-    for (name, rule, weak) in planted {
-        let caught = workloads().iter().any(|w| {
+    for (name, bug, weak) in &planted {
+        let caught = workloads().iter().find_map(|w| {
             let steps = steps_of(w).expect("undisturbed");
-            (1..=steps)
-                .step_by(2)
-                .any(|n| plans(n, steps, n * 1000).into_iter().any(|p| examine(w, &Plan { rule: rule.clone(), weak, ..p }).is_err()))
+            let mut cells = (1..=steps).step_by(2).flat_map(|n| plans(n, steps, n * 1000));
+            cells.find_map(|p| examine(w, &Plan { rule: bug(), weak: *weak, ..p }).err()).map(|why| format!("{}: {why}", w.name))
         });
-        println!("{name}: {}", if caught { "caught" } else { "MISSED" });
-        if !caught {
-            missed.push(name);
+        match caught {
+            Some(why) => println!("{name}: caught by {}", &why[..why.len().min(150)]),
+            None => missed.push(*name),
         }
     }
     assert!(missed.is_empty(), "not caught: {}", missed.join(", "));
+}
+
+/// An append that fails may leave bytes behind the journal's end. They must not hide the files that come after,
+/// wherever the process dies then.
+#[test]
+fn what_a_failed_append_leaves_hides_nothing() {
+    let at = || At::Path(vec![0]);
+    let ops = vec![
+        Op::Make { at: vec![0], kind: orlop_chunkfs::FileKind::File, perm: 0o644 },
+        Op::Write { at: at(), offset: 0, len: 3000, fill: 1 },
+        Op::Chmod { at: at(), perm: 0o600 },
+        Op::Chmod { at: at(), perm: 0o640 },
+        Op::Idle,
+        Op::Chmod { at: at(), perm: 0o400 },
+        Op::Write { at: at(), offset: 10, len: 50, fill: 2 },
+        Op::Idle,
+        Op::Chmod { at: at(), perm: 0o444 },
+    ];
+    let workload = Workload { name: "a failed append", ops };
+    let steps = steps_of(&workload).expect("undisturbed");
+    let mut broken = Vec::new();
+    for n in 1..=steps {
+        for m in n + 1..=steps + 1 {
+            for (seed, end) in [(n * 100 + m, End::Kill), (n * 100 + m + 50_000, End::Power(Loss::Any))] {
+                let plan = Plan::new(Some(Fault::FailThenFreeze(n, libc::ENOSPC, m)), end, seed);
+                if let Err(why) = examine(&workload, &plan) {
+                    broken.push(format!("fail {n}, freeze {m}, {end:?}, seed {seed}: {why}"));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken[..broken.len().min(5)].join("\n"));
 }
 
 /// Equal seeds give equal runs: steps, answers and what is found.

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone)]
 pub struct History {
     states: Vec<Model>,
+    /// Of each state whether the operation before it is done in several steps.
+    stepped: Vec<bool>,
     /// What an operation would have left that was refused since the last one that was done: its record may have
     /// reached the disk whole before the error, and is then found by the next opening.
     perhaps: Vec<Model>,
@@ -17,14 +19,12 @@ pub struct History {
     pub synced: usize,
     /// Whether the last state is of an operation that was not answered.
     pub in_flight: bool,
-    /// Whether that operation is done in several steps.
-    pub in_steps: bool,
 }
 
 impl History {
     /// Nothing was done yet.
     pub fn new(first: Model) -> Self {
-        History { states: vec![first], perhaps: Vec::new(), acknowledged: 0, synced: 0, in_flight: false, in_steps: false }
+        History { states: vec![first], stepped: vec![false], perhaps: Vec::new(), acknowledged: 0, synced: 0, in_flight: false }
     }
 
     /// The state that was acknowledged last.
@@ -33,7 +33,8 @@ impl History {
     }
 
     /// An operation was answered.
-    pub fn done(&mut self, after: Model, synced: bool) {
+    pub fn done(&mut self, after: Model, synced: bool, in_steps: bool) {
+        self.stepped.push(in_steps);
         self.perhaps.clear();
         self.states.push(after);
         self.acknowledged = self.states.len() - 1;
@@ -46,7 +47,7 @@ impl History {
     pub fn under_way(&mut self, after: Model, in_steps: bool) {
         self.states.push(after);
         self.in_flight = true;
-        self.in_steps = in_steps;
+        self.stepped.push(in_steps);
     }
 
     /// An operation was refused and nothing of it shows.
@@ -56,6 +57,7 @@ impl History {
 
     /// An operation failed in part: this is what it left.
     pub fn left(&mut self, after: Model) {
+        self.stepped.push(true);
         self.states.push(after);
         self.acknowledged = self.states.len() - 1;
     }
@@ -83,11 +85,11 @@ pub fn judge(history: &History, found: &Tree, power: bool) -> Result<usize, Stri
     if history.perhaps.iter().any(seen) {
         return Ok(history.states.len());
     }
-    if history.in_flight && history.in_steps {
-        let last = history.states.len() - 1;
-        match mixed(&history.states[last - 1], &history.states[last], found) {
-            None => return Ok(last),
-            Some(why) => whys.push(format!("part of {last}: {why}")),
+    // Between two states, if what lies between was done in steps.
+    for n in (lo + 1..history.states.len()).filter(|n| history.stepped[*n]) {
+        match mixed(&history.states[n - 1], &history.states[n], found) {
+            None => return Ok(n),
+            Some(why) => whys.insert(0, format!("part of {n}: {why}")),
         }
     }
     whys.truncate(4);

@@ -153,7 +153,7 @@ impl Cell {
         let life = self.life.as_mut().expect("a life goes on between operations");
         let closed = life.run(async |real| tokio::time::timeout(PATIENCE, real.fs.close()).await);
         if matches!(closed, Ok(Ok(()))) {
-            self.history.done(after.clone(), true);
+            self.history.done(after.clone(), true, false);
         } else if !self.world.frozen() {
             self.history.left(after.clone());
         }
@@ -173,7 +173,7 @@ impl Cell {
         let in_steps = matches!(op, Op::Allocate { .. } | Op::Truncate { .. });
         if got.as_ref() == Some(expected) {
             // A sync that was rightly refused promises nothing.
-            self.history.done(after.clone(), op.syncs() && *expected == Out::Unit);
+            self.history.done(after.clone(), op.syncs() && *expected == Out::Unit, in_steps);
             self.model = after;
             return Ok(true);
         }
@@ -295,13 +295,20 @@ impl Cell {
             }
         }
         let before = whole(&mut life)?;
+        life.end();
+        self.world.cut_power(Loss::Everything);
+        let mut life = Life::start(&self.world, true, self.requests + 2000).map_err(|e| format!("after a sync and losing power: {e}"))?;
+        let synced = whole(&mut life)?;
+        if let Some(why) = before.difference(&synced, &mut Same::default()) {
+            return Err(format!("written, synced, lost power, opened: {why}"));
+        }
         let closed = life.run(async |real| tokio::time::timeout(PATIENCE, real.fs.close()).await);
         if !matches!(closed, Ok(Ok(()))) {
             return Err(format!("after the end it does not close: {closed:?}"));
         }
         life.end();
         self.world.cut_power(Loss::Everything);
-        let mut life = Life::start(&self.world, true, self.requests + 2000).map_err(|e| format!("after closing: {e}"))?;
+        let mut life = Life::start(&self.world, true, self.requests + 3000).map_err(|e| format!("after closing: {e}"))?;
         let last = whole(&mut life)?;
         if let Some(why) = before.difference(&last, &mut Same::default()) {
             return Err(format!("closed, lost power, opened: {why}"));
