@@ -18,9 +18,6 @@ fn strike(name: &str) {
 }
 
 fn strike_in(name: &str, weak: Weak) {
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .try_init();
     let workload = script(name);
     let steps = steps_of(&workload).unwrap_or_else(|why| panic!("{name}, undisturbed: {why}"));
     assert!(steps > 20, "{name} takes only {steps} steps");

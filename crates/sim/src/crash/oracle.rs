@@ -10,9 +10,9 @@ pub struct History {
     states: Vec<Model>,
     /// Of each state whether the operation before it is done in several steps.
     stepped: Vec<bool>,
-    /// What an operation would have left that was refused since the last one that was done: its record may have
+    /// What an operation would have left that was refused, and on which state: its record may have
     /// reached the disk whole before the error, and is then found by the next opening.
-    perhaps: Vec<Model>,
+    perhaps: Vec<(usize, Model)>,
     /// The last state that was acknowledged.
     pub acknowledged: usize,
     /// The last state of which a sync was acknowledged.
@@ -35,7 +35,6 @@ impl History {
     /// An operation was answered.
     pub fn done(&mut self, after: Model, synced: bool, in_steps: bool) {
         self.stepped.push(in_steps);
-        self.perhaps.clear();
         self.states.push(after);
         self.acknowledged = self.states.len() - 1;
         if synced {
@@ -52,7 +51,7 @@ impl History {
 
     /// An operation was refused and nothing of it shows.
     pub fn refused(&mut self, after: Model) {
-        self.perhaps.push(after);
+        self.perhaps.push((self.acknowledged, after));
     }
 
     /// An operation failed in part: this is what it left.
@@ -81,7 +80,8 @@ pub fn judge(history: &History, found: &Tree, power: bool) -> Result<usize, Stri
             Some(why) => whys.push(format!("state {n}: {why}")),
         }
     }
-    let seen = |m: &Model| same_but_for_space(&Tree::of_model(m), found).is_none();
+    // A refused operation may show if nothing that counts came after it.
+    let seen = |(on, m): &(usize, Model)| *on >= lo && same_but_for_space(&Tree::of_model(m), found).is_none();
     if history.perhaps.iter().any(seen) {
         return Ok(history.states.len());
     }
