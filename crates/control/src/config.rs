@@ -28,6 +28,8 @@ pub struct ControlConfig {
     pub worker: Arc<dyn VolumeWorker>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How long a mount may take before the caller is told that it does not answer.
+    pub attach_deadline: Duration,
     /// How long an attachment of a Docker that went away is kept although nothing uses the volume.
     pub suspect_grace: Duration,
     /// How long a removed volume is kept without the option `retention`.
@@ -45,13 +47,17 @@ impl ControlConfig {
     /// The usual settings on a root folder, with one store: `default`, in `<root>/stores/default`.
     pub fn new(root: impl Into<PathBuf>, mounter: Arc<dyn Mounter>, worker: Arc<dyn VolumeWorker>) -> Self {
         let root = root.into();
-        let default = StoreConfig { url: format!("file://{}", root.join("stores/default").display()) };
+        let root = std::path::absolute(&root).unwrap_or(root);
+        let folder = root.join("stores/default");
+        let url = url::Url::from_file_path(&folder).map_or_else(|()| format!("file://{}", folder.display()), String::from);
+        let default = StoreConfig { url };
         ControlConfig {
             stores: BTreeMap::from([(StoreName::default_store(), default)]),
             root,
             mounter,
             worker,
             clock: Arc::new(SystemClock),
+            attach_deadline: Duration::from_secs(60),
             suspect_grace: Duration::from_secs(60),
             retention: Duration::from_secs(7 * 86400),
             anonymous_retention: Duration::from_secs(3600),

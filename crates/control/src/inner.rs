@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use tokio::sync::OwnedMutexGuard;
 
 /// How long a port may take before the caller is told that it does not answer. Every call can be repeated.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(60);
+const FORMAT_DEADLINE: Duration = Duration::from_secs(60);
 /// Unmounting makes accepted writes durable first, which takes what it takes.
 const DETACH_DEADLINE: Duration = Duration::from_secs(600);
 const QUICK_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,7 +100,7 @@ impl Inner {
     // The ports, each with a deadline, and with a point before and after for the tests of crashes.
 
     pub(crate) async fn port_attach(&self, plan: &MountPlan) -> Result<Mounted> {
-        self.port("mounter.attach", ATTACH_DEADLINE, self.config.mounter.attach(plan)).await
+        self.port("mounter.attach", self.config.attach_deadline, self.config.mounter.attach(plan)).await
     }
 
     pub(crate) async fn port_detach(&self, volume: VolumeId) -> Result<()> {
@@ -120,7 +120,7 @@ impl Inner {
     }
 
     pub(crate) async fn port_format(&self, plan: &MountPlan) -> Result<()> {
-        self.port("worker.format", ATTACH_DEADLINE, self.config.worker.format(plan)).await
+        self.port("worker.format", FORMAT_DEADLINE, self.config.worker.format(plan)).await
     }
 
     /// Without a deadline: deleting much takes long, and nobody waits for the volume's lock.

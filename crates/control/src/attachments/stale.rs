@@ -1,8 +1,8 @@
 //! Attachments whose holder is gone without a word.
 //!
 //! dockerd that was killed never sends its Unmounts, and those sent while Orlop is down are lost. So at every start of
-//! either, all attachments of Docker become suspects. A suspect is dropped when nothing uses the volume, and not before a
-//! grace time, since between Docker's Mount and the container's start nothing uses it yet. A suspect that is mounted again
+//! either, all attachments of Docker become suspects. A suspect is dropped when nothing uses the volume, and, while it is mounted, not before
+//! a grace time, since between Docker's Mount and the container's start nothing uses it yet. A suspect that is mounted again
 //! or unmounted properly is one no longer. Internal uses end with the process that made them.
 
 use crate::apply::Unrecorded;
@@ -26,20 +26,15 @@ impl Inner {
 
     /// Drops what is stale of this volume. The volume's lock is held. Gives a line for each.
     pub(crate) async fn drop_stale(&self, row: &VolumeRow, docker_says_unused: bool) -> Result<Vec<String>> {
-        let candidates: Vec<(AttachmentRow, &str)> = self
-            .registry
-            .attachments_of(row.id)
-            .await?
-            .into_iter()
-            .filter_map(|a| self.why_stale(&a, docker_says_unused).map(|why| (a, why)))
-            .collect();
+        let held = self.registry.attachments_of(row.id).await?;
         let mut dropped = Vec::new();
-        if candidates.is_empty() {
+        if held.iter().all(|a| self.why_stale(a, docker_says_unused, false).is_none()) {
             return Ok(dropped);
         }
-        let mounted = self.port_attached().await?;
-        let used = mounted.iter().any(|m| m.plan.volume == row.id && m.in_use_elsewhere);
-        for (attachment, why) in candidates {
+        let mounted = self.port_attached().await?.into_iter().find(|m| m.plan.volume == row.id);
+        let used = mounted.as_ref().is_some_and(|m| m.in_use_elsewhere);
+        for attachment in held {
+            let Some(why) = self.why_stale(&attachment, docker_says_unused, mounted.is_some()) else { continue };
             if used && matches!(attachment.kind, AttachmentKind::Docker { .. }) {
                 continue;
             }
@@ -54,7 +49,8 @@ impl Inner {
         Ok(dropped)
     }
 
-    fn why_stale(&self, a: &AttachmentRow, docker_says_unused: bool) -> Option<&'static str> {
+    /// Leaves aside whether something uses the volume.
+    fn why_stale(&self, a: &AttachmentRow, docker_says_unused: bool, mounted: bool) -> Option<&'static str> {
         let now = self.now();
         match &a.kind {
             AttachmentKind::Internal { .. } if a.since < self.started => Some("the process that used it is gone"),
@@ -62,6 +58,8 @@ impl Inner {
             AttachmentKind::Docker { .. } if a.phase == AttachmentPhase::Held => {
                 let long_ago = |t| now - t >= self.config.suspect_grace;
                 match a.suspect_since {
+                    // After a reboot: no container can have it.
+                    Some(_) if !mounted => Some("the mount that it stood for is gone"),
                     Some(_) if docker_says_unused => Some("Docker removes the volume"),
                     Some(since) if long_ago(since) => Some("Docker forgot it and nothing uses the volume"),
                     None if docker_says_unused && long_ago(a.since) => Some("Docker removes the volume"),

@@ -79,8 +79,9 @@ impl AuditJournal {
         if broken.is_some() {
             // What is there stays there. The chain goes on behind the highest number that anybody knows.
             segment = None;
-            if let Some(head) = head.filter(|h| h.seq > seq) {
-                (seq, hash) = (head.seq, head.hash);
+            // It follows what the registry saw, not what lies there, so that a replaced end stays visible.
+            if let Some(head) = head {
+                (seq, hash) = (seq.max(head.seq), head.hash);
             }
         }
         let journal = AuditJournal {

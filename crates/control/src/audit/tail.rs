@@ -77,6 +77,9 @@ fn read_end(segment: &Segment, head_seq: u64, tail: &mut Tail, hash_at_head: &mu
             unsound = Some(Torn { offset: line.offset, line: line.number });
             continue;
         };
+        if line.number == 1 && event.seq != segment.first {
+            tail.broken = Some(format!("{} begins with record {} and not with its own", segment.name(), event.seq));
+        }
         good = line.offset + line.bytes.len() as u64 + 1;
         if event.seq == head_seq {
             *hash_at_head = Some(event.hash.clone());

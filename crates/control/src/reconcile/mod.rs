@@ -27,7 +27,10 @@ impl Inner {
         if let Err(e) = self.reconcile_mounts(&mut report).await {
             report.failed.push(e.to_string());
         }
-        report.at = Some(self.now());
+        let now = self.now();
+        // What has not been tried for so long is no longer there to be tried.
+        self.patience.lock().retain(|_, (until, _)| now - *until < 2 * PATIENCE_LAST);
+        report.at = Some(now);
         *self.last_reconcile.lock() = Some(report.clone());
         report
     }

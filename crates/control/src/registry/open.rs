@@ -35,6 +35,11 @@ impl Registry {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let fail = |doing: &'static str| move |e: sqlx::Error| failure(path, doing, &e);
+        // Looked at before the journal mode is set, which writes to the file.
+        let plain = SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(10));
+        let mut look = SqliteConnection::connect_with(&plain).await.map_err(fail("opening"))?;
+        judge_inside(&mut look, path).await?;
+        look.close().await.map_err(fail("opening"))?;
         let mut first = SqliteConnection::connect_with(&options).await.map_err(fail("opening"))?;
         migrate(&mut first, path).await?;
         let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut first).await.map_err(fail("checking"))?;
@@ -96,12 +101,19 @@ fn judge(path: &Path, application: i64, version: i64, may_be_new: bool) -> Resul
     Ok(())
 }
 
-async fn migrate(db: &mut SqliteConnection, path: &Path) -> Result<()> {
-    let fail = |e: sqlx::Error| failure(path, "migrating", &e);
+/// Judges by what SQLite sees, side files included; gives the schema version.
+async fn judge_inside(db: &mut SqliteConnection, path: &Path) -> Result<i64> {
+    let fail = |e: sqlx::Error| failure(path, "opening", &e);
     let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *db).await.map_err(fail)?;
     let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *db).await.map_err(fail)?;
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut *db).await.map_err(fail)?;
     judge(path, application, version, tables == 0)?;
+    Ok(version)
+}
+
+async fn migrate(db: &mut SqliteConnection, path: &Path) -> Result<()> {
+    let fail = |e: sqlx::Error| failure(path, "migrating", &e);
+    let version = judge_inside(db, path).await?;
     for (n, script) in MIGRATIONS.iter().enumerate().skip(version as usize) {
         // One transaction: after a crash the file has the old version or the new one.
         let mut tx = db.begin_with("BEGIN IMMEDIATE").await.map_err(fail)?;

@@ -5,7 +5,7 @@ use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::VolumeRow;
 use crate::volumes::read::shown;
-use orlop_model::{Outcome, Result, VolumeRef, VolumeUpdate};
+use orlop_model::{Outcome, Result, VolumeId, VolumeRef, VolumeUpdate};
 
 impl Inner {
     pub(crate) async fn set(&self, volume: &VolumeRef, update: &VolumeUpdate) -> Result<Changed> {
@@ -25,7 +25,7 @@ impl Inner {
         }
         check_labels(&new.labels)?;
         let attachments = self.registry.attachments_of(new.id).await?;
-        if new.options.size != old.options.size && !attachments.is_empty() {
+        if new.options.size != old.options.size && self.is_served(new.id).await? {
             // Noted with the change, so that after a crash the reconciler pushes it.
             new.quota_pending = true;
             self.registry.update_volume(&new).await?;
@@ -40,6 +40,10 @@ impl Inner {
             self.registry.update_volume(&new).await?;
         }
         Ok((Outcome::Volume(Box::new(shown(self, &new, &attachments))), Some(new.id)))
+    }
+
+    async fn is_served(&self, volume: VolumeId) -> Result<bool> {
+        Ok(self.port_attached().await?.iter().any(|m| m.plan.volume == volume && m.serving))
     }
 
     /// Tells the mounted worker the quota that the registry has. The volume's lock is held.

@@ -2,10 +2,12 @@
 //! the ports' obligations forbid, and a test ends with [`World::assert_respected`].
 
 use async_trait::async_trait;
-use orlop_control::{AttachedVolume, BoundDirectory, Clock, Control, ControlConfig, Mounted, Mounter, VolumeFilter, VolumeWorker, faults::Faults};
+use orlop_control::{
+    AttachedVolume, BoundDirectory, Clock, Control, ControlConfig, Mounted, Mounter, VolumeFilter, VolumeWorker, faults::Faults,
+};
 use orlop_model::{
-    Actor, AttachmentId, AttachmentKind, DetachBy, Error, ErrorKind, Intent, MountPlan, Outcome, Result, Usage, Volume, VolumeId, VolumeOptions,
-    VolumeRef,
+    Actor, AttachmentId, AttachmentKind, DetachBy, Error, ErrorKind, Intent, MountPlan, Outcome, Result, Usage, Volume, VolumeId,
+    VolumeOptions, VolumeRef,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
