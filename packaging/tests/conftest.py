@@ -78,7 +78,7 @@ def image_tar(name):
 
 @pytest.fixture(scope="session")
 def engine(base):
-    engine = Engine(base / "engine")
+    engine = Engine(base / "engine", private_plugins=True)
     try:
         engine.start()
         engine.import_image(image_tar("host"), "orlop-test/host")

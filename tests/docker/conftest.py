@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from harness.engine import Engine
+from harness.engine import Engine, without_dead_plugins
 from harness.orlop import Orlop
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -77,13 +77,16 @@ def image_tar(name):
 
 @pytest.fixture(scope="session")
 def session_engine(base):
-    engine = Engine(base / "engine")
-    try:
-        engine.start()
-        engine.import_image(image_tar("python"), BASE_IMAGE, 'CMD ["python"]', "ENV PYTHONUNBUFFERED=1")
-        yield engine
-    finally:
-        engine.destroy()
+    def work():
+        engine = Engine(base / "engine")
+        try:
+            engine.start()
+            engine.import_image(image_tar("python"), BASE_IMAGE, 'CMD ["python"]', "ENV PYTHONUNBUFFERED=1")
+            yield engine
+        finally:
+            engine.destroy()
+
+    yield from without_dead_plugins(work)
 
 
 @pytest.fixture(scope="session")

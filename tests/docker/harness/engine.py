@@ -9,7 +9,9 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 
 import docker
@@ -20,11 +22,52 @@ from .processes import alive, children_of, processes_of, run, unmount_below, wai
 API_VERSION = "1.41"
 
 
+# Where every dockerd of this machine looks for plugins.
+PLUGINS = pathlib.Path("/run/docker/plugins")
+
+
+def without_dead_plugins(work):
+    """Calls work() while the sockets of plugins that are dead lie aside, and puts them back.
+
+    dockerd asks every plugin it finds about every name, and waits 15 s for each that is dead. Where a dockerd
+    runs for the machine the sockets stay, since they keep it from making local volumes of the same names.
+    """
+    aside = None
+    if not _answers(pathlib.Path("/var/run/docker.sock")):
+        for path in PLUGINS.glob("*.sock"):
+            if not _answers(path):
+                # The same file system, and a folder in which dockerd does not look.
+                aside = aside or pathlib.Path(tempfile.mkdtemp(prefix="orlop-tests-aside-", dir="/run"))
+                path.rename(aside / path.name)
+    try:
+        yield from work()
+    finally:
+        for path in aside.glob("*.sock") if aside else []:
+            if (PLUGINS / path.name).exists():
+                path.unlink()
+            else:
+                path.rename(PLUGINS / path.name)
+        if aside:
+            aside.rmdir()
+
+
+def _answers(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(2)
+        try:
+            s.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
 class Engine:
     """containerd and dockerd, started and stopped as one or apart."""
 
-    def __init__(self, base: pathlib.Path):
+    def __init__(self, base: pathlib.Path, private_plugins=False):
+        """With private_plugins this dockerd sees none of the plugins of the machine, in a mount namespace of its own."""
         self.base = base
+        self.private_plugins = private_plugins
         self.socket = base / "docker.sock"
         self.live_restore = False
         self._containerd = None
@@ -43,12 +86,17 @@ class Engine:
     def start(self, wait=60, live_restore=False, wait_ready=True):
         """Starts what does not run; returns when the API answers."""
         if self._containerd is None or self._containerd.poll() is not None:
-            self._containerd = self._spawn("containerd", ["unshare", "--net", "containerd", "--config", self.base / "containerd.toml"])
+            command = ["unshare", "--net", "containerd", "--config", self.base / "containerd.toml"]
+            if self.private_plugins:
+                PLUGINS.mkdir(parents=True, exist_ok=True)
+                hide = f"mount -t tmpfs none {PLUGINS} && exec \"$@\""
+                command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh", *command]
+            self._containerd = self._spawn("containerd", command)
             wait_until("containerd listens", 30, (self.base / "containerd.sock").exists)
             run("nsenter", "-t", self._containerd.pid, "-n", "ip", "link", "set", "lo", "up")
         if self._dockerd is None or self._dockerd.poll() is not None:
             self.live_restore = live_restore
-            command = ["nsenter", "-t", self._containerd.pid, "-n", "dockerd"]
+            command = ["nsenter", "-t", self._containerd.pid, "-n", *(["-m"] if self.private_plugins else []), "dockerd"]
             command += ["--containerd", self.base / "containerd.sock", "--data-root", self.base / "data"]
             command += ["--exec-root", self.base / "exec", "--pidfile", self.base / "dockerd.pid"]
             command += ["--host", f"unix://{self.socket}", "--log-level", "warn", "--config-file", self.base / "none.json"]
