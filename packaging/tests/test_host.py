@@ -85,14 +85,14 @@ def test_the_daemon_comes_back_by_itself_and_containers_do_not_notice(host):
 def test_an_upgrade_while_a_container_writes(host, newer_package):
     counter(host)
     daemon, keeper = host.pid("orlop.service"), host.pid("orlop-keeper.service")
-    workers = host.sh("pgrep -f 'orlop .*worker'")
+    workers = host.sh("pgrep -f '^/usr/bin/orlop worker'")
     container = host.sh("docker inspect -f '{{.State.Pid}}' counter")
     host.install(newer_package)
     assert host.sh("dpkg-query -W -f '${Version}' orlop") == "1.0-2"
     goes_on(host)
     assert host.pid("orlop.service") not in (0, daemon), "the daemon is the new one"
     assert host.pid("orlop-keeper.service") == keeper, "the keeper is left alone"
-    assert host.sh("pgrep -f 'orlop .*worker'") == workers
+    assert host.sh("pgrep -f '^/usr/bin/orlop worker'") == workers
     assert host.sh("docker inspect -f '{{.State.Pid}} {{.RestartCount}}' counter") == f"{container} 0"
     # The new daemon and the old keeper understand each other.
     host.sh("docker volume create -d orlop more; docker run --rm --network none -v more:/data tiny /bin/touch /data/f")
