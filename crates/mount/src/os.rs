@@ -78,13 +78,6 @@ impl PidFd {
             }
         }
     }
-
-    /// Sends a signal to exactly this process.
-    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        // SAFETY: pidfd_send_signal with a null siginfo reads no memory of ours; the descriptor is open.
-        let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
-        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
 }
 
 /// Tells the kernel that this process is part of the way by which dirty pages are written, so that its own

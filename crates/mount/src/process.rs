@@ -12,6 +12,10 @@ pub(crate) fn become_server(oom_score: i32) {
         tracing::error!("a defect, stopping at once: {info}");
         std::process::abort();
     }));
+    // A keeper leaves its signals to one thread by blocking them, and what it starts inherits that.
+    if let Err(e) = nix::sys::signal::SigSet::all().thread_unblock() {
+        tracing::warn!("taking signals: {e}");
+    }
     // Fails for the leader of a process group, as from a shell, which is its own session's business then.
     if let Err(e) = nix::unistd::setsid() {
         tracing::debug!("staying in the session of the starting process: {e}");

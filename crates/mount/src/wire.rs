@@ -85,8 +85,12 @@ impl Connection {
         }
         let mut connection = Connection { stream, peer: 0 };
         connection.limit(Some(GREETING_LIMIT));
-        connection.send(&Greeting { orlop: PROTOCOL, pid: std::process::id() }, &[])?;
-        let (greeting, _): (Greeting, _) = connection.receive()?;
+        let sent = connection.send(&Greeting { orlop: PROTOCOL, pid: std::process::id() }, &[]);
+        // A peer that refused us and left has still said why.
+        let (greeting, _): (Greeting, _) = match connection.receive() {
+            Ok(received) => received,
+            Err(e) => return Err(sent.err().unwrap_or(e)),
+        };
         if greeting.orlop != PROTOCOL {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -94,6 +98,7 @@ impl Connection {
             )
             .with_remedy("restart the older of the two: orlop down, orlop up"));
         }
+        sent?;
         connection.peer = greeting.pid;
         connection.limit(None);
         Ok(connection)

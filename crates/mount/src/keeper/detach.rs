@@ -10,11 +10,13 @@ use crate::protocol::WorkerState;
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the worker may take to bring everything to rest before the caller is told to come back.
 const FOLDING: Duration = Duration::from_secs(600);
+/// How long a use by others may take to pass before it counts.
+const PASSING: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a connection after its last unmount.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -40,8 +42,7 @@ impl Keeper {
                 return Err(Error::unavailable(format!("volume {name} has no worker that could bring it to rest: {reason}"))
                     .with_remedy("try again when its worker is back, or use --force: what was acknowledged stays in its journal"));
             }
-            let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-            let elsewhere = table::elsewhere(mounted, &points, &own, &table::others());
+            let (own, elsewhere) = settled_use(mounted, &points)?;
             if !elsewhere.is_empty() {
                 return busy(elsewhere.join(", "));
             }
@@ -112,6 +113,20 @@ impl Keeper {
             tracing::debug!("removing {}: {e}", volume.plan.mountpoint);
         }
         self.save();
+    }
+}
+
+/// The mount table, and who else uses a file system once those had a moment who only pass: a container that starts
+/// has all mounts of the host until it has a root of its own, and one that ends lets go a little after its last process.
+fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table::Mount>, Vec<String>)> {
+    let until = Instant::now() + PASSING;
+    loop {
+        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+        let elsewhere = table::elsewhere(mounted, points, &own, &table::others());
+        if elsewhere.is_empty() || Instant::now() > until {
+            return Ok((own, elsewhere));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

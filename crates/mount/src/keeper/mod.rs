@@ -109,8 +109,8 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
     layout.prepare()?;
     let lock = lock_root(&layout)?;
 
-    // Before any thread starts, so that all of them leave these signals to the one that waits for them. Programs
-    // that are started get an empty mask.
+    // Before any thread starts, so that all of them leave these signals to the one that waits for them. A
+    // worker that is started takes its signals back itself.
     let mut signals = SigSet::empty();
     for s in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(s);

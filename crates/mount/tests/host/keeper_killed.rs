@@ -1,0 +1,86 @@
+//! The keeper dies: the workers serve on, and the next keeper gets the descriptors back from them. All die: what is
+//! left of the mounts is cleared away, and everything acknowledged is there.
+
+use crate::harness::{World, alive, kill, mount_points, need_fuse, until};
+use crate::sys::errno;
+use orlop_mount::WorkerState;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+#[test]
+fn open_files_go_on_and_the_next_keeper_takes_over() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let dir = world.folder("bound");
+    let point = Path::new(&plan.mountpoint);
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    world.runtime.block_on(keeper.bind(plan.volume, dir.to_str().expect("text"), true)).expect("bound");
+    let mut file = File::create(point.join("f")).expect("created");
+    writeln!(file, "before").expect("written");
+
+    let first = world.keeper_pid();
+    kill(first);
+    writeln!(file, "without a keeper").expect("written");
+    let keeper = world.keeper();
+    assert_ne!(world.keeper_pid(), first);
+    writeln!(file, "after").expect("written");
+    let list = world.runtime.block_on(keeper.list()).expect("listed");
+    assert_eq!((list.len(), list[0].worker_pid, &list[0].worker), (1, worker, &WorkerState::Serving));
+    assert_eq!(list[0].plan, plan);
+    assert_eq!((list[0].binds.len(), list[0].binds[0].read_only, list[0].in_use_elsewhere), (1, true, false));
+    let again = world.runtime.block_on(keeper.attach(&plan)).expect("attached already");
+    assert_eq!(again.worker_pid, worker);
+
+    // The descriptor came back for good: now the worker may die as well.
+    kill(worker);
+    writeln!(file, "with another worker").expect("written");
+    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    let text = std::fs::read_to_string(dir.join("f")).expect("read");
+    assert_eq!(text, "before\nwithout a keeper\nafter\nwith another worker\n");
+    drop(file);
+    world.runtime.block_on(keeper.unbind(dir.to_str().expect("text"))).expect("unbound");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+    assert!(mount_points(&world.folder(".")).is_empty());
+}
+
+#[test]
+fn a_second_keeper_of_the_same_root_is_refused() {
+    need_fuse!();
+    let world = World::new();
+    let _keeper = world.keeper();
+    let pid = world.keeper_pid();
+    let error = orlop_mount::keeper::serve(orlop_mount::keeper::KeeperConfig::new(&world.root()).expect("config")).expect_err("locked");
+    assert_eq!(error.kind, orlop_model::ErrorKind::Busy, "{error}");
+    assert!(alive(pid));
+}
+
+#[test]
+fn after_everything_was_killed_dead_mounts_go_and_data_stays() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let dir = world.folder("bound");
+    let point = Path::new(&plan.mountpoint);
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    world.runtime.block_on(keeper.bind(plan.volume, dir.to_str().expect("text"), false)).expect("bound");
+    let mut file = File::create(point.join("f")).expect("created");
+    file.write_all(b"acknowledged").expect("written");
+    file.sync_all().expect("synced");
+    world.kill_everything();
+    // A request on its way while the connection ends is told ECONNABORTED.
+    crate::harness::until("the mount is dead", || errno(std::fs::read_dir(point).map(drop)) == libc::ENOTCONN);
+    assert_eq!(mount_points(&world.folder(".")).len(), 2);
+
+    let keeper = world.keeper();
+    assert!(mount_points(&world.folder(".")).is_empty(), "dead mounts are taken away, bound ones too");
+    assert!(world.runtime.block_on(keeper.list()).expect("listed").is_empty());
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    assert_eq!(std::fs::read_to_string(point.join("f")).expect("read"), "acknowledged");
+    assert_eq!(errno(file.write(b"x")), libc::ENOTCONN);
+    drop(file);
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}

@@ -1,0 +1,171 @@
+//! A worker dies with files open: another takes its place on the same mount, and requests that were left unanswered
+//! are answered by it.
+
+use crate::harness::{World, kill, need_fuse, until};
+use orlop_model::MountPlan;
+use orlop_mount::{KeeperClient, WorkerState};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn serving_pid(world: &World, keeper: &KeeperClient) -> Option<u32> {
+    let list = world.runtime.block_on(keeper.list()).expect("listed");
+    (list[0].worker == WorkerState::Serving).then_some(list[0].worker_pid)
+}
+
+fn kill_worker(world: &World, keeper: &KeeperClient, old: u32) -> u32 {
+    kill(old);
+    let mut new = None;
+    until("another worker serves", || {
+        new = serving_pid(world, keeper).filter(|pid| *pid != old);
+        new.is_some()
+    });
+    new.expect("waited for")
+}
+
+fn resends(world: &World, plan: &MountPlan) -> bool {
+    let record = std::fs::read_to_string(world.root().join("run/keeper.json")).expect("a record");
+    let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+    let entry = record["volumes"].as_array().expect("a list").iter().find(|v| v["plan"]["volume"] == plan.volume.to_string());
+    entry.expect("recorded")["negotiated"]["flags"].as_u64().expect("flags") & 1 << 39 != 0
+}
+
+#[test]
+fn an_open_file_goes_on_as_if_nothing_had_happened() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let point = Path::new(&plan.mountpoint);
+    let first = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    let mut file = File::options().read(true).append(true).create(true).open(point.join("f")).expect("created");
+    writeln!(file, "one").expect("written");
+    let mut unlinked = File::options().read(true).write(true).create(true).truncate(true).open(point.join("u")).expect("created");
+    unlinked.write_all(b"has no name").expect("written");
+    std::fs::remove_file(point.join("u")).expect("removed");
+
+    kill_worker(&world, &keeper, first);
+    writeln!(file, "two").expect("written");
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).expect("seeks");
+    file.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "one\ntwo\n");
+    unlinked.write_all(b", but lives").expect("written");
+    unlinked.seek(SeekFrom::Start(0)).expect("seeks");
+    text.clear();
+    unlinked.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "has no name, but lives");
+    assert!(std::fs::read_dir(point).expect("lists").count() == 1);
+    drop((file, unlinked));
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn under_load_no_change_fails_none_is_lost_and_none_is_done_twice() {
+    need_fuse!();
+    const WRITERS: usize = 4;
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let point = Path::new(&plan.mountpoint).to_owned();
+    let mut worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    if !resends(&world, &plan) {
+        eprintln!("skipped: this kernel cannot send requests again (Linux 6.9)");
+        world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+        return;
+    }
+    let stop = AtomicBool::new(false);
+    let counts = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|w| {
+                let (point, stop) = (&point, &stop);
+                scope.spawn(move || {
+                    let dir = point.join(format!("w{w}"));
+                    std::fs::create_dir(&dir).expect("folder");
+                    let mut log = File::options().append(true).create(true).open(dir.join("log")).expect("created");
+                    let mut n = 0u32;
+                    while !stop.load(Ordering::Relaxed) {
+                        // Each of these fails if a change is done twice: O_EXCL, a name taken away, a name given.
+                        let (made, kept) = (dir.join(format!("made{n}")), dir.join(format!("kept{n}")));
+                        let mut f = File::options().write(true).create_new(true).open(&made).expect("made once");
+                        f.write_all(&n.to_le_bytes()).expect("written");
+                        std::fs::rename(&made, &kept).expect("renamed once");
+                        if n % 2 == 1 {
+                            std::fs::remove_file(&kept).expect("removed once");
+                        }
+                        writeln!(log, "{n}").expect("appended");
+                        n += 1;
+                    }
+                    n
+                })
+            })
+            .collect();
+        for _ in 0..5 {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            worker = kill_worker(&world, &keeper, worker);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().map(|w| w.join().expect("no write failed")).collect::<Vec<u32>>()
+    });
+    for (w, n) in counts.iter().enumerate() {
+        assert!(*n > 0);
+        let dir = point.join(format!("w{w}"));
+        let log: Vec<u32> = std::fs::read_to_string(dir.join("log")).expect("read").lines().map(|l| l.parse().expect("a number")).collect();
+        assert!(log.iter().copied().eq(0..*n), "writer {w}: {} lines of {n}", log.len());
+        for i in (0..*n).step_by(2) {
+            assert_eq!(std::fs::read(dir.join(format!("kept{i}"))).expect("kept"), i.to_le_bytes());
+        }
+        assert_eq!(std::fs::read_dir(&dir).expect("lists").count() as u32, n.div_ceil(2) + 1);
+    }
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn where_requests_cannot_be_sent_again_they_end_and_the_mount_lives_on() {
+    need_fuse!();
+    let world = World::new();
+    std::fs::create_dir_all(world.root()).expect("root");
+    std::fs::write(world.root().join("no-resend"), "").expect("written");
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let point = Path::new(&plan.mountpoint);
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    assert!(!resends(&world, &plan));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                // Fails or not; what must not happen is that it never returns.
+                let _ = std::fs::write(point.join("f"), n.to_string());
+                n += 1;
+            }
+        });
+        let mut pid = worker;
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            pid = kill_worker(&world, &keeper, pid);
+        }
+        stop.store(true, Ordering::Relaxed);
+        busy.join().expect("returned");
+    });
+    std::fs::write(point.join("g"), "lives").expect("written");
+    assert_eq!(std::fs::read_to_string(point.join("g")).expect("read"), "lives");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn sigterm_does_not_end_a_worker_whose_volume_is_mounted() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker as i32), nix::sys::signal::Signal::SIGTERM).expect("sent");
+    until("the worker has said so", || world.log(&plan).contains("SIGTERM"));
+    std::fs::write(Path::new(&plan.mountpoint).join("f"), "served").expect("written");
+    assert_eq!(serving_pid(&world, &keeper), Some(worker));
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
