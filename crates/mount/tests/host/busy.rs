@@ -56,8 +56,10 @@ fn a_mount_in_another_namespace_counts_as_use() {
     // As a container has it: the volume bound to a folder of its own that no unmount of ours reaches. The rest of the
     // namespace follows the host's, so that mounts of other tests are not held.
     let data_text = data.to_str().expect("text");
-    let script =
-        format!("mount --bind {} {data_text} && mount --make-private {data_text} && touch {data_text}/up && exec sleep 60", plan.mountpoint);
+    let script = format!(
+        "mount --bind {} {data_text} && mount --make-private {data_text} && touch {data_text}/up && exec sleep 60",
+        plan.mountpoint
+    );
     let container = Process::start(Command::new("unshare").args(["--mount", "--propagation", "slave", "sh", "-c", &script]));
     until("the other namespace has it", || Path::new(&plan.mountpoint).join("up").exists());
     let list = world.runtime.block_on(keeper.list()).expect("listed");

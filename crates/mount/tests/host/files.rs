@@ -110,7 +110,9 @@ fn times_to_the_nanosecond_also_before_1970() {
     let volume = world.mounted("v");
     let f = volume.point.join("f");
     fs::write(&f, "x").expect("written");
-    for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-2, 500_000_000), (-1_000_000_000, 1), (1 << 33, 7), (i64::MIN, 0), (i64::MAX, 0)] {
+    for (sec, nsec) in
+        [(0, 0), (1, 999_999_999), (-1, 0), (-2, 500_000_000), (-1_000_000_000, 1), (1 << 33, 7), (i64::MIN, 0), (i64::MAX, 0)]
+    {
         sys::set_times(&f, (sec, nsec), (sec, nsec)).expect("set");
         let m = fs::metadata(&f).expect("meta");
         assert_eq!((m.atime(), m.atime_nsec(), m.mtime(), m.mtime_nsec()), (sec, nsec, sec, nsec));
@@ -161,7 +163,13 @@ fn data_of_every_size_holes_and_truncation() {
     drop((a, b, truncated));
 
     // Direct and synchronous I/O take the same way.
-    let direct = OpenOptions::new().read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT | libc::O_SYNC).open(p.join("direct"));
+    let direct = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT | libc::O_SYNC)
+        .open(p.join("direct"));
     let direct = direct.expect("opened");
     direct.write_all_at(&pattern[..8192], 0).expect("written");
     let mut back = vec![0u8; 8192];

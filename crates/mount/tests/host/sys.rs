@@ -86,7 +86,8 @@ pub(crate) struct Map {
 impl Map {
     pub(crate) fn new(file: &File, length: usize) -> io::Result<Self> {
         // SAFETY: a fresh mapping of an open file; no memory of ours is touched.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Map { at: at.cast(), length }) }
     }
 
