@@ -16,6 +16,10 @@ pub(crate) fn become_server(oom_score: i32) {
     if let Err(e) = nix::sys::signal::SigSet::all().thread_unblock() {
         tracing::warn!("taking signals: {e}");
     }
+    // A started program inherits what its starter's thread had blocked, which is no decision of this one.
+    if let Err(e) = nix::sys::signal::SigSet::all().thread_unblock() {
+        tracing::warn!("unblocking signals: {e}");
+    }
     // Fails for the leader of a process group, as from a shell, which is its own session's business then.
     if let Err(e) = nix::unistd::setsid() {
         tracing::debug!("staying in the session of the starting process: {e}");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Clone)]
 pub(super) struct Control {
@@ -51,23 +51,33 @@ impl Control {
     }
 }
 
-/// Signals that ask to end do not end a worker whose volume is mounted: it makes everything durable and goes on.
-/// It ends when the volume is unmounted.
-pub(super) async fn outlive_signals(fs: Arc<FileSystem>) {
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("signals cannot be caught");
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: the volume is mounted, making everything durable and serving on"),
-            _ = int.recv() => tracing::info!("SIGINT: the volume is mounted, serving on"),
-            _ = hup.recv() => continue,
-        }
-        if let Err(e) = fs.sync_all().await {
-            tracing::error!("making everything durable: {e}");
+/// The signals that ask to end. They do not end a worker whose volume is mounted: it makes everything durable and
+/// goes on, and ends when the volume is unmounted.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// From now on these signals end nothing. Within the runtime.
+    pub(super) fn catch() -> Result<Self> {
+        let catch = |kind| signal(kind).map_err(|e| Error::io("catching signals", &e));
+        Ok(Signals { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())?, hup: catch(SignalKind::hangup())? })
+    }
+
+    /// Answers them, for as long as the process lives.
+    pub(super) async fn outlive(mut self, fs: Arc<FileSystem>) {
+        loop {
+            let name = tokio::select! {
+                _ = self.term.recv() => "SIGTERM",
+                _ = self.int.recv() => "SIGINT",
+                _ = self.hup.recv() => continue,
+            };
+            tracing::info!("{name}: the volume is mounted, making everything durable and serving on");
+            if let Err(e) = fs.sync_all().await {
+                tracing::error!("making everything durable: {e}");
+            }
         }
     }
 }

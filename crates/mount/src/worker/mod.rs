@@ -121,7 +121,11 @@ fn start(
 ) -> Result<Session> {
     let socket = layout.worker_socket(plan.volume);
     let listener = wire::listen(&socket).map_err(|e| Error::io(format_args!("listening on {}", socket.display()), &e))?;
-    runtime.spawn(control::outlive_signals(fs.clone()));
+    let signals = {
+        let _within = runtime.enter();
+        control::Signals::catch()?
+    };
+    runtime.spawn(signals.outlive(fs.clone()));
     let session = Session::start(fs.clone(), device.as_fd(), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),

@@ -5,6 +5,7 @@ use crate::harness::{World, need_fuse};
 use crate::sys::{self, errno};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 #[test]
 fn data_and_holes_are_found() {
@@ -28,8 +29,12 @@ fn data_and_holes_are_found() {
 fn what_was_stored_through_a_mapping_is_no_hole() {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
-    let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(volume.point.join("f")).expect("opened");
+    // Served by another process, see files::locks_and_shared_mappings.
+    let keeper = world.keeper();
+    let plan = world.volume("v");
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    let point = Path::new(&plan.mountpoint);
+    let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(point.join("f")).expect("opened");
     f.set_len(1 << 20).expect("all hole");
     let mut map = sys::Map::new(&f, 1 << 20).expect("mapped");
     map.write(512 << 10, b"only the kernel knows");
@@ -38,15 +43,13 @@ fn what_was_stored_through_a_mapping_is_no_hole() {
     assert_eq!(sys::seek(&f, 512 << 10, libc::SEEK_HOLE).expect("hole"), (512 << 10) + 4096);
     map.write(100 << 10, b"again");
     assert_eq!(sys::seek(&f, 0, libc::SEEK_DATA).expect("data"), 100 << 10);
-    let copy = volume.point.join("copy");
-    let done = std::process::Command::new("cp").arg("--sparse=always").arg(volume.point.join("f")).arg(&copy).status().expect("cp runs");
+    let copy = point.join("copy");
+    let done = std::process::Command::new("cp").arg("--sparse=always").arg(point.join("f")).arg(&copy).status().expect("cp runs");
     assert!(done.success());
     let bytes = std::fs::read(&copy).expect("the copy");
     assert_eq!(&bytes[512 << 10..(512 << 10) + 21], b"only the kernel knows");
     assert_eq!(&bytes[100 << 10..(100 << 10) + 5], b"again");
-    // Before unmapping, see files::locks_and_shared_mappings.
-    f.sync_all().expect("synced");
     drop(map);
     drop(f);
-    volume.end();
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
