@@ -61,6 +61,17 @@ def _answers(path):
         return True
 
 
+def _answers_http(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(2)
+        try:
+            s.connect(str(path))
+            s.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return s.recv(64).startswith(b"HTTP/1.0 200")
+        except OSError:
+            return False
+
+
 class Engine:
     """containerd and dockerd, started and stopped as one or apart."""
 
@@ -113,7 +124,8 @@ class Engine:
         def answers():
             if self._dockerd.poll() is not None:
                 raise AssertionError("dockerd ended:\n" + self.log()[-4000:])
-            return self.docker("version", check=False, timeout=10).returncode == 0 if self.socket.exists() else False
+            # While dockerd waits for a plugin it takes connections, but does not answer them.
+            return self.socket.exists() and _answers_http(self.socket)
 
         wait_until("dockerd answers", seconds, answers)
 
