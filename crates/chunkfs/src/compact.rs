@@ -51,7 +51,8 @@ impl FileSystem {
         sealed().filter(|(_, s)| s.live < limit).map(|(n, _)| *n).collect()
     }
 
-    async fn empty(&self, victims: &HashSet<u64>) -> FsResult<()> {
+    /// Moves what is live out of these segments.
+    pub(crate) async fn empty(&self, victims: &HashSet<u64>) -> FsResult<()> {
         if victims.is_empty() {
             return Ok(());
         }

@@ -27,6 +27,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// A quiet volume is folded after this time.
 const FOLD_EVERY: Duration = Duration::from_secs(60);
 
+/// Stands in a volume's folder after a sync failed, until what was read since is written anew.
+pub(crate) const FAILED_SYNC: &str = "failed-sync";
+
 /// Wakes the background task and those who wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
@@ -99,12 +102,34 @@ impl FileSystem {
             // The kernel may have dropped the dirty pages: what is on disk is not known any more.
             let e = host_error("syncing to the host's disk", &e);
             st.break_down(e.to_string());
+            // The next opening must not trust what it reads: it may be in memory only, and count as written.
+            let _ = self.disk.create(&self.state_dir.join(FAILED_SYNC)).and_then(|_| self.disk.sync_dir(&self.state_dir));
             return Err(e);
         }
         self.durable.fetch_max(upto, Ordering::AcqRel);
-        // A marker that cannot be written only makes a later look at the journal more cautious.
-        let _ = st.journal.mark(upto);
+        if !self.doubtful.load(Ordering::Acquire) {
+            // A marker that cannot be written only makes a later look at the journal more cautious.
+            let _ = st.journal.mark(upto);
+        }
         Ok(())
+    }
+
+    /// After an opening that follows a failed sync: writes everything that no earlier fold made durable anew, into
+    /// files that no failed sync has touched, before anything of it is acknowledged.
+    pub(crate) async fn write_anew(&self) -> FsResult<()> {
+        let mark = self.state_dir.join(FAILED_SYNC);
+        let names = self.disk.list(&self.state_dir).map_err(|e| host_error("reading the volume's folder", &e))?;
+        if !names.iter().any(|n| n == FAILED_SYNC) {
+            return Ok(());
+        }
+        tracing::warn!("a sync had failed: what was recovered is written anew");
+        // A marker would vouch for the old journal files.
+        self.doubtful.store(true, Ordering::Release);
+        let recovered = self.lock().unsynced.iter().copied().collect();
+        self.empty(&recovered).await?;
+        self.fold().await?;
+        self.doubtful.store(false, Ordering::Release);
+        self.disk.remove(&mark).map_err(|e| host_error("removing a mark", &e))
     }
 
     fn take_unsynced(&self, st: &mut crate::state::State) -> FsResult<SyncWork> {
@@ -165,6 +190,9 @@ impl FileSystem {
                             return Err(e);
                         }
                         tokio::time::sleep(Duration::from_secs(1)).await;
+                        if let Err(e) = self.ns.reopen().await {
+                            tracing::warn!(error = %e, "the namespace could not be opened again");
+                        }
                     }
                 }
             }

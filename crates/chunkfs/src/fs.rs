@@ -13,8 +13,9 @@ use crate::types::{Attr, FsError, FsResult, Ino};
 use orlop_model::{Usage, VolumeId};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Stripes of the locks that keep two changes of one file's data apart.
 const STRIPES: usize = 1024;
@@ -30,6 +31,9 @@ pub struct FileSystem {
     pub(crate) sync_turn: tokio::sync::Mutex<()>,
     /// Every record up to this number is durable.
     pub(crate) durable: AtomicU64,
+    /// What the host's disk holds is not to be vouched for: a sync had failed and its remains are written anew.
+    pub(crate) doubtful: AtomicBool,
+    pub(crate) state_dir: PathBuf,
     /// One fold at a time.
     pub(crate) fold_turn: tokio::sync::Mutex<()>,
     pub(crate) wake: Arc<Wake>,
@@ -54,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) ns: Namespace,
     pub(crate) state: State,
     pub(crate) disk: Arc<dyn HostDisk>,
+    pub(crate) state_dir: PathBuf,
     pub(crate) host_lock: Box<dyn Send + Sync>,
 }
 
@@ -66,6 +71,8 @@ impl FileSystem {
             data: stripes(),
             sync_turn: tokio::sync::Mutex::new(()),
             durable: AtomicU64::new(0),
+            doubtful: AtomicBool::new(false),
+            state_dir: parts.state_dir,
             fold_turn: tokio::sync::Mutex::new(()),
             wake: Arc::new(Wake::default()),
             disk: parts.disk,
@@ -185,17 +192,21 @@ impl FileSystem {
         attr
     }
 
-    /// What the volume takes. Never waits.
+    /// What the volume takes. Asks the host's disk alone.
     pub fn usage(&self) -> Usage {
-        let st = self.lock();
-        let segments: u64 = st.segments.len() as u64 * u64::from(crate::segment::SEGMENT_BLOCKS);
-        let live: u64 = st.segments.values().map(|s| s.live).sum();
-        Usage {
-            used_bytes: st.sb.used_blocks * crate::types::BLOCK,
-            inodes: st.sb.inodes,
-            unsynced_bytes: st.unsynced_bytes,
-            host_bytes: segments.min(live.max(segments)) * crate::types::BLOCK + st.journal.len(),
-        }
+        let (mut usage, paths) = {
+            let st = self.lock();
+            let usage = Usage {
+                used_bytes: st.sb.used_blocks * crate::types::BLOCK,
+                inodes: st.sb.inodes,
+                unsynced_bytes: st.unsynced_bytes,
+                host_bytes: st.journal.len(),
+            };
+            (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
+        };
+        // A segment that goes away meanwhile counts for nothing.
+        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| f.size()).ok()).sum::<u64>();
+        usage
     }
 
     /// Bytes acknowledged that a power failure could still take.

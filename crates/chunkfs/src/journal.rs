@@ -116,6 +116,10 @@ impl Journal {
                 self.unsynced.push(self.file.clone());
             }
         }
+        if done.is_err() {
+            // What did reach the file must not be taken for a record: nobody was told that it counts.
+            let _ = self.file.set_size(self.end);
+        }
         if bytes.capacity() <= 1 << 20 {
             self.scratch = bytes;
         }

@@ -18,7 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) struct Namespace {
-    db: Db,
+    /// Replaced by a fresh one when it has stopped at an error of the store.
+    db: parking_lot::RwLock<Db>,
+    store: Arc<dyn ObjectStore>,
+    path: String,
 }
 
 fn settings() -> Settings {
@@ -76,29 +79,33 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 
 impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
-        let ticks = Arc::new(Ticks::default());
-        let db = loop {
-            let build = Db::builder(path.clone(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone()).build();
-            match build.await {
-                Ok(db) => break db,
-                // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
-                Err(e) if ticks.refused(&e.to_string()) => {}
-                Err(e) => return Err(fs_error(&e)),
-            }
-        };
-        ticks.not_before(db.manifest().last_l0_clock_tick());
-        Ok(Namespace { db })
+        let db = connect(&store, &path).await?;
+        Ok(Namespace { db: parking_lot::RwLock::new(db), store, path })
+    }
+
+    fn db(&self) -> Db {
+        self.db.read().clone()
+    }
+
+    /// Puts a fresh database in the place of one that has stopped at an error: it does not recover by itself.
+    /// What it had not made durable is in the journal and in the fold under way, which is written again.
+    /// The host's lock on the volume is held, so no other writer of this host is fenced by it.
+    pub(crate) async fn reopen(&self) -> FsResult<()> {
+        self.abandon().await;
+        let db = connect(&self.store, &self.path).await?;
+        *self.db.write() = db;
+        Ok(())
     }
 
     pub(crate) async fn get(&self, key: Key) -> FsResult<Option<Row>> {
-        let bytes = self.db.get(key.encode()).await.map_err(|e| fs_error(&e))?;
+        let bytes = self.db().get(key.encode()).await.map_err(|e| fs_error(&e))?;
         bytes.map(|b| decode(key, &b)).transpose()
     }
 
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
         let options = ScanOptions::default().with_max_fetch_tasks(2);
-        let mut it = self.db.scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
+        let mut it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
         let mut rows = Vec::new();
         while rows.len() < limit {
             let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { break };
@@ -118,18 +125,34 @@ impl Namespace {
             }
         }
         batch.put(Key::Applied.encode(), Row::Applied(applied).encode());
-        self.db.write_with_options(batch, &WriteOptions::default()).await.map_err(|e| fs_error(&e))?;
-        self.db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))
+        let db = self.db();
+        db.write_with_options(batch, &WriteOptions::default()).await.map_err(|e| fs_error(&e))?;
+        db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))
     }
 
     /// Lets go without writing anything.
     pub(crate) async fn abandon(&self) {
-        let _ = self.db.close_with_options(CloseOptions { flush_type: None }).await;
+        let _ = self.db().close_with_options(CloseOptions { flush_type: None }).await;
     }
 
     pub(crate) async fn close(&self) -> FsResult<()> {
-        self.db.close().await.map_err(|e| fs_error(&e))
+        self.db().close().await.map_err(|e| fs_error(&e))
     }
+}
+
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<Db> {
+    let ticks = Arc::new(Ticks::default());
+    let db = loop {
+        let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone()).build();
+        match build.await {
+            Ok(db) => break db,
+            // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
+            Err(e) if ticks.refused(&e.to_string()) => {}
+            Err(e) => return Err(fs_error(&e)),
+        }
+    };
+    ticks.not_before(db.manifest().last_l0_clock_tick());
+    Ok(db)
 }
 
 fn decode(key: Key, bytes: &[u8]) -> FsResult<Row> {

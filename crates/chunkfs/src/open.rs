@@ -162,7 +162,8 @@ impl FileSystem {
             .map_err(|e| model_error("opening the namespace", e))?;
         match Recovery::run(&config, ns, journal_dir, segment_dir).await {
             Ok((ns, state)) => {
-                let parts = Parts { volume: config.volume, ns, state, disk, host_lock };
+                let state_dir = config.state_dir.clone();
+                let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock };
                 let fs = Arc::new(FileSystem::new(parts));
                 fs.first_start(&config).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
@@ -209,6 +210,7 @@ impl FileSystem {
             Ok(())
         })
         .await?;
+        self.write_anew().await?;
         self.reap_at_start(config.fresh_kernel).await?;
         // What was recovered is made durable before anything new depends on it.
         self.sync_all().await
