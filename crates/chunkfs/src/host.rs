@@ -1,8 +1,11 @@
 //! The port to the host's own disk: every file that chunkfs keeps beside the store goes through it.
 //!
 //! Simulations implement it to record, fail, freeze or tear writes. Obligations of an implementation:
-//! 1. `create` fails if the path exists. 2. `write_at` writes all bytes or fails. 3. Bytes are durable only
-//! after `sync_data` returned on that file; a new, renamed or removed name only after `sync_dir` of its folder.
+//!
+//! 1. `create` fails if the path exists.
+//! 2. `write_at` writes all bytes or fails.
+//! 3. Bytes are durable only after `sync_data` returned on that file; a new, renamed or removed name only after
+//!    `sync_dir` of its folder.
 //! 4. A handle stays readable after its name was removed.
 
 use crate::types::Time;

@@ -581,7 +581,7 @@ impl Shell<'_> {
         let disk = &*self.config.host;
         for name in disk.list(&self.segment_dir)? {
             let Some((number, id)) = parse_name(&name) else { continue };
-            if st.segments.get(&number).is_none_or(|s| s.id != id) && !self.segments.get(&number).is_some_and(|s| s.id == id) {
+            if st.segments.get(&number).is_none_or(|s| s.id != id) && self.segments.get(&number).is_none_or(|s| s.id != id) {
                 tracing::info!(%name, "removing a staged segment that nothing refers to");
                 disk.remove(&self.segment_dir.join(name))?;
             }

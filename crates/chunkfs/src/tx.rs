@@ -135,7 +135,7 @@ impl<'a> Tx<'a> {
 
     /// Puts a name at a position that `find` gave as free.
     pub(crate) fn put_name(&mut self, parent: Ino, pos: u64, ino: Ino, kind: FileKind, name: &[u8]) -> Step<()> {
-        if pos % SLOTS == 0 && pos != position(&self.st.hash_key, name) {
+        if pos.is_multiple_of(SLOTS) && pos != position(&self.st.hash_key, name) {
             return Err(FsError::NoSpace.into());
         }
         self.put(Key::Dirent(parent, pos), Row::Dirent(Dirent { ino, kind, name: Bytes::copy_from_slice(name) }));

@@ -104,10 +104,10 @@ impl FileSystem {
             // The range lies within one block.
             part(last, offset % BLOCK, end % BLOCK, self.page(ino, last).await?);
         } else {
-            if offset % BLOCK != 0 {
+            if !offset.is_multiple_of(BLOCK) {
                 part(first - 1, offset % BLOCK, BLOCK, self.page(ino, first - 1).await?);
             }
-            if end % BLOCK != 0 {
+            if !end.is_multiple_of(BLOCK) {
                 part(last, 0, end % BLOCK, self.page(ino, last).await?);
             }
         }

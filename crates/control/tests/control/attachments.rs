@@ -86,7 +86,8 @@ async fn a_folder_holds_one_volume_in_one_way() {
     assert!(e.message.contains("read-only"), "{e}");
     let e = refused(control.apply(&ROOT, folder("b", "/srv/x", true)).await, ErrorKind::AlreadyExists);
     assert!(e.message.contains("volume a"), "{e}");
-    assert!(!site.world.0.lock().mounted.contains_key(&control.volume_brief(&named("b")).await.unwrap().id));
+    let b = control.volume_brief(&named("b")).await.unwrap().id;
+    assert!(!site.world.0.lock().mounted.contains_key(&b));
     control.apply(&ROOT, unfolder("a", "/srv/./x/")).await.unwrap();
     control.apply(&ROOT, folder("b", "/srv/x", false)).await.unwrap();
     for bad in ["x", "", "/", "/a/../b"] {
