@@ -140,7 +140,7 @@ impl World {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
             let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
             let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-            if words.iter().any(|w| *w == root.as_bytes()) && alive(pid) && pid != std::process::id() as i32 {
+            if words.contains(&root.as_bytes()) && alive(pid) && pid != std::process::id() as i32 {
                 found.push(pid);
             }
         }

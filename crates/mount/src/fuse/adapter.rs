@@ -5,7 +5,7 @@ use orlop_chunkfs::{Caller, FileSystem};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -51,7 +51,7 @@ impl Adapter {
         let mut request: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(request);
         let _runtime = self.runtime.enter();
         // A wake-up between this poll and the runtime's first one is not lost: the runtime polls in any case.
-        if let Poll::Pending = request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        if request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             let running = self.running.clone();
             self.runtime.spawn(async move {
                 request.await;

@@ -101,6 +101,8 @@ impl Keeper {
                     Error::new(ErrorKind::Busy, format!("something is mounted over {}", bound.dir)).with_remedy("unmount that first")
                 );
             }
+            // Unmounting is done here, it is no condition of the arm.
+            #[allow(clippy::collapsible_match)]
             Some(top) if top.device == mounted => {
                 if mount::unmount(point)? == Unmounted::Busy {
                     let users = holders::of(mounted);

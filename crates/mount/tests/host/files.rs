@@ -311,7 +311,7 @@ fn the_kernel_enforces_permissions_for_other_users() {
     need_fuse!();
     let world = World::new();
     let volume = world.mounted("v");
-    fs::set_permissions(&world.folder("."), fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::set_permissions(world.folder("."), fs::Permissions::from_mode(0o755)).expect("chmod");
     let p = &volume.point;
     fs::write(p.join("secret"), "s").expect("written");
     fs::set_permissions(p.join("secret"), fs::Permissions::from_mode(0o600)).expect("chmod");
