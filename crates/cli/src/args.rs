@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 /// Where Orlop lives unless it is told otherwise.
 pub(crate) const DEFAULT_ROOT: &str = "/var/lib/orlop";
 
-/// Keeps the data of containers: volumes on any storage, with snapshots, audit and a way back.
+/// Keeps the data of containers: volumes that outlive them, with an audited record and a way back.
 #[derive(Debug, Parser)]
 #[command(name = "orlop", version, max_term_width = 100, disable_help_subcommand = true, after_long_help = crate::failure::exit_code_help())]
 pub(crate) struct Cli {
     /// The folder that holds everything of one Orlop; several live side by side.
-    #[arg(long, global = true, env = "ORLOP_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
+    #[arg(long, global = true, env = "ORLOP_ROOT", hide_env_values = true, default_value = DEFAULT_ROOT, value_name = "DIR", value_parser = any_path)]
     pub root: PathBuf,
     /// How results and errors are written.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
@@ -23,6 +23,11 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Any text; an empty one is refused later, with the other roots that cannot be used.
+fn any_path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
 }
 
 /// What a command runs in.

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long)]
     foreground: bool,
     /// The name under which Docker knows this Orlop: `docker volume create -d NAME`.
-    #[arg(long, value_name = "NAME", default_value = "orlop", env = "ORLOP_PLUGIN_NAME")]
+    #[arg(long, value_name = "NAME", default_value = "orlop", env = "ORLOP_PLUGIN_NAME", hide_env_values = true)]
     plugin_name: String,
     /// Do not serve Docker.
     #[arg(long)]

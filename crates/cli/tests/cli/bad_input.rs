@@ -57,6 +57,7 @@ fn every_mistake_is_named_with_its_remedy_and_changes_nothing() {
         (vec!["audit", "export", "--file", "/nonexistent/f"], 3, "/nonexistent/f"),
         (vec!["up", "--plugin-name", "a/b"], 2, "a/b"),
         (vec!["status", "--root", "/"], 2, "\"/\""),
+        (vec!["status", "--root", ""], 2, "empty"),
         (vec!["up", "--root", &file], 2, &file),
         (vec!["up", "--root", "/dev/null/x"], 2, "/dev/null"),
     ] {
