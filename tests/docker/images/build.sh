@@ -23,16 +23,18 @@ mirror() {
     local site
     site=$(apt-get indextargets --format '$(SITE) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
         awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1; exit }')
-    printf '%s\n' "${site:-http://deb.debian.org/debian}"
+    # Nothing where apt does not say: debootstrap knows Debian's own.
+    printf '%s\n' "$site"
 }
 
 # bootstrap ROOT PACKAGE,PACKAGE...
 bootstrap() {
-    local root=$1 packages=$2 log=$1.log
+    local root=$1 packages=$2 log=$1.log site
+    site=$(mirror)
     if ! debootstrap --variant=minbase --cache-dir="$cache/packages" --include="$packages" \
-        "$suite" "$root" "$(mirror)" >"$log" 2>&1; then
+        "$suite" "$root" ${site:+"$site"} >"$log" 2>&1; then
         tail -n 20 "$log" "$root/debootstrap/debootstrap.log" >&2 || true
-        say "debootstrap failed; is the Debian mirror $(mirror) reachable?"
+        say "debootstrap failed; is the Debian mirror ${site:-that it knows} reachable?"
         return 1
     fi
     rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
