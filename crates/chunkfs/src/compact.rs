@@ -37,6 +37,16 @@ impl FileSystem {
         self.fold().await
     }
 
+    /// The segment of which least is referred to, if a sixteenth of it is garbage and the host has room to move the rest.
+    pub(crate) fn emptiest(&self) -> Option<u64> {
+        let st = self.lock();
+        let (_, free) = st.disk.space(st.files.dir()).ok()?;
+        let current = st.current.as_ref().map(|c| c.segment);
+        let most = (u64::from(SEGMENT_BLOCKS) * 15 / 16).min(free / BLOCK);
+        let sealed = st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0 && s.live <= most);
+        sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
+    }
+
     fn victims(&self, at_least: u64) -> HashSet<u64> {
         let st = self.lock();
         let current = st.current.as_ref().map(|c| c.segment);
@@ -44,7 +54,7 @@ impl FileSystem {
         let sealed = || st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0);
         let live: u64 = sealed().map(|(_, s)| s.live).sum();
         let garbage: u64 = sealed().map(|(_, s)| full.saturating_sub(s.live)).sum();
-        if garbage < at_least.max(if at_least == 0 { 0 } else { live / 4 }) {
+        if at_least == GARBAGE_MIN && garbage < at_least.max(live / 4) {
             return HashSet::new();
         }
         let limit = if at_least == 0 { full } else { full / 2 };
@@ -74,8 +84,8 @@ impl FileSystem {
     async fn move_run(&self, ino: Ino, chunk: u64, run: &Run) -> FsResult<()> {
         let (file, reserved) = {
             let mut st = self.lock();
+            // Not asked for room: what moves gives back more than it takes, and is wanted most when room is short.
             let Some(id) = st.segments.get(&run.segment).map(|s| s.id) else { return Ok(()) };
-            st.room_for(u64::from(run.len) * BLOCK)?;
             let file = st.files.get(run.segment, &id).map_err(|e| host_error("opening a segment", &e))?;
             (file, st.reserve(u32::from(run.len))?)
         };

@@ -10,6 +10,7 @@ use crate::host::HostFile;
 use crate::key::Key;
 use crate::state::{Bases, host_error};
 use crate::types::{FsError, FsResult, Ino};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -227,8 +228,40 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Whether a fold would give segments back to the host.
+    fn has_dead(&self) -> bool {
+        self.lock().dead_blocks() > 0
+    }
+
+    /// When the host's disk is short: waits for what was just removed to go, and gives back what is garbage.
+    /// Tells whether trying again makes sense.
+    pub(crate) async fn make_room(&self) -> bool {
+        self.free_orphans().await;
+        let mut made = false;
+        if self.has_dead() {
+            made = self.fold().await.is_ok();
+        }
+        // One segment at a time, the emptiest first, so that little room is needed to gain some.
+        for _ in 0..4 {
+            let Some(victim) = self.emptiest() else { break };
+            if self.empty(&HashSet::from([victim])).await.is_err() || self.fold().await.is_err() {
+                break;
+            }
+            made = true;
+        }
+        made
+    }
+
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
     fn drop_dead(&self, st: &mut crate::state::State) -> FsResult<Vec<(u64, PathBuf)>> {
+        // One that is being filled and holds nothing but garbage is given up too.
+        if let Some(c) = &st.current
+            && c.next > 0
+            && !st.pins.contains_key(&c.segment)
+            && st.segments.get(&c.segment).is_some_and(|s| s.live == 0)
+        {
+            st.current = None;
+        }
         let current = st.current.as_ref().map(|c| c.segment);
         let dead: Vec<(u64, PathBuf)> = st
             .segments
@@ -257,7 +290,7 @@ impl FileSystem {
                 };
                 let Some(fs) = fs.upgrade() else { break };
                 quiet += SYNC_EVERY;
-                let due = asked || (quiet >= FOLD_EVERY && !fs.lock().overlay.is_empty());
+                let due = asked || fs.has_dead() || (quiet >= FOLD_EVERY && !fs.lock().overlay.is_empty());
                 let done = if due { fs.fold().await } else { fs.sync_all().await };
                 if due {
                     quiet = Duration::ZERO;

@@ -412,6 +412,14 @@ impl State {
         Ok(())
     }
 
+    /// Blocks of segments that nothing refers to: the next fold gives them back to the host.
+    pub(crate) fn dead_blocks(&self) -> u64 {
+        let current = self.current.as_ref().filter(|c| c.next == 0).map(|c| c.segment);
+        let dead = self.segments.iter().filter(|(n, s)| s.live == 0 && Some(**n) != current && !self.pins.contains_key(n));
+        let filling = self.current.as_ref().map_or((0, 0), |c| (c.segment, u64::from(c.next)));
+        dead.map(|(n, _)| if *n == filling.0 { filling.1 } else { u64::from(SEGMENT_BLOCKS) }).sum()
+    }
+
     /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.
     pub(crate) fn floor(&self) -> u64 {
         (64 << 20).min(self.host_total / 20)

@@ -45,7 +45,11 @@ impl FileSystem {
     async fn reserve_range(&self, cx: &Caller, ino: Ino, offset: u64, end: u64, keep_size: bool) -> FsResult<()> {
         // Asked for before anything is reserved: what cannot fit changes nothing.
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
-        self.fits(ino, first, last).await?;
+        match self.fits(ino, first, last).await {
+            Err(FsError::Quota) if self.free_orphans().await => self.fits(ino, first, last).await?,
+            Err(FsError::NoSpace) if self.make_room().await => self.fits(ino, first, last).await?,
+            other => other?,
+        }
         let mut block = first;
         while block < last {
             let next = ((block / CHUNK_BLOCKS + CUT_CHUNKS) * CHUNK_BLOCKS).min(last);

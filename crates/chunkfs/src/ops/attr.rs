@@ -110,7 +110,9 @@ impl FileSystem {
         st.host_free = free;
         st.written_since_look = 0;
         let used = st.sb.used_blocks;
-        let host_free = free.saturating_sub(st.floor()) / BLOCK;
+        // What was removed counts as free although its files go a moment later.
+        let dead = st.dead_blocks().min((total - free.min(total)) / BLOCK);
+        let host_free = free.saturating_sub(st.floor()) / BLOCK + dead;
         let (blocks, free) = match st.quota_blocks {
             Some(quota) => (quota.max(used), quota.saturating_sub(used).min(host_free)),
             None => (used + host_free, host_free),

@@ -161,7 +161,8 @@ impl FileSystem {
         let _turn = self.data_lock(ino).await;
         let first = self.write_once(cx, ino, offset, data).await;
         match first {
-            Err(FsError::Quota | FsError::NoSpace) if self.free_orphans().await => self.write_once(cx, ino, offset, data).await,
+            Err(FsError::Quota) if self.free_orphans().await => self.write_once(cx, ino, offset, data).await,
+            Err(FsError::NoSpace) if self.make_room().await => self.write_once(cx, ino, offset, data).await,
             _ => first,
         }
     }

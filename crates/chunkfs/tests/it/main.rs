@@ -2,4 +2,5 @@
 
 mod basic;
 mod durable;
+mod full;
 mod world;

@@ -1,0 +1,87 @@
+//! A host's disk that is full: data is refused, names are not, and what is removed can be used again at once.
+
+use crate::world::World;
+use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, HostDisk, HostFile, ROOT_INO, RealDisk};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const MIB: u64 = 1 << 20;
+
+/// The real disk, as if it were small: what its folders hold is what is taken.
+#[derive(Debug)]
+struct Small {
+    total: u64,
+}
+
+impl HostDisk for Small {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
+        RealDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
+        RealDisk.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let mut taken = 0;
+        for name in RealDisk.list(dir)? {
+            taken += std::fs::metadata(dir.join(name)).map_or(0, |m| m.len());
+        }
+        Ok((self.total, self.total.saturating_sub(taken)))
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        RealDisk.lock(path)
+    }
+    fn boot_id(&self) -> [u8; 16] {
+        RealDisk.boot_id()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_on_a_full_disk_can_be_used_again() {
+    let (w, fs) = World::new().await;
+    fs.close().await.expect("closed");
+    let mut config = w.config();
+    config.host = Arc::new(Small { total: 300 * MIB });
+    let fs = FileSystem::open(config).await.expect("opened");
+    let block = vec![7u8; MIB as usize];
+    for round in 0..3 {
+        let f = fs.mknod(&CX, ROOT_INO, b"big", FileKind::File, 0o644, 0).await.expect("made");
+        let mut n = 0;
+        let refused = loop {
+            match fs.write(&CX, f.ino, n * MIB, &block).await {
+                Ok(_) => n += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(refused, FsError::NoSpace);
+        assert!(n > 200, "round {round}: only {n} MiB fitted");
+        fs.mkdir(&CX, ROOT_INO, format!("d{round}").as_bytes(), 0o755).await.expect("names go on");
+        assert!(fs.read(f.ino, (n - 1) * MIB, 1 << 20).await.expect("read") == block);
+        fs.unlink(&CX, ROOT_INO, b"big").await.expect("removed");
+        fs.forget(f.ino, 1);
+    }
+    // The check wants nobody to change anything meanwhile, the background included.
+    for _ in 0..500 {
+        if fs.usage().used_bytes == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+}
