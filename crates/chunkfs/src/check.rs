@@ -81,16 +81,9 @@ impl FileSystem {
                     *seen.live.entry(run.segment).or_default() += u64::from(run.len);
                     if data {
                         let mut buffer = vec![0; usize::from(run.len) * BLOCK as usize];
-                        let file = {
-                            let mut st = self.lock();
-                            st.segments.get(&run.segment).map(|s| s.id).map(|id| st.files.get(run.segment, &id))
-                        };
                         report.blocks += u64::from(run.len);
-                        let outcome = match file {
-                            None => Some(format!("segment {:016x} has no row", run.segment)),
-                            Some(Err(e)) => Some(format!("segment {:016x}: {e}", run.segment)),
-                            Some(Ok(f)) => read_run(&*f, run, &mut buffer).err().map(|e| e.to_string()),
-                        };
+                        let file = self.lock().segment_file(run.segment);
+                        let outcome = file.and_then(|f| read_run(&*f, run, &mut buffer)).err();
                         if let Some(why) = outcome {
                             report.problems.push(format!("inode {ino} chunk {chunk}: {why}"));
                         }

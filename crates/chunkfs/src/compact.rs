@@ -22,7 +22,7 @@ const GARBAGE_MIN: u64 = (128 << 20) / BLOCK;
 impl FileSystem {
     /// Moves what is live out of segments that are mostly garbage, if there is much of it.
     pub(crate) async fn compact(&self) -> FsResult<()> {
-        let victims = self.victims(GARBAGE_MIN);
+        let victims = self.victims(false);
         if victims.is_empty() {
             return Ok(());
         }
@@ -32,7 +32,7 @@ impl FileSystem {
 
     /// Moves what is live out of every segment that holds any garbage. For tests and for freeing space now.
     pub async fn compact_all(&self) -> FsResult<()> {
-        let victims = self.victims(0);
+        let victims = self.victims(true);
         self.empty(&victims).await?;
         self.fold().await
     }
@@ -47,17 +47,18 @@ impl FileSystem {
         sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
     }
 
-    fn victims(&self, at_least: u64) -> HashSet<u64> {
+    /// Segments worth emptying: those less than half live, if there is much garbage in all; or all with any garbage.
+    fn victims(&self, all: bool) -> HashSet<u64> {
         let st = self.lock();
         let current = st.current.as_ref().map(|c| c.segment);
         let full = u64::from(SEGMENT_BLOCKS);
         let sealed = || st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0);
         let live: u64 = sealed().map(|(_, s)| s.live).sum();
         let garbage: u64 = sealed().map(|(_, s)| full.saturating_sub(s.live)).sum();
-        if at_least == GARBAGE_MIN && garbage < at_least.max(live / 4) {
+        if !all && garbage < GARBAGE_MIN.max(live / 4) {
             return HashSet::new();
         }
-        let limit = if at_least == 0 { full } else { full / 2 };
+        let limit = if all { full } else { full / 2 };
         sealed().filter(|(_, s)| s.live < limit).map(|(n, _)| *n).collect()
     }
 

@@ -12,7 +12,7 @@ use crate::journal::{Found, FoundFile, Journal, Scan, ScanError, scan};
 use crate::key::{CHUNK_BLOCKS, Key};
 use crate::namespace::Namespace;
 use crate::row::{Inode, Row, Segment, Super};
-use crate::segment::{SegmentFiles, parse_name, read_run};
+use crate::segment::{SegmentFiles, open_error, parse_name, read_run};
 use crate::state::{Bases, Page, State, Stop};
 use crate::types::{BLOCK, FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
@@ -521,7 +521,7 @@ impl Shell<'_> {
                     if run.segment != 0 && !sure {
                         let id = introduced.get(&run.segment).copied().or_else(|| st.segments.get(&run.segment).map(|s| s.id));
                         let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
-                        let file = st.files.get(run.segment, &id).map_err(|e| missing(run.segment, &e))?;
+                        let file = st.files.get(run.segment, &id).map_err(|e| open_error(run.segment, &e))?;
                         let mut buffer = vec![0; usize::from(run.len) * BLOCK as usize];
                         read_run(&*file, run, &mut buffer)?;
                     }
@@ -568,9 +568,7 @@ impl Shell<'_> {
         let mut page = vec![0; BLOCK as usize];
         if let Some(run) = chunk.at(within).filter(|r| r.segment != 0) {
             let run = run.part(within, within + 1);
-            let id = st.segments.get(&run.segment).map(|s| s.id);
-            let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
-            let file = st.files.get(run.segment, &id).map_err(|e| missing(run.segment, &e))?;
+            let file = st.segment_file(run.segment)?;
             read_run(&*file, &run, &mut page)?;
         }
         Ok(page.into())
@@ -587,12 +585,5 @@ impl Shell<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn missing(segment: u64, e: &std::io::Error) -> FsError {
-    match e.kind() {
-        std::io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {segment:016x} is missing")),
-        _ => FsError::Io(format!("segment {segment:016x}: {e}")),
     }
 }

@@ -97,6 +97,14 @@ impl SegmentFiles {
     }
 }
 
+/// Why a segment that is referred to could not be opened.
+pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
+    match e.kind() {
+        io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {segment:016x} is missing")),
+        _ => FsError::Io(format!("segment {segment:016x}: {e}")),
+    }
+}
+
 /// Writes whole blocks at a block number and returns their checksums.
 pub(crate) fn write_blocks(file: &dyn HostFile, at: u32, data: &[u8]) -> io::Result<Vec<u32>> {
     debug_assert!(!data.is_empty() && data.len().is_multiple_of(B));

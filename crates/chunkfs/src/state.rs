@@ -412,6 +412,13 @@ impl State {
         Ok(())
     }
 
+    /// The file of a segment that a row refers to. That it has none, or that it is gone, is damage.
+    pub(crate) fn segment_file(&mut self, number: u64) -> FsResult<Arc<dyn HostFile>> {
+        let id = self.segments.get(&number).map(|s| s.id);
+        let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {number:016x} has no row")))?;
+        self.files.get(number, &id).map_err(|e| crate::segment::open_error(number, &e))
+    }
+
     /// Blocks of segments that nothing refers to: the next fold gives them back to the host.
     pub(crate) fn dead_blocks(&self) -> u64 {
         let current = self.current.as_ref().filter(|c| c.next == 0).map(|c| c.segment);

@@ -37,12 +37,7 @@ fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
         let map = st.chunk(ino, chunk)?;
         for run in map.overlapping(from, to).filter(|r| r.segment != 0) {
             let run = run.part(from, to);
-            let id = st.segments.get(&run.segment).map(|s| s.id);
-            let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
-            let file = st.files.get(run.segment, &id).map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {:016x} is missing", run.segment)),
-                _ => host_error("opening a segment", &e),
-            })?;
+            let file = st.segment_file(run.segment)?;
             pieces.push(Piece::Run { block: base + u64::from(run.start), run, file });
         }
         block = end;
