@@ -29,5 +29,5 @@ mod types;
 pub use check::CheckReport;
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
-pub use open::{OpenConfig, format_volume};
+pub use open::{OpenConfig, Remote, format_volume};
 pub use types::*;

@@ -18,11 +18,12 @@ use crate::types::{BLOCK, FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use orlop_model::{Compression, Durability, Error, ErrorKind, OutagePolicy, Result, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
@@ -54,6 +55,50 @@ pub struct OpenConfig {
     pub clock: Arc<dyn Clock>,
     /// Bytes of memory for rows read from the namespace.
     pub cache_bytes: usize,
+    /// Set for a volume whose home is the store and not this host: its log and its data are sent there.
+    pub remote: Option<Remote>,
+}
+
+/// How a volume whose home is the store is kept there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// What an fsync waits for.
+    pub durability: Durability,
+    /// What a request does while the store is away.
+    pub outage: OutagePolicy,
+    /// How long it does nothing but wait, under the policies `fail` and `readonly`.
+    pub outage_deadline: Duration,
+    /// How long after its last sign of life a writer still counts as alive.
+    pub lease: Duration,
+    /// Under durability `local`: how old an unsent change may get.
+    pub ship_every: Duration,
+    /// Who this writer is, for the messages of those whom it keeps out.
+    pub holder: String,
+    /// Bytes of the host's disk for copies of what the store has.
+    pub cache_bytes: u64,
+    /// Bytes of the host's disk for what the store does not have yet; writers wait above it.
+    pub staged_bytes: u64,
+    /// How packs are compressed.
+    pub compression: Compression,
+    /// Gives up what another host acknowledged under durability `local` and never sent.
+    pub abandon_unsynced: bool,
+}
+
+impl Default for Remote {
+    fn default() -> Self {
+        Remote {
+            durability: Durability::Remote,
+            outage: OutagePolicy::Wait,
+            outage_deadline: Duration::from_secs(30),
+            lease: Duration::from_secs(30),
+            ship_every: Duration::from_secs(10),
+            holder: String::new(),
+            cache_bytes: 4 << 30,
+            staged_bytes: 4 << 30,
+            compression: Compression::None,
+            abandon_unsynced: false,
+        }
+    }
 }
 
 impl OpenConfig {
@@ -72,6 +117,7 @@ impl OpenConfig {
             host: Arc::new(RealDisk),
             clock: Arc::new(SystemClock),
             cache_bytes: 48 << 20,
+            remote: None,
         }
     }
 }

@@ -81,6 +81,17 @@ pub(crate) struct Segment {
     pub(crate) id: [u8; 16],
     /// Blocks that the namespace refers to.
     pub(crate) live: u64,
+    /// Set once it is in the store, whole: the file on the host is then only a copy.
+    pub(crate) pack: Option<Pack>,
+}
+
+/// The object that a segment became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pack {
+    /// Blocks in it, live or not.
+    pub(crate) blocks: u32,
+    /// Bytes of the object, before sealing.
+    pub(crate) bytes: u64,
 }
 
 /// What has still to be done to an inode.
@@ -189,6 +200,10 @@ impl Row {
             Row::Segment(s) => {
                 out.extend_from_slice(&s.id);
                 put_varint(&mut out, s.live);
+                if let Some(p) = s.pack {
+                    put_varint(&mut out, u64::from(p.blocks));
+                    put_varint(&mut out, p.bytes);
+                }
             }
             Row::Orphan(o) => match o {
                 Orphan::Unlinked => out.push(0),
@@ -259,7 +274,12 @@ impl Row {
                 }
                 Row::Xattrs(Arc::new(map))
             }
-            Key::Segment(_) => Row::Segment(Segment { id: r.take(16)?.try_into().expect("sixteen bytes were taken"), live: r.varint()? }),
+            Key::Segment(_) => {
+                let id = r.take(16)?.try_into().expect("sixteen bytes were taken");
+                let live = r.varint()?;
+                let pack = if r.is_empty() { None } else { Some(Pack { blocks: u32v(&mut r)?, bytes: r.varint()? }) };
+                Row::Segment(Segment { id, live, pack })
+            }
             Key::Orphan(_) => Row::Orphan(match r.u8()? {
                 0 => Orphan::Unlinked,
                 1 => Orphan::Cut { from: r.varint()? },
@@ -302,7 +322,8 @@ mod tests {
             (Key::Inode(4), Row::Inode(Arc::new(inode))),
             (Key::Dirent(1, 8), Row::Dirent(Dirent { ino: 300, kind: FileKind::Fifo, name: Bytes::from_static(b"\xffname") })),
             (Key::Xattrs(4), Row::Xattrs(Arc::new(xattrs))),
-            (Key::Segment(2), Row::Segment(Segment { id: [7; 16], live: 12 })),
+            (Key::Segment(2), Row::Segment(Segment { id: [7; 16], live: 12, pack: None })),
+            (Key::Segment(2), Row::Segment(Segment { id: [7; 16], live: 0, pack: Some(Pack { blocks: 4096, bytes: 1 << 33 }) })),
             (Key::Orphan(2), Row::Orphan(Orphan::Cut { from: 99 })),
             (Key::Orphan(2), Row::Orphan(Orphan::Unlinked)),
             (Key::Chunk(2, 0), Row::Chunk(Arc::new(Chunk::default()))),

@@ -340,7 +340,7 @@ impl State {
         self.segment_dir_unsynced = true;
         let sb = Super { next_segment: number + 1, ..self.sb.clone() };
         let changes =
-            vec![Change::Put(Key::Super, Row::Super(sb)), Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0 }))];
+            vec![Change::Put(Key::Super, Row::Super(sb)), Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0, pack: None }))];
         self.commit(Record { changes, ..Record::default() }, &Bases::new())?;
         self.current = Some(Current { segment: number, file, next: 0 });
         Ok(())

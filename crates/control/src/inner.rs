@@ -6,7 +6,7 @@ use crate::locks::Locks;
 use crate::ports::{AttachedVolume, Mounted};
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
-use orlop_model::{Error, MountPlan, Result, VolumeId, VolumeRef};
+use orlop_model::{Error, MountPlan, Result, StoreSpec, VolumeId, VolumeRef};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Inner {
         Ok(MountPlan {
             volume: v.id,
             name: v.name.clone(),
-            store_url: store.url.clone(),
+            store: StoreSpec::new(store.url.clone()),
             prefix: format!("volumes/{}", v.id),
             state_dir: self.config.root.join("state").join(v.id.to_string()).display().to_string(),
             mountpoint: self.mountpoint(v.id),

@@ -1,6 +1,6 @@
 //! Why a volume is mounted on a host, and the plan by which it gets mounted.
 
-use crate::{AttachmentId, VolumeId, VolumeName, VolumeOptions};
+use crate::{AttachmentId, StoreSpec, VolumeId, VolumeName, VolumeOptions};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -48,8 +48,8 @@ pub struct MountPlan {
     pub volume: VolumeId,
     /// Its name, for messages and the mount table.
     pub name: VolumeName,
-    /// URL of its store, without credentials.
-    pub store_url: String,
+    /// How its store is reached.
+    pub store: StoreSpec,
     /// The volume's path below the store's root.
     pub prefix: String,
     /// The host folder for its journal and staged extents.

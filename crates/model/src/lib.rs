@@ -11,6 +11,7 @@ mod intent;
 mod name;
 mod options;
 mod size;
+mod store;
 mod volume;
 
 pub use attachment::{Attachment, AttachmentKind, MountPlan};
@@ -21,4 +22,5 @@ pub use intent::{DetachBy, Intent, Outcome, VolumeRef, VolumeUpdate};
 pub use name::{StoreName, VolumeName};
 pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
 pub use size::ByteSize;
+pub use store::{Capabilities, CredentialsRef, Store, StoreSpec};
 pub use volume::{Usage, Volume, VolumeKind, VolumeState};

@@ -15,7 +15,8 @@ pub mod wrap;
 pub use error::error;
 pub use local::{LocalStore, sweep_unfinished};
 pub use open::{SCHEMES, open};
-pub use probe::{Capabilities, probe};
+pub use orlop_model::Capabilities;
+pub use probe::probe;
 
 pub use object_store::path::Path;
 pub use object_store::{self, ObjectStore, ObjectStoreExt};

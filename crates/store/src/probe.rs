@@ -6,30 +6,8 @@
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
-use orlop_model::Result;
-use serde::{Deserialize, Serialize};
+use orlop_model::{Capabilities, Result};
 use uuid::Uuid;
-
-/// What a store can do beyond put, get, list and delete.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capabilities {
-    /// Of two that create the same object, one is told that it lost. Chunked volumes need it: fencing rests on it.
-    pub conditional_create: bool,
-    /// An object is replaced only if it is still the one that was read.
-    pub conditional_replace: bool,
-    /// Parts of an object can be read.
-    pub ranged_get: bool,
-    /// Objects can be sent in parts, and appear whole at the end.
-    pub multipart: bool,
-    /// Objects can be copied within the store.
-    pub copy: bool,
-    /// A listing shows what was written just before it, and no longer what was deleted.
-    pub strong_list: bool,
-    /// A listing by folder tells folders from objects.
-    pub list_by_folder: bool,
-    /// Deleting what is absent succeeds, as it must for a deletion that is repeated.
-    pub idempotent_delete: bool,
-}
 
 /// Finds out what a store can do. The error says which basic call failed, on which object.
 pub async fn probe(store: &dyn ObjectStore) -> Result<Capabilities> {
@@ -151,6 +129,7 @@ mod tests {
                 strong_list: true,
                 list_by_folder: true,
                 idempotent_delete: true,
+                clock_skew_ms: None,
             };
             assert_eq!(c, all, "{url}");
             let left: Vec<_> = store.list(None).try_collect().await.expect("lists");

@@ -75,7 +75,7 @@ impl Mounter for Ports {
 #[async_trait]
 impl VolumeWorker for Ports {
     async fn format(&self, plan: &MountPlan) -> Result<()> {
-        let store = orlop_store::open(&plan.store_url)?;
+        let store = orlop_store::open(&plan.store.url)?;
         orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await
     }
 
@@ -87,9 +87,9 @@ impl VolumeWorker for Ports {
         if !plan.prefix.contains(&id) || state != self.root.join("state").join(&id) || mountpoint != self.root.join("mnt").join(&id) {
             return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
         }
-        let store = orlop_store::open(&plan.store_url)?;
+        let store = orlop_store::open(&plan.store.url)?;
         delete_below(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
-        if let Some(folder) = plan.store_url.strip_prefix("file://") {
+        if let Some(folder) = plan.store.url.strip_prefix("file://") {
             // Object stores have no folders; a local one is left with empty ones.
             remove_tree(&Path::new(folder).join(&plan.prefix)).await?;
         }

@@ -53,7 +53,7 @@ async fn what_works_anyway_may_be_said() {
     assert_eq!(v.options.mode, Some(0o1777));
     let plan = control.mount_plan(&named("v")).await.unwrap();
     assert_eq!((plan.options.uid, plan.options.gid), (Some(999), Some(998)), "the worker is told");
-    assert!(plan.store_url.starts_with("file:///"), "{}", plan.store_url);
+    assert!(plan.store.url.starts_with("file:///"), "{}", plan.store.url);
     assert_eq!(plan.mountpoint, control.mountpoint_of(v.id));
 }
 

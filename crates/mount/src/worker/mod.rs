@@ -141,7 +141,7 @@ fn start(
 }
 
 async fn open(plan: &MountPlan, open_store: OpenStore, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
-    let store = open_store(&plan.store_url)?;
+    let store = open_store(&plan.store.url)?;
     std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
     let mut config = OpenConfig::new(plan.volume, store, &plan.prefix, Path::new(&plan.state_dir));
     config.quota_bytes = plan.options.size.map(|s| s.0);

@@ -2,7 +2,7 @@
 //! point, also when a test fails.
 
 use orlop_chunkfs::{FileSystem, OpenConfig, format_volume};
-use orlop_model::{MountPlan, VolumeId, VolumeOptions};
+use orlop_model::{MountPlan, StoreSpec, VolumeId, VolumeOptions};
 use orlop_mount::keeper::{KeeperConfig, Launcher};
 use orlop_mount::worker::WorkerConfig;
 use orlop_mount::{KeeperClient, fuse};
@@ -141,7 +141,7 @@ impl World {
         MountPlan {
             volume: id,
             name: name.parse().expect("a name"),
-            store_url: format!("file://{}", self.root().join("stores/default").display()),
+            store: StoreSpec::new(format!("file://{}", self.root().join("stores/default").display())),
             prefix: format!("volumes/{id}"),
             state_dir: at("state"),
             mountpoint: at("mnt"),
@@ -152,7 +152,7 @@ impl World {
     /// A plan of an empty volume.
     pub(crate) fn volume(&self, name: &str) -> MountPlan {
         let plan = self.plan(name);
-        let store = orlop_store::open(&plan.store_url).expect("a store");
+        let store = orlop_store::open(&plan.store.url).expect("a store");
         self.runtime.block_on(format_volume(&store, &plan.prefix, plan.volume)).expect("formatted");
         plan
     }
@@ -160,7 +160,7 @@ impl World {
     /// An empty volume, mounted by this process itself.
     pub(crate) fn mounted(&self, name: &str) -> InProcess {
         let plan = self.volume(name);
-        let store = orlop_store::open(&plan.store_url).expect("a store");
+        let store = orlop_store::open(&plan.store.url).expect("a store");
         let config = OpenConfig::new(plan.volume, store, &plan.prefix, &plan.state_dir);
         let fs = self.runtime.block_on(FileSystem::open(config)).expect("opens");
         let point = self.folder(name);

@@ -1,0 +1,182 @@
+//! A store: a named place where bytes live, how it is reached, and what it was found able to do.
+//!
+//! Credentials are never here: only a reference that says where they are found when they are needed.
+
+use crate::{Error, Result, StoreName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use time::OffsetDateTime;
+
+/// Where a store's credentials are found. Written `env:PREFIX`, `file:/path` or `command:/path and arguments`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum CredentialsRef {
+    /// Variables of the process that opens the store, by their prefix: `AWS_` for `AWS_ACCESS_KEY_ID` and so on.
+    Environment(String),
+    /// A file that only its owner may read.
+    File(String),
+    /// A program that prints them.
+    Command(String),
+}
+
+impl FromStr for CredentialsRef {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = |why: &str| {
+            Err(Error::invalid(format!("a credentials reference {why}"))
+                .with_remedy("write env:PREFIX, file:/absolute/path or command:/absolute/program [arguments]"))
+        };
+        // What was given is not repeated: it may be a secret that was pasted by mistake.
+        match s.split_once(':') {
+            Some(("env", p)) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                Ok(CredentialsRef::Environment(p.to_owned()))
+            }
+            Some(("env", _)) => bad("by environment names a prefix of letters, digits and underscores"),
+            Some(("file", p)) if p.starts_with('/') => Ok(CredentialsRef::File(p.to_owned())),
+            Some(("file", _)) => bad("to a file needs an absolute path"),
+            Some(("command", c)) if c.starts_with('/') => Ok(CredentialsRef::Command(c.to_owned())),
+            Some(("command", _)) => bad("to a command needs an absolute path"),
+            _ => bad("says how they are found, and holds no secret itself"),
+        }
+    }
+}
+
+impl TryFrom<String> for CredentialsRef {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
+    }
+}
+
+impl From<CredentialsRef> for String {
+    fn from(c: CredentialsRef) -> String {
+        c.to_string()
+    }
+}
+
+impl std::fmt::Display for CredentialsRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CredentialsRef::Environment(p) => write!(f, "env:{p}"),
+            CredentialsRef::File(p) => write!(f, "file:{p}"),
+            CredentialsRef::Command(c) => write!(f, "command:{c}"),
+        }
+    }
+}
+
+/// All that is needed to open a store: plain data, no secrets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StoreSpec {
+    /// Its URL, without credentials.
+    pub url: String,
+    /// Settings by name, such as `endpoint` or `region`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// Where its credentials are found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credentials: Option<CredentialsRef>,
+}
+
+impl StoreSpec {
+    /// A store that needs nothing but its URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        StoreSpec { url: url.into(), ..StoreSpec::default() }
+    }
+
+    /// Whether its bytes are on this host's own disk, so that an fsync to the disk and one to the store are the same.
+    pub fn is_local(&self) -> bool {
+        self.url.starts_with("file:") || self.url.starts_with("dir:") || self.url.starts_with("mem:")
+    }
+
+    /// Whether it holds plain volumes: ordinary folders, bind-mounted.
+    pub fn is_plain(&self) -> bool {
+        self.url.starts_with("dir:")
+    }
+}
+
+/// What a store can do beyond put, get, list and delete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Capabilities {
+    /// Of two that create the same object, one is told that it lost. Chunked volumes need it: fencing rests on it.
+    pub conditional_create: bool,
+    /// An object is replaced only if it is still the one that was read.
+    pub conditional_replace: bool,
+    /// Parts of an object can be read.
+    pub ranged_get: bool,
+    /// Objects can be sent in parts, and appear whole at the end.
+    pub multipart: bool,
+    /// Objects can be copied within the store.
+    pub copy: bool,
+    /// A listing shows what was written just before it, and no longer what was deleted.
+    pub strong_list: bool,
+    /// A listing by folder tells folders from objects.
+    pub list_by_folder: bool,
+    /// Deleting what is absent succeeds, as it must for a deletion that is repeated.
+    pub idempotent_delete: bool,
+    /// How far the store's clock is ahead of this host's, in milliseconds; absent if it could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_ms: Option<i64>,
+}
+
+impl Capabilities {
+    /// Why chunked volumes cannot live there; `None` if they can.
+    pub fn refusal(&self) -> Option<String> {
+        let mut missing = Vec::new();
+        for (there, what) in [
+            (self.conditional_create, "it does not refuse to create an object that exists"),
+            (self.conditional_replace, "it does not refuse to replace an object that has changed"),
+            (self.ranged_get, "it does not read parts of an object"),
+            (self.strong_list, "its listings lag behind what was written"),
+        ] {
+            if !there {
+                missing.push(what);
+            }
+        }
+        if missing.is_empty() { None } else { Some(missing.join("; ")) }
+    }
+}
+
+/// A store as the registry knows it and every front door shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Store {
+    /// What people call it.
+    pub name: StoreName,
+    /// How it is reached.
+    #[serde(flatten)]
+    pub spec: StoreSpec,
+    /// Volumes that live there, removed ones that can still be restored included.
+    pub volumes: u64,
+    /// What it was found able to do; absent if it was never examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+    /// Why chunked volumes are refused there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// When it was added.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+    /// When it was last examined.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub examined_at: Option<OffsetDateTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_survive_the_round_trip_and_secrets_are_not_repeated() {
+        for text in ["env:AWS_", "file:/etc/orlop/s3.json", "command:/usr/bin/vault read s3"] {
+            assert_eq!(text.parse::<CredentialsRef>().expect(text).to_string(), text);
+        }
+        for text in ["", "AKIAPLANTED", "env:", "env:A-B", "file:relative", "command:sh -c x", "secret:planted"] {
+            let e = text.parse::<CredentialsRef>().expect_err(text);
+            assert!(e.remedy.is_some(), "{e}");
+            assert!(text.len() < 8 || !format!("{e} {e:?}").contains(&text[text.len() - 7..]), "{e}");
+        }
+    }
+}
