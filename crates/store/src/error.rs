@@ -6,6 +6,10 @@ use orlop_model::{Error, ErrorKind};
 pub fn error(what: impl std::fmt::Display, source: &object_store::Error) -> Error {
     use object_store::Error as Os;
     let io = io_cause(source);
+    if crate::wrap::BrokenSeal::find(source).is_some() {
+        return Error::new(ErrorKind::Corrupt, format!("{what}: {source}"))
+            .with_remedy("orlop check tells what is damaged; restore it from a copy of the store");
+    }
     let kind = match source {
         Os::NotFound { .. } => ErrorKind::NotFound,
         Os::AlreadyExists { .. } => ErrorKind::AlreadyExists,

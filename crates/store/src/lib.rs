@@ -9,6 +9,7 @@ mod local;
 mod open;
 mod probe;
 
+pub mod keys;
 pub mod testing;
 pub mod wrap;
 

@@ -1,6 +1,7 @@
 //! The behaviour suite on every backend, and under every wrapper: a wrapper without faults changes nothing.
 
-use orlop_store::wrap::{Fault, Meter, Plan, Record};
+use orlop_store::keys::{KeyId, Secret};
+use orlop_store::wrap::{Fault, Meter, Plan, Record, Seal, SealKeys};
 use orlop_store::{ObjectStore, open, testing};
 use std::sync::Arc;
 
@@ -29,6 +30,22 @@ async fn a_memory_passes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn wrappers_change_nothing() {
     testing::run(|| Meter::wrap(Fault::wrap(Record::wrap(open("mem://").expect("opens")), Plan::default()))).await;
+}
+
+fn sealed(below: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    let (id, secret) = (KeyId::random(), Secret::random());
+    Seal::wrap(below, "", SealKeys::new(id, [(id, &secret)]).expect("it is among them"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sealed_memory_passes() {
+    testing::run(|| sealed(open("mem://").expect("opens"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sealed_folder_passes() {
+    let (_dir, mut make) = folder();
+    testing::run(|| sealed(make())).await;
 }
 
 /// Two handles of one folder stand for two processes: the lock is the file's, not the handle's.

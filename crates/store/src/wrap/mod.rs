@@ -2,15 +2,18 @@
 //!
 //! Backends stay naive. A hook sees every call before it is made and may refuse it, sees how it ended, and may
 //! change what a read returns. Order, from the outside in: [`Meter`] (counts what the caller did), [`Fault`] (what
-//! the caller suffers), [`Record`] (what really reached the store).
+//! the caller suffers), [`Record`] (what really reached the store). [`Seal`] is no hook: it changes the bytes both ways,
+//! and goes outside of all of them, so that they see what the store sees.
 
 mod fault;
 mod meter;
 mod record;
+mod seal;
 
 pub use fault::{Damage, Fault, Plan};
 pub use meter::{Counts, Meter};
 pub use record::{Mutation, Record};
+pub use seal::{BrokenSeal, Seal, SealKeys};
 
 use async_trait::async_trait;
 use bytes::Bytes;
