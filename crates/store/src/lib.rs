@@ -8,14 +8,16 @@ mod error;
 mod local;
 mod open;
 mod probe;
+mod s3;
 
 pub mod keys;
 pub mod testing;
 pub mod wrap;
 
 pub use error::error;
+pub use keys::{create_volume_store, volume_store};
 pub use local::{LocalStore, sweep_unfinished};
-pub use open::{SCHEMES, open};
+pub use open::{SCHEMES, open, open_spec};
 pub use orlop_model::Capabilities;
 pub use probe::probe;
 

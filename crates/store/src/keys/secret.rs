@@ -140,8 +140,27 @@ impl Secret {
         key.copy_from_slice(opened);
         Some(Secret(key))
     }
+
+    /// Vouches for a text: who has this key can tell that it was written by somebody who has it.
+    pub(crate) fn sign(&self, text: &[u8]) -> Vec<u8> {
+        let nonce: [u8; NONCE_BYTES] = random();
+        let tag = self
+            .derive(VOUCHING)
+            .key(&[VOUCHING])
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(text), &mut [])
+            .expect("a ring is far below the cipher's limit");
+        [&nonce[..], tag.as_ref()].concat()
+    }
+
+    /// Whether somebody who has this key vouched for this text.
+    pub(crate) fn verify(&self, text: &[u8], signature: &[u8]) -> bool {
+        let Some((nonce, tag)) = signature.split_at_checked(NONCE_BYTES) else { return false };
+        let Ok(nonce) = Nonce::try_assume_unique_for_key(nonce) else { return false };
+        self.derive(VOUCHING).key(&[VOUCHING]).open_in_place(nonce, Aad::from(text), &mut tag.to_vec()).is_ok_and(|rest| rest.is_empty())
+    }
 }
 
+const VOUCHING: &[u8] = b"orlop 1: the check of a key ring";
 const WRAPPING: &[u8] = b"orlop 1: keys wrapped by a master key";
 
 /// The root of many keys: a key for each `info`, none of which tells another.
