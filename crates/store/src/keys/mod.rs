@@ -16,4 +16,4 @@ pub use ring::{Ring, RingKey, add_key, create_ring, read_ring, rewrap, ring_path
 pub use secret::{KEY_BYTES, KeyId, Secret};
 pub use volume::{create_volume_store, sealed_store, volume_store};
 
-pub(crate) use secret::{Derived, random};
+pub(crate) use secret::{Derived, random, unhex};
