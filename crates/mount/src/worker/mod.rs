@@ -4,6 +4,7 @@
 //! when the keeper goes away before it was handed the mount. Signals never end it while it serves.
 
 mod control;
+mod open;
 
 use crate::fuse::Session;
 use crate::kernel::init::Negotiated;
@@ -11,16 +12,17 @@ use crate::layout::Layout;
 use crate::process;
 use crate::protocol::{Served, WorkerRequest};
 use crate::wire::{self, Connection};
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
-use orlop_chunkfs::{FileSystem, OpenConfig};
+use orlop_chunkfs::FileSystem;
 use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How the URL of a store becomes a store.
-pub type OpenStore = fn(&str) -> Result<Arc<dyn ObjectStore>>;
+/// How a worker gets the store of its volume, sealed if the volume is: from the plan and the root folder.
+pub type OpenStore = for<'a> fn(&'a MountPlan, &'a Path) -> BoxFuture<'a, Result<Arc<dyn ObjectStore>>>;
 
 /// What a worker needs to know at its start; the rest comes over its standard input.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
     if plan.volume != config.volume {
         return Err(Error::internal(format!("started for volume {} and told to open {}", config.volume, plan.volume)));
     }
-    let fs = match runtime.block_on(open(&plan, config.open_store, fresh_kernel)) {
+    let fs = match runtime.block_on(open::open(&plan, config.open_store, fresh_kernel)) {
         Ok(fs) => fs,
         Err(e) => {
             keeper.answer(&Err::<(), _>(e.clone()), &[])?;
@@ -138,18 +140,6 @@ fn start(
         .spawn(move || wire::accept_all(&listener, "request", move |connection| control.converse(&connection)))
         .map_err(|e| Error::io("starting the control thread", &e))?;
     Ok(session)
-}
-
-async fn open(plan: &MountPlan, open_store: OpenStore, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
-    let store = open_store(&plan.store.url)?;
-    std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
-    let mut config = OpenConfig::new(plan.volume, store, &plan.prefix, Path::new(&plan.state_dir));
-    config.quota_bytes = plan.options.size.map(|s| s.0);
-    config.root_uid = plan.options.uid.unwrap_or(0);
-    config.root_gid = plan.options.gid.unwrap_or(0);
-    config.root_mode = plan.options.mode.unwrap_or(0o755);
-    config.fresh_kernel = fresh_kernel;
-    FileSystem::open(config).await
 }
 
 pub(crate) fn from_fs(what: &str, e: &orlop_chunkfs::FsError) -> Error {
