@@ -1,8 +1,11 @@
 //! `orlop worker`: the process that serves one mounted volume. Started by the keeper, over its standard input.
 
-use orlop_model::{Result, VolumeId};
+use futures::future::BoxFuture;
+use object_store::ObjectStore;
+use orlop_model::{MountPlan, Result, VolumeId};
 use orlop_mount::worker::{WorkerConfig, serve};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What the keeper tells a worker on its command line.
 #[derive(Debug, clap::Args)]
@@ -15,9 +18,17 @@ pub(crate) struct Args {
 /// Serves a volume until it is unmounted.
 pub(crate) fn run(args: &Args, root: &Path) -> Result<u8> {
     crate::keeper::log_to_standard_error();
-    let served = serve(WorkerConfig { root: root.to_owned(), volume: args.volume, open_store: orlop_store::open });
+    let served = serve(WorkerConfig { root: root.to_owned(), volume: args.volume, open_store });
     if let Err(e) = &served {
         tracing::error!("{e}");
     }
     served.map(|()| 0)
+}
+
+/// The volume's store, sealed with the keys of its ring if it is encrypted.
+fn open_store<'a>(plan: &'a MountPlan, root: &'a Path) -> BoxFuture<'a, Result<Arc<dyn ObjectStore>>> {
+    Box::pin(async move {
+        let encrypt = plan.options.encrypt == Some(true);
+        orlop_store::volume_store(&plan.store, &plan.prefix, &root.join("keys"), encrypt).await
+    })
 }

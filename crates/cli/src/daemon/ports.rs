@@ -75,7 +75,8 @@ impl Mounter for Ports {
 #[async_trait]
 impl VolumeWorker for Ports {
     async fn format(&self, plan: &MountPlan) -> Result<()> {
-        let store = orlop_store::open(&plan.store.url)?;
+        let encrypt = plan.options.encrypt == Some(true);
+        let store = orlop_store::create_volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
         orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await
     }
 
@@ -88,6 +89,8 @@ impl VolumeWorker for Ports {
             return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
         }
         let store = orlop_store::open(&plan.store.url)?;
+        // First, so that whatever is left of a sealed volume, here or in a copy, cannot be read any more.
+        orlop_store::keys::shred(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
         delete_below(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
         if let Some(folder) = plan.store.url.strip_prefix("file://") {
             // Object stores have no folders; a local one is left with empty ones.

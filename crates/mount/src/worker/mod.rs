@@ -18,7 +18,7 @@ use orlop_chunkfs::FileSystem;
 use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a worker gets the store of its volume, sealed if the volume is: from the plan and the root folder.
@@ -53,7 +53,7 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
     if plan.volume != config.volume {
         return Err(Error::internal(format!("started for volume {} and told to open {}", config.volume, plan.volume)));
     }
-    let fs = match runtime.block_on(open::open(&plan, config.open_store, fresh_kernel)) {
+    let fs = match runtime.block_on(open::open(&plan, &config, fresh_kernel)) {
         Ok(fs) => fs,
         Err(e) => {
             keeper.answer(&Err::<(), _>(e.clone()), &[])?;

@@ -1,13 +1,13 @@
 //! How a plan becomes an open volume: its store, its quota, and for a home in the cloud what it promises there.
 
-use super::OpenStore;
+use super::WorkerConfig;
 use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
 use orlop_model::{Compression, Durability, Error, MountPlan, OutagePolicy, Result};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(super) async fn open(plan: &MountPlan, open_store: OpenStore, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
-    let store = open_store(&plan.store.url)?;
+pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
+    let store = (worker.open_store)(plan, &worker.root).await?;
     std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
     let mut config = OpenConfig::new(plan.volume, store, &plan.prefix, Path::new(&plan.state_dir));
     config.quota_bytes = plan.options.size.map(|s| s.0);

@@ -100,7 +100,7 @@ pub(crate) fn be_worker() {
     log();
     let root = PathBuf::from(from_environment("ORLOP_TEST_ROOT"));
     let volume = from_environment("ORLOP_TEST_VOLUME").parse().expect("an id");
-    let ended = orlop_mount::worker::serve(WorkerConfig { root, volume, open_store: orlop_store::open });
+    let ended = orlop_mount::worker::serve(WorkerConfig { root, volume, open_store: |plan, _| Box::pin(async { orlop_store::open(&plan.store.url) }) });
     if let Err(e) = &ended {
         eprintln!("worker: {e}");
     }
@@ -163,6 +163,11 @@ impl World {
         let store = orlop_store::open(&plan.store.url).expect("a store");
         let config = OpenConfig::new(plan.volume, store, &plan.prefix, &plan.state_dir);
         let fs = self.runtime.block_on(FileSystem::open(config)).expect("opens");
+        self.serve(name, fs)
+    }
+
+    /// Mounts an open volume by this process itself.
+    pub(crate) fn serve(&self, name: &str, fs: Arc<FileSystem>) -> InProcess {
         let point = self.folder(name);
         let mounted = fuse::mount(fs.clone(), &point, self.runtime.handle().clone()).expect("mounts");
         InProcess { mounted: Some(mounted), fs, point, runtime: self.runtime.handle().clone() }
