@@ -10,6 +10,9 @@ pub fn error(what: impl std::fmt::Display, source: &object_store::Error) -> Erro
         return Error::new(ErrorKind::Corrupt, format!("{what}: {source}"))
             .with_remedy("orlop check tells what is damaged; restore it from a copy of the store");
     }
+    if let Some(refusal) = crate::s3::Refusal::find(source) {
+        return Error::new(refusal.kind, format!("{what}: {refusal}")).with_remedy(refusal.remedy);
+    }
     let kind = match source {
         Os::NotFound { .. } => ErrorKind::NotFound,
         Os::AlreadyExists { .. } => ErrorKind::AlreadyExists,

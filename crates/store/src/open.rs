@@ -2,27 +2,40 @@
 //!
 //! `file:///folder` is a folder on this host, made if absent, every acknowledged object on stable storage.
 //! `mem://` is memory of this process, for tests: `mem://name` is the same store each time, a bare `mem://` a new one.
+//! `s3://bucket/prefix` is a bucket on any server that speaks S3, or a part of it.
 
 use crate::LocalStore;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use orlop_model::{Error, ErrorKind, Result};
-use std::collections::HashMap;
+use orlop_model::{Error, ErrorKind, Result, StoreSpec};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use url::Url;
 
 /// The schemes that [`open`] knows, with the form of their URLs.
-pub const SCHEMES: &[(&str, &str)] = &[("file", "file:///srv/orlop"), ("mem", "mem://name (memory of one process, for tests)")];
+pub const SCHEMES: &[(&str, &str)] =
+    &[("file", "file:///srv/orlop"), ("s3", "s3://bucket/prefix"), ("mem", "mem://name (memory of one process, for tests)")];
 
 static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
-/// The store behind a URL. Makes the folder of a `file://` store; touches nothing else.
+/// The store behind a URL that needs no settings. Makes the folder of a `file://` store; touches nothing else.
 pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>> {
+    open_spec(&StoreSpec::new(url))
+}
+
+/// The store that a specification describes. Makes the folder of a `file://` store and reads credentials, which for
+/// those that a command prints may take some seconds; sends no request.
+pub fn open_spec(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
+    let url = &spec.url;
     let parsed = parse(url)?;
     match parsed.scheme() {
-        "file" => Ok(Arc::new(LocalStore::open(&folder(&parsed)?)?)),
+        "file" => {
+            nothing_else(spec, "a file:// store")?;
+            Ok(Arc::new(LocalStore::open(&folder(&parsed)?)?))
+        }
         "mem" => {
+            nothing_else(spec, "a mem:// store")?;
             let name = format!("{}{}", parsed.host_str().unwrap_or_default(), parsed.path().trim_end_matches('/'));
             if name.is_empty() {
                 return Ok(Arc::new(InMemory::new()));
@@ -31,8 +44,34 @@ pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>> {
             let store = Arc::clone(all.entry(name).or_default());
             Ok(store)
         }
+        "s3" => Ok(Arc::new(crate::s3::open(spec, &parsed)?)),
+        "dir" => Err(Error::new(ErrorKind::Unsupported, format!("store URL {url:?}: a dir:// store holds plain folders, not objects"))
+            .with_remedy("plain volumes live there; for chunked volumes on the same disk use file:///folder")),
         other => Err(Error::new(ErrorKind::Unsupported, format!("store URL {url:?}: no backend for {other}://"))
             .with_remedy(format!("use {}", forms()))),
+    }
+}
+
+/// Refuses settings and credentials where there are none.
+fn nothing_else(spec: &StoreSpec, what: &str) -> Result<()> {
+    known_settings(&spec.settings, &[], what)?;
+    if spec.credentials.is_some() {
+        return Err(Error::invalid(format!("{what} has no credentials")).with_remedy("leave the credentials out"));
+    }
+    Ok(())
+}
+
+/// Refuses a setting that is not among the known ones, and says which there are.
+pub(crate) fn known_settings(given: &BTreeMap<String, String>, known: &[(&str, &str)], what: &str) -> Result<()> {
+    match given.keys().find(|name| known.iter().all(|(k, _)| k != name)) {
+        None => Ok(()),
+        Some(name) if known.is_empty() => {
+            Err(Error::invalid(format!("unknown setting {name}: {what} has no settings")).with_remedy("leave it out"))
+        }
+        Some(name) => {
+            let all: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+            Err(Error::invalid(format!("unknown setting {name} of {what}")).with_remedy(format!("the settings are {}", all.join(", "))))
+        }
     }
 }
 

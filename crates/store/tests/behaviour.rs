@@ -48,6 +48,30 @@ async fn a_sealed_folder_passes() {
     testing::run(|| sealed(make())).await;
 }
 
+/// Each case on a prefix of its own in one bucket of a real server.
+fn s3(server: &testing::S3Server) -> impl FnMut() -> Arc<dyn ObjectStore> + use<> {
+    let base = server.spec("case");
+    let mut n = 0;
+    move || {
+        n += 1;
+        let spec = orlop_model::StoreSpec { url: format!("{}-{n}", base.url), ..base.clone() };
+        orlop_store::open_spec(&spec).expect("opens")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_s3_server_passes() {
+    let Some(server) = testing::S3Server::start("behaviour") else { return };
+    testing::run(s3(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sealed_s3_server_passes() {
+    let Some(server) = testing::S3Server::start("behaviour") else { return };
+    let mut make = s3(&server);
+    testing::run(|| sealed(make())).await;
+}
+
 /// Two handles of one folder stand for two processes: the lock is the file's, not the handle's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replacing_is_exclusive_across_handles() {

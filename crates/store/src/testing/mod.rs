@@ -2,8 +2,15 @@
 //!
 //! A case gets an empty store and returns what it saw wrong. `orlop_store::testing::run(make).await` runs them all,
 //! each on a store of its own, and panics with the names of those that failed.
+//!
+//! [`S3Server`] is a real server to run it on, [`FaultProxy`] stands between a client and a server and breaks things.
 
 mod cases;
+mod proxy;
+mod server;
+
+pub use proxy::{Fault, FaultProxy, Faults, Rule, Seen};
+pub use server::{ACCESS_KEY, S3Server, SECRET_KEY};
 
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
