@@ -35,9 +35,9 @@ pub(crate) enum Body {
     Other,
 }
 
-/// A file's bytes; pieces never written are zeros.
+/// A file's bytes; what a piece lacks at its end is zeros.
 #[derive(Debug, Default)]
-pub(crate) struct Pieces(Vec<Option<Box<[u8]>>>);
+pub(crate) struct Pieces(Vec<Vec<u8>>);
 
 /// A folder's entries, by name and in the order in which they are listed.
 #[derive(Debug, Default)]
@@ -55,9 +55,12 @@ impl Pieces {
             let (piece, inside) = (at / PIECE, at % PIECE);
             let n = left.len().min(PIECE - inside);
             if self.0.len() <= piece {
-                self.0.resize_with(piece + 1, || None);
+                self.0.resize_with(piece + 1, Vec::new);
             }
-            let piece = self.0[piece].get_or_insert_with(|| vec![0; PIECE].into());
+            let piece = &mut self.0[piece];
+            if piece.len() < inside + n {
+                piece.resize(inside + n, 0);
+            }
             piece[inside..inside + n].copy_from_slice(&left[..n]);
             (at, left) = (at + n, &left[n..]);
         }
@@ -65,18 +68,18 @@ impl Pieces {
 
     /// Calls with the bytes of a range that lies within the file.
     pub(crate) fn read(&self, offset: u64, length: usize, f: impl FnOnce(&[u8])) {
-        let (start, inside) = (offset as usize / PIECE, offset as usize % PIECE);
-        if let Some(Some(piece)) = self.0.get(start).filter(|_| inside + length <= PIECE) {
-            return f(&piece[inside..inside + length]);
+        let whole = self.0.get(offset as usize / PIECE);
+        if let Some(bytes) = whole.and_then(|p| p.get(offset as usize % PIECE..offset as usize % PIECE + length)) {
+            return f(bytes);
         }
         let mut out = Vec::with_capacity(length);
         while out.len() < length {
             let at = offset as usize + out.len();
-            let n = (length - out.len()).min(PIECE - at % PIECE);
-            match self.0.get(at / PIECE) {
-                Some(Some(piece)) => out.extend_from_slice(&piece[at % PIECE..at % PIECE + n]),
-                _ => out.resize(out.len() + n, 0),
+            let (inside, end) = (at % PIECE, out.len() + (length - out.len()).min(PIECE - at % PIECE));
+            if let Some(bytes) = self.0.get(at / PIECE).and_then(|p| p.get(inside..)) {
+                out.extend_from_slice(&bytes[..bytes.len().min(end - out.len())]);
             }
+            out.resize(end, 0);
         }
         f(&out);
     }
@@ -84,8 +87,8 @@ impl Pieces {
     pub(crate) fn truncate(&mut self, size: u64) {
         let size = size as usize;
         self.0.truncate(size.div_ceil(PIECE));
-        if let Some(Some(piece)) = self.0.get_mut(size / PIECE) {
-            piece[size % PIECE..].fill(0);
+        if let Some(piece) = self.0.get_mut(size / PIECE) {
+            piece.truncate(size % PIECE);
         }
     }
 }

@@ -1,0 +1,249 @@
+"""The contestants: how each is set up on one disk and one S3 server, which processes serve it, and what is durable
+when one of its calls returns.
+
+Each is used with the options that its own documentation gives for this purpose, and no others; what differs from its
+defaults is in `setting` and stands under the table.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+
+from common import ACCESS_KEY, SECRET_KEY, Failed, Proxy, find, free_port, is_mounted, processes_with, run, stop
+from common import target_folder, unmount, wait_for
+
+# What a power failure leaves of a change when the call has returned.
+LETTERS = {
+    "M": "memory of a process, lost with it",
+    "P": "page cache or journal of the host: survives a killed process, not a power failure",
+    "L": "as P, and uploaded some seconds later",
+    "D": "the host's disk",
+    "S": "the S3 server has acknowledged it",
+    "N": "nothing: the sync was answered without one",
+}
+
+
+class Contestant:
+    """A folder to work in, and who serves it."""
+
+    name = title = setting = ""
+    # Durable after a write and close without a sync, and after a sync.
+    closed, synced = "P", "D"
+
+    def __init__(self, world, server):
+        self.world, self.server = world, server
+        self.home = world.path / self.name
+        self.point = self.home / "mnt"
+        self.proxy = None
+        self.wanted = True
+
+    def start(self):
+        self.point.mkdir(parents=True)
+
+    def end(self):
+        """Ends what was started. May be called again."""
+
+    def folder(self, name):
+        path = self.point / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def pids(self):
+        """The processes without which the folder would not answer."""
+        return []
+
+    def settle(self):
+        """Waits until nothing goes on any more that was begun before."""
+        subprocess.run(["sync", "-f", str(self.home)], capture_output=True)
+        if self.proxy:
+            self.proxy.settle()
+
+    def through_proxy(self):
+        if self.server is None:
+            raise Failed("there is no S3 server")
+        self.proxy = Proxy(self.world, self.server, self.name)
+        return self.server.bucket(self.name)
+
+
+class Native(Contestant):
+    name, title = "native", "native folder"
+
+
+class Null(Contestant):
+    name, title = "null", "null FUSE"
+    setting = "keeps everything in memory; kernel flags and times of Orlop's cache=strict"
+    closed, synced, arguments = "M", "M", ()
+
+    def start(self):
+        super().start()
+        program = find("orlop-nullfs", target_folder() / "release" / "orlop-nullfs")
+        self.child = self.world.spawn(self.name, [program, *self.arguments, self.point])
+        self.world.at_end.append(self.end)
+        wait_for("mounting", lambda: is_mounted(self.point), child=self.child, log=self.world.log(self.name))
+
+    def end(self):
+        unmount(self.point)
+        stop(self.child)
+
+    def pids(self):
+        return [self.child.pid]
+
+
+class NullFast(Null):
+    name, title, arguments = "null-fast", "null FUSE, fast", ("--fast",)
+    setting = "keeps everything in memory; write-back cache, opens without a message, names kept"
+
+
+class Orlop(Contestant):
+    name, title = "orlop", "Orlop, local store"
+    setting = "defaults: cache=strict, durability=local"
+
+    def start(self):
+        super().start()
+        self.program = os.environ.get("ORLOP_BINARY") or find("orlop", target_folder() / "release" / "orlop")
+        self.root = self.home / "root"
+        self.world.at_end.append(self.end)
+        self.orlop("up", "--no-docker-plugin")
+        self.orlop("volume", "create", "bench", *self.options())
+        self.orlop("mount", "bench", self.point, timeout=60)
+
+    def options(self):
+        return []
+
+    def orlop(self, *words, timeout=30, env=None):
+        return run([self.program, "--root", self.root, *words], timeout=timeout, env=env)
+
+    def end(self):
+        if not processes_with(str(self.root)):
+            return
+        try:
+            self.orlop("down", "--force", timeout=60)
+        except Failed as e:
+            print(f"warning: {self.title}: orlop down: {e}", flush=True)
+        unmount(self.point)
+        # What is left was started for this root, which no other Orlop has.
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            for pid, _ in processes_with(str(self.root)):
+                try:
+                    os.kill(pid, sig)
+                except ProcessLookupError:
+                    pass
+            end = time.monotonic() + 10
+            while processes_with(str(self.root)) and time.monotonic() < end:
+                time.sleep(0.1)
+
+    def pids(self):
+        return [pid for pid, words in processes_with(str(self.root)) if "worker" in words]
+
+    def all_pids(self):
+        return [pid for pid, _ in processes_with(str(self.root))]
+
+
+class OrlopS3(Orlop):
+    name, title = "orlop-s3", "Orlop, S3"
+    setting = "defaults: cache=strict, durability=remote, not sealed"
+    closed, synced = "P", "S"
+
+    def options(self):
+        bucket = self.through_proxy()
+        credentials = self.home / "credentials"
+        credentials.write_text(f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
+        credentials.chmod(0o600)
+        self.orlop(
+            "store", "add", "bench-s3", f"s3://{bucket}", "--set", f"endpoint={self.proxy.url}", "--credentials", f"file:{credentials}",
+            timeout=60,
+        )
+        return ["-o", "store=bench-s3"]
+
+
+class S3fs(Contestant):
+    name, title = "s3fs", "s3fs"
+    setting = "defaults (no disk cache)"
+    closed, synced = "S", "S"
+
+    def start(self):
+        super().start()
+        program = find("s3fs")
+        bucket = self.through_proxy()
+        password = self.home / "password"
+        password.write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
+        password.chmod(0o600)
+        (self.home / "tmp").mkdir()
+        options = f"url={self.proxy.url},use_path_request_style,passwd_file={password},tmpdir={self.home / 'tmp'},dbglevel=crit"
+        self.child = self.world.spawn(self.name, [program, bucket, self.point, "-f", "-o", options])
+        self.world.at_end.append(self.end)
+        wait_for("mounting", lambda: is_mounted(self.point), child=self.child, log=self.world.log(self.name))
+
+    def end(self):
+        unmount(self.point)
+        stop(self.child)
+
+    def pids(self):
+        return [self.child.pid]
+
+
+class Rclone(Contestant):
+    name, title = "rclone", "rclone mount"
+    setting = "--vfs-cache-mode full, else defaults; uploads 5 s after the last close"
+    closed, synced = "L", "N"
+
+    def start(self):
+        super().start()
+        program = find("rclone")
+        bucket = self.through_proxy()
+        config = self.home / "rclone.conf"
+        config.write_text(
+            f"[s3]\ntype = s3\nprovider = Other\nendpoint = {self.proxy.url}\naccess_key_id = {ACCESS_KEY}\n"
+            f"secret_access_key = {SECRET_KEY}\nregion = us-east-1\nno_check_bucket = true\n"
+        )
+        self.control = free_port()
+        self.child = self.world.spawn(
+            self.name,
+            [program, "mount", f"s3:{bucket}", self.point, "--vfs-cache-mode", "full", "--cache-dir", self.home / "cache",
+             "--config", config, "--rc", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{self.control}"],
+        )
+        self.world.at_end.append(self.end)
+        wait_for("mounting", lambda: is_mounted(self.point), child=self.child, log=self.world.log(self.name))
+
+    def end(self):
+        unmount(self.point)
+        stop(self.child)
+
+    def pids(self):
+        return [self.child.pid]
+
+    def uploads(self):
+        """Files that are still to be uploaded; None if this version does not tell."""
+        try:
+            request = urllib.request.Request(f"http://127.0.0.1:{self.control}/vfs/stats", data=b"{}")
+            request.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                cache = json.load(answer).get("diskCache", {})
+            return cache["uploadsQueued"] + cache["uploadsInProgress"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def settle(self):
+        super().settle()
+        end = time.monotonic() + 600
+        while (left := self.uploads()) and time.monotonic() < end:
+            time.sleep(0.2)
+        self.proxy.settle(quiet=7 if left is None else 1, limit=120)
+
+
+ALL = [Native, Null, NullFast, Orlop, OrlopS3, S3fs, Rclone]
+DEFAULT = ["native", "null", "orlop", "orlop-s3", "s3fs", "rclone"]
+
+
+def versions():
+    found = {}
+    for name, argv in {"s3fs": ["s3fs", "--version"], "rclone": ["rclone", "version"], "git": ["git", "--version"],
+                       "s3s-fs": ["s3s-fs", "--version"]}.items():
+        if program := shutil.which(argv[0]):
+            out = subprocess.run([program, *argv[1:]], capture_output=True, text=True).stdout.splitlines()
+            found[name] = out[0].strip() if out else "unknown"
+    return found
