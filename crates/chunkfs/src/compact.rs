@@ -7,8 +7,9 @@
 use crate::chunk::Run;
 use crate::fs::FileSystem;
 use crate::key::{CHUNK_BLOCKS, Key};
+use crate::remote::copies::read_source;
 use crate::row::Row;
-use crate::segment::{SEGMENT_BLOCKS, read_run, write_blocks};
+use crate::segment::write_blocks;
 use crate::state::{Reserved, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
@@ -42,7 +43,7 @@ impl FileSystem {
         let st = self.lock();
         let (_, free) = st.disk.space(st.files.dir()).ok()?;
         let current = st.current.as_ref().map(|c| c.segment);
-        let most = (u64::from(SEGMENT_BLOCKS) * 15 / 16).min(free / BLOCK);
+        let most = (u64::from(st.segment_blocks) * 15 / 16).min(free / BLOCK);
         let sealed = st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0 && s.live <= most);
         sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
     }
@@ -51,7 +52,7 @@ impl FileSystem {
     fn victims(&self, all: bool) -> HashSet<u64> {
         let st = self.lock();
         let current = st.current.as_ref().map(|c| c.segment);
-        let full = u64::from(SEGMENT_BLOCKS);
+        let full = u64::from(st.segment_blocks);
         let sealed = || st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0);
         let live: u64 = sealed().map(|(_, s)| s.live).sum();
         let garbage: u64 = sealed().map(|(_, s)| full.saturating_sub(s.live)).sum();
@@ -83,15 +84,16 @@ impl FileSystem {
     }
 
     async fn move_run(&self, ino: Ino, chunk: u64, run: &Run) -> FsResult<()> {
-        let (file, reserved) = {
+        let (source, packs, reserved) = {
             let mut st = self.lock();
             // Not asked for room: what moves gives back more than it takes, and is wanted most when room is short.
-            let Some(id) = st.segments.get(&run.segment).map(|s| s.id) else { return Ok(()) };
-            let file = st.files.get(run.segment, &id).map_err(|e| host_error("opening a segment", &e))?;
-            (file, st.reserve(u32::from(run.len))?)
+            if !st.segments.contains_key(&run.segment) {
+                return Ok(());
+            }
+            (st.source(run.segment)?, st.copies.packs.clone(), st.reserve(u32::from(run.len))?)
         };
         let mut buffer = vec![0; usize::from(run.len) * B];
-        let done = match read_run(&*file, run, &mut buffer) {
+        let done = match read_source(packs.as_deref(), &source, run, &mut buffer).await {
             Ok(()) => self.place(ino, chunk, run, &buffer, &reserved).await,
             Err(e @ FsError::Corrupt(_)) => {
                 // It stays where it is, so that it can be looked at and mended.

@@ -6,22 +6,22 @@
 
 use crate::chunk::Run;
 use crate::fs::FileSystem;
-use crate::host::HostFile;
 use crate::key::CHUNK_BLOCKS;
 use crate::ops::attr::{MAX_FILE, reserve_one};
-use crate::segment::{read_run, write_blocks};
+use crate::remote::copies::read_source;
+use crate::remote::{PackAt, Source};
+use crate::segment::write_blocks;
 use crate::state::{Page, Reserved, State, Step, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, Caller, FileKind, FsError, FsResult, Ino};
 use bytes::Bytes;
 use std::ops::Range;
-use std::sync::Arc;
 
 const B: usize = BLOCK as usize;
 
 /// Where some blocks of a reading come from; holes come from nowhere.
 enum Piece {
-    Run { block: u64, run: Run, file: Arc<dyn HostFile> },
+    Run { block: u64, run: Run, source: Source },
     Page { block: u64, page: Page },
 }
 
@@ -37,8 +37,8 @@ fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
         let map = st.chunk(ino, chunk)?;
         for run in map.overlapping(from, to).filter(|r| r.segment != 0) {
             let run = run.part(from, to);
-            let file = st.segment_file(run.segment)?;
-            pieces.push(Piece::Run { block: base + u64::from(run.start), run, file });
+            let source = st.source(run.segment)?;
+            pieces.push(Piece::Run { block: base + u64::from(run.start), run, source });
         }
         block = end;
     }
@@ -46,23 +46,6 @@ fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
         pieces.push(Piece::Page { block: *block, page: page.clone() });
     }
     Ok(pieces)
-}
-
-/// Fills a buffer that starts at block `first`.
-fn fill(pieces: &[Piece], first: u64, out: &mut [u8]) -> FsResult<()> {
-    for piece in pieces {
-        match piece {
-            Piece::Run { block, run, file } => {
-                let at = (block - first) as usize * B;
-                read_run(&**file, run, &mut out[at..at + usize::from(run.len) * B])?;
-            }
-            Piece::Page { block, page } => {
-                let at = (block - first) as usize * B;
-                out[at..at + B].copy_from_slice(page);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What one write puts where.
@@ -107,6 +90,15 @@ impl<'a> WritePlan<'a> {
 impl FileSystem {
     /// Bytes of a file from an offset, fewer only at its end.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Bytes> {
+        loop {
+            if let Some(bytes) = self.read_once(ino, offset, len).await? {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// `None` if what was to be read was overwritten, and its segment collected, before it was read.
+    async fn read_once(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Option<Bytes>> {
         let found = self
             .run(|st| {
                 let inode = Tx::new(st).inode(ino)?;
@@ -119,29 +111,82 @@ impl FileSystem {
                 if offset >= end {
                     return Ok(None);
                 }
-                Ok(Some((end, locate(st, ino, offset / BLOCK..end.div_ceil(BLOCK))?)))
+                Ok(Some((end, inode.size.div_ceil(BLOCK), locate(st, ino, offset / BLOCK..end.div_ceil(BLOCK))?)))
             })
             .await?;
-        let Some((end, pieces)) = found else { return Ok(Bytes::new()) };
+        let Some((end, blocks, pieces)) = found else { return Ok(Some(Bytes::new())) };
         let first = offset / BLOCK;
         let mut buffer = vec![0; ((end.div_ceil(BLOCK) - first) as usize) * B];
-        if let Err(e) = fill(&pieces, first, &mut buffer) {
+        if let Some(packs) = self.packs() {
+            self.read_ahead(&packs, ino, first..end.div_ceil(BLOCK), blocks).await;
+        }
+        if let Err(e) = self.fill(&pieces, first, &mut buffer).await {
+            if self.any_collected(&pieces) {
+                return Ok(None);
+            }
             tracing::error!(ino, offset, error = %e, "a read failed");
             return Err(e);
         }
         let skip = (offset % BLOCK) as usize;
-        Ok(Bytes::from(buffer).slice(skip..skip + (end - offset) as usize))
+        Ok(Some(Bytes::from(buffer).slice(skip..skip + (end - offset) as usize)))
+    }
+
+    /// Whether a segment of these lost its row since they were located: what they name is no longer there.
+    fn any_collected(&self, pieces: &[Piece]) -> bool {
+        let st = self.lock();
+        pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !st.segments.contains_key(&run.segment)))
+    }
+
+    /// Fills a buffer that starts at block `first`. What has to come from the store comes side by side.
+    async fn fill(&self, pieces: &[Piece], first: u64, out: &mut [u8]) -> FsResult<()> {
+        let is_local = |p: &Piece| matches!(p, Piece::Run { source: Source::Staged(_, None), .. } | Piece::Page { .. });
+        let packs = if pieces.iter().all(is_local) { None } else { self.packs() };
+        let mut reads = Vec::new();
+        let (mut rest, mut at) = (&mut *out, first);
+        for piece in pieces {
+            // Runs come in the order of their blocks.
+            let Piece::Run { block, run, source } = piece else { continue };
+            let (_, tail) = std::mem::take(&mut rest).split_at_mut((block - at) as usize * B);
+            let (mine, tail) = tail.split_at_mut(usize::from(run.len) * B);
+            (rest, at) = (tail, block + u64::from(run.len));
+            reads.push(read_source(packs.as_deref(), source, run, mine));
+        }
+        futures::future::try_join_all(reads).await?;
+        for piece in pieces {
+            let Piece::Page { block, page } = piece else { continue };
+            let at = (block - first) as usize * B;
+            out[at..at + B].copy_from_slice(page);
+        }
+        if packs.is_some() {
+            self.keep_to_budget().await;
+        }
+        Ok(())
+    }
+
+    /// Which blocks of packs hold these blocks of a file, as far as they are in packs alone: pack, first block, blocks.
+    pub(crate) async fn packed_runs(&self, ino: Ino, blocks: Range<u64>) -> FsResult<Vec<(PackAt, u32, u32)>> {
+        let pieces = self.run(|st| locate(st, ino, blocks.clone())).await?;
+        let packed = pieces.into_iter().filter_map(|p| match p {
+            Piece::Run { run, source: Source::Pack(at), .. } => Some((at, run.at, u32::from(run.len))),
+            _ => None,
+        });
+        Ok(packed.collect())
     }
 
     /// What a block holds now; `None` if it is a hole or only reserved.
     pub(crate) async fn page(&self, ino: Ino, block: u64) -> FsResult<Option<Page>> {
-        let pieces = self.run(|st| locate(st, ino, block..block + 1)).await?;
-        if pieces.is_empty() {
-            return Ok(None);
+        loop {
+            let pieces = self.run(|st| locate(st, ino, block..block + 1)).await?;
+            if pieces.is_empty() {
+                return Ok(None);
+            }
+            let mut page = vec![0; B];
+            match self.fill(&pieces, block, &mut page).await {
+                Ok(()) => return Ok(Some(page.into())),
+                Err(_) if self.any_collected(&pieces) => {}
+                Err(e) => return Err(e),
+            }
         }
-        let mut page = vec![0; B];
-        fill(&pieces, block, &mut page)?;
-        Ok(Some(page.into()))
     }
 
     /// Writes bytes at an offset, growing the file as needed. All of them, or none and an error.

@@ -1,0 +1,94 @@
+//! When to fetch what a file's reader will want next: its reads follow each other, so the window grows from 1 to 16 MiB.
+//!
+//! A first read, and any that does not follow the one before, fetches nothing but what it wants.
+
+use crate::types::Ino;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Blocks ahead of a reader that has just begun to follow on: 1 MiB.
+const WINDOW_MIN: u64 = 256;
+/// And at most: 16 MiB.
+const WINDOW_MAX: u64 = 4096;
+/// Reads that the kernel sends side by side arrive in any order.
+const SLACK: u64 = 512;
+/// Files that are followed at once.
+const FILES: usize = 1024;
+
+#[derive(Debug)]
+struct Sequence {
+    next: u64,
+    /// What was asked for so far.
+    until: u64,
+    window: u64,
+}
+
+/// Reads of files, as far as they follow each other.
+#[derive(Debug, Default)]
+pub(crate) struct Sequences {
+    files: HashMap<Ino, Sequence>,
+}
+
+impl Sequences {
+    /// Notes a read; returns the blocks that are worth fetching now.
+    pub(crate) fn read(&mut self, ino: Ino, blocks: Range<u64>, end_of_file: u64) -> Option<Range<u64>> {
+        if self.files.len() >= FILES && !self.files.contains_key(&ino) {
+            self.files.clear();
+        }
+        let fresh = || Sequence { next: u64::MAX, until: 0, window: 0 };
+        let s = self.files.entry(ino).or_insert_with(fresh);
+        if blocks.start > s.next.saturating_add(SLACK) || blocks.end.saturating_add(SLACK) < s.next {
+            *s = Sequence { next: blocks.end, until: blocks.end, window: 0 };
+            return None;
+        }
+        if blocks.end <= s.next {
+            // One that was overtaken.
+            return None;
+        }
+        s.next = blocks.end;
+        s.window = (s.window * 2).clamp(WINDOW_MIN, WINDOW_MAX);
+        s.until = s.until.max(s.next);
+        let want = (s.next + s.window).min(end_of_file);
+        // In large steps, so that requests are large.
+        if want <= s.until || s.until - s.next > s.window / 2 {
+            return None;
+        }
+        let ahead = s.until..want;
+        s.until = want;
+        Some(ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_that_follow_grow_the_window_and_others_fetch_nothing() {
+        let mut s = Sequences::default();
+        assert_eq!(s.read(7, 0..32, 10_000), None);
+        assert_eq!(s.read(7, 32..64, 10_000), Some(64..320));
+        let mut until = 320;
+        for n in 2..300 {
+            let at = n * 32;
+            if let Some(ahead) = s.read(7, at..at + 32, 10_000) {
+                assert!(ahead.start == until && ahead.end > at + 32 && ahead.end <= at + 32 + WINDOW_MAX, "{n}: {ahead:?}");
+                until = ahead.end;
+            }
+            assert!(until >= at + 32, "a reader overtakes what was fetched for it");
+        }
+        assert_eq!(until, 10_000);
+        for at in [5000, 200, 9000, 7000, 0] {
+            assert_eq!(s.read(7, at..at + 1, 10_000), None, "random");
+        }
+        // In another order, as the kernel sends them.
+        let mut s = Sequences::default();
+        let asked: u64 =
+            [0, 64, 32, 128, 96, 192, 160].iter().filter_map(|at| s.read(1, *at..at + 32, 5000)).map(|r| r.end - r.start).sum();
+        assert!(asked >= 1024, "{asked}");
+        for ino in 0..5000 {
+            s.read(ino, 0..1, 1);
+        }
+        assert!(s.files.len() <= FILES);
+    }
+}
