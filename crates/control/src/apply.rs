@@ -101,6 +101,7 @@ impl Inner {
             Intent::Attach { volume, attachment } => self.attach(&volume, attachment).await,
             Intent::Detach { volume, attachment } => self.detach(actor, &volume, &attachment).await,
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,
+            Intent::RotateKeys { volume } => self.rotate_keys(volume).await,
         }
     }
 

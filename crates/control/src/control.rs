@@ -60,6 +60,7 @@ impl Control {
             registry,
             audit,
             locks: Default::default(),
+            keys: Default::default(),
             reconciling: Default::default(),
             last_reconcile: Default::default(),
             patience: Default::default(),
@@ -100,6 +101,16 @@ impl Control {
     /// The folder where a volume is, or would be, mounted.
     pub fn mountpoint_of(&self, volume: VolumeId) -> String {
         self.inner.mountpoint(volume)
+    }
+
+    /// The keys of sealed volumes, by their names.
+    pub async fn keys(&self) -> Result<orlop_model::KeyReport> {
+        self.inner.key_report().await
+    }
+
+    /// How far the rotation of the master key is; `None` if there was none since the start.
+    pub fn key_rotation(&self) -> Option<orlop_model::KeyRotation> {
+        self.inner.key_rotation()
     }
 
     /// Whether the actor may look at volumes and the journal.

@@ -27,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) audit: AuditJournal,
     pub(crate) locks: Locks,
+    pub(crate) keys: crate::keys::KeyState,
     pub(crate) reconciling: tokio::sync::Mutex<()>,
     pub(crate) last_reconcile: Mutex<Option<ReconcileReport>>,
     /// What failed in a reconciliation, until when it is left alone, and how long it was left alone before.

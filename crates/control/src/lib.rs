@@ -13,6 +13,7 @@ mod control;
 #[doc(hidden)]
 pub mod faults;
 mod inner;
+mod keys;
 mod locks;
 mod ports;
 mod reconcile;

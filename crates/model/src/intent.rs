@@ -115,6 +115,13 @@ pub enum Intent {
         /// Which.
         volume: VolumeId,
     },
+    /// Makes a new master key and wraps every key ring with it; of one volume: adds a new data key to its ring.
+    #[serde(rename = "key.rotate")]
+    RotateKeys {
+        /// Which volume; the master key if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<VolumeRef>,
+    },
 }
 
 /// How a holder names its attachment when it lets go.
@@ -141,6 +148,7 @@ impl Intent {
             Intent::Attach { .. } => "volume.attach",
             Intent::Detach { .. } => "volume.detach",
             Intent::PurgeVolume { .. } => "volume.purge",
+            Intent::RotateKeys { .. } => "key.rotate",
         }
     }
 
@@ -155,6 +163,8 @@ impl Intent {
             | Intent::Attach { volume, .. }
             | Intent::Detach { volume, .. } => volume.to_string(),
             Intent::PurgeVolume { volume } => volume.to_string(),
+            Intent::RotateKeys { volume: Some(volume) } => volume.to_string(),
+            Intent::RotateKeys { volume: None } => "master-key".to_owned(),
         }
     }
 }

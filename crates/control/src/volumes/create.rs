@@ -53,6 +53,8 @@ impl Inner {
 
     async fn build(&self, mut row: VolumeRow) -> Result<VolumeRow> {
         self.registry.insert_volume(&row).await?;
+        // The ring of a sealed volume is made now; the master key stays the same meanwhile.
+        let _making = self.keys.making.read().await;
         self.port_format(&self.plan(&row)?).await.map_err(|e| e.during(format_args!("creating volume {}", row.name)))?;
         row.phase = Phase::Active;
         self.registry.update_volume(&row).await?;

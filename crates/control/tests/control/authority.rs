@@ -20,6 +20,8 @@ fn every_intent() -> Vec<Intent> {
         unfolder("v", "/x"),
         Intent::Detach { volume: named("v"), attachment: DetachBy::Id(AttachmentId::random()) },
         Intent::PurgeVolume { volume: VolumeId::random() },
+        Intent::RotateKeys { volume: None },
+        Intent::RotateKeys { volume: Some(named("v")) },
     ];
     let mut verbs: Vec<&str> = all
         .iter()
@@ -31,12 +33,13 @@ fn every_intent() -> Vec<Intent> {
             | Intent::RestoreVolume { .. }
             | Intent::Attach { .. }
             | Intent::Detach { .. }
-            | Intent::PurgeVolume { .. } => i.verb(),
+            | Intent::PurgeVolume { .. }
+            | Intent::RotateKeys { .. } => i.verb(),
         })
         .collect();
     verbs.sort_unstable();
     verbs.dedup();
-    assert_eq!(verbs.len(), 8, "every verb has a case");
+    assert_eq!(verbs.len(), 9, "every verb has a case");
     all
 }
 
