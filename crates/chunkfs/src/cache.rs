@@ -2,6 +2,7 @@
 //!
 //! Two generations: what is used moves to the young one; when that is full the old one is dropped.
 
+use crate::fs::FileSystem;
 use crate::key::Key;
 use crate::row::Row;
 use std::collections::HashMap;
@@ -12,6 +13,13 @@ pub(crate) struct RowCache {
     old: HashMap<Key, Option<Row>>,
     young_weight: usize,
     cap: usize,
+}
+
+impl FileSystem {
+    /// Gives back the memory of rows that the namespace has as well. They are fetched again when they are asked for.
+    pub fn forget_rows(&self) {
+        self.lock().clean.clear();
+    }
 }
 
 fn weight(row: &Option<Row>) -> usize {
@@ -44,6 +52,11 @@ impl RowCache {
             self.old = std::mem::take(&mut self.young);
             self.young_weight = 0;
         }
+    }
+
+    /// Drops all of them, and the room they took.
+    pub(crate) fn clear(&mut self) {
+        *self = RowCache::new(self.cap);
     }
 
     pub(crate) fn remove(&mut self, key: &Key) {

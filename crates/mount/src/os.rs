@@ -127,3 +127,33 @@ pub(crate) fn raise_file_limit() -> io::Result<()> {
     // SAFETY: setrlimit reads one rlimit through the pointer, which points to a live local variable.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Keeps the allocator from holding on to memory: a few arenas for all threads, and thresholds that do not grow with
+/// what was once asked for. Before other threads start.
+#[cfg(target_env = "gnu")]
+pub(crate) fn bound_allocator() {
+    // Buffers of one request stay below the first and are reused; what is larger is mapped, and goes when it is freed.
+    const LARGE: libc::c_int = 2 << 20;
+    for (name, value) in [(libc::M_ARENA_MAX, 4), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, 2 * LARGE)] {
+        // SAFETY: mallopt takes two integers. It is thread-safe, and a name that it does not know changes nothing.
+        let taken = unsafe { libc::mallopt(name, value) };
+        if taken == 0 {
+            tracing::debug!("the allocator does not take option {name}");
+        }
+    }
+}
+
+/// Gives the system back what the allocator holds and nobody uses.
+#[cfg(target_env = "gnu")]
+pub(crate) fn give_back_memory() {
+    // SAFETY: malloc_trim may be called from any thread at any time; it only touches memory that is not allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators look after themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn bound_allocator() {}
+
+/// Other allocators look after themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn give_back_memory() {}

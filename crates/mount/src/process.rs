@@ -2,20 +2,20 @@
 //! that the kernel spares when memory runs out, and that stop at once at a defect instead of going on half-broken.
 
 use crate::os;
+use orlop_chunkfs::FileSystem;
+use std::sync::Weak;
+use std::time::Duration;
 
 /// Makes this process one that serves mounts. What the system refuses is said in the log and lived with, but the
 /// panic rule is not negotiable.
 pub(crate) fn become_server(oom_score: i32) {
+    os::bound_allocator();
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         default(info);
         tracing::error!("a defect, stopping at once: {info}");
         std::process::abort();
     }));
-    // A keeper leaves its signals to one thread by blocking them, and what it starts inherits that.
-    if let Err(e) = nix::sys::signal::SigSet::all().thread_unblock() {
-        tracing::warn!("taking signals: {e}");
-    }
     // A started program inherits what its starter's thread had blocked, which is no decision of this one.
     if let Err(e) = nix::sys::signal::SigSet::all().thread_unblock() {
         tracing::warn!("unblocking signals: {e}");
@@ -38,6 +38,55 @@ pub(crate) fn become_server(oom_score: i32) {
     }
 }
 
+/// How often a serving process looks whether it has become quiet.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Looks without work after which it has.
+const QUIET: u32 = 3;
+/// The kernel counts processor time in hundredths of a second. Less than this between two looks is no work.
+const LITTLE: u64 = 10;
+/// Memory of its own that a quiet process may keep, in pages of 4 KiB.
+const KEPT: u64 = (10 << 20) / 4096;
+
+/// Gives memory back when nobody has used a volume for a while: a host has many volumes, and few are busy.
+pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>) {
+    let (mut used, mut quiet, mut rested) = (processor_time(), 0, false);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(fs) = fs.upgrade() else { return };
+        let now = processor_time();
+        if now.saturating_sub(used) >= LITTLE {
+            (quiet, rested) = (0, false);
+        } else {
+            quiet += 1;
+        }
+        // Slow growth goes unnoticed as work, so a quiet process that has grown rests again.
+        let again = quiet % (10 * QUIET) == 0 && own_pages() > KEPT;
+        if quiet >= QUIET && (!rested || again) {
+            rested = true;
+            fs.forget_rows();
+            let _ = tokio::task::spawn_blocking(os::give_back_memory).await;
+            tracing::debug!(pages = own_pages(), "quiet: memory given back");
+        }
+        used = processor_time();
+    }
+}
+
+/// Processor time of this process so far, in hundredths of a second.
+fn processor_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may hold anything; user and system time are the twelfth and thirteenth field after it.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default().split_ascii_whitespace();
+    fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum()
+}
+
+/// Resident pages that are no file's.
+fn own_pages() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut fields = statm.split_ascii_whitespace().skip(1).map(|f| f.parse::<u64>().unwrap_or(0));
+    let (resident, files) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+    resident.saturating_sub(files)
+}
+
 /// When a process started, in clock ticks since boot: with its number, what names it for good.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -53,5 +102,23 @@ mod tests {
         let first = super::start_time(me).expect("running");
         assert_eq!(super::start_time(me), Some(first));
         assert!(super::start_time(1).expect("init runs") <= first);
+    }
+
+    #[test]
+    fn work_and_memory_are_seen_and_given_back() {
+        let (before, pages) = (super::processor_time(), super::own_pages());
+        // Small pieces, which the allocator keeps: between them lies one that stays, so that none goes by itself.
+        let mut pieces: Vec<Vec<u8>> = (0..32 << 10).map(|n| vec![n as u8; 1024]).collect();
+        let stays = pieces.pop();
+        let held = super::own_pages();
+        assert!(held > pages + 7000, "32 MiB are seen: {pages} pages, then {held}");
+        while super::processor_time() < before + 2 {
+            std::hint::black_box(&pieces);
+        }
+        drop(pieces);
+        crate::os::give_back_memory();
+        let after = super::own_pages();
+        assert!(after < pages + 2000, "they go: {pages} pages, {held}, then {after}");
+        drop(stays);
     }
 }

@@ -72,12 +72,11 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self) {
-        let mut stopped = self.stopped.clone();
         // What an earlier opening left is collected too, if this one lives long enough.
         let mut collect_at = Some(Instant::now() + COLLECT_AFTER);
         let mut changed = Instant::now();
         let mut retry = RETRY.0;
-        while !*stopped.borrow() {
+        while !*self.stopped.borrow() {
             if self.db.manifest().l0().len() >= CROWDED {
                 let merged = self.merge().await;
                 changed = Instant::now();
@@ -92,7 +91,7 @@ impl Keeper {
                         tracing::warn!(error = %e, "merging the namespace's tables failed; trying again");
                         tokio::select! {
                             () = tokio::time::sleep(retry) => {}
-                            _ = stopped.wait_for(|s| *s) => return,
+                            () = self.ended() => return,
                         }
                         retry = (retry * 2).min(RETRY.1);
                     }
@@ -106,7 +105,7 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                _ = stopped.wait_for(|s| *s) => return,
+                () = self.ended() => return,
                 () = self.folded.notified() => {
                     changed = Instant::now();
                     collect_at.get_or_insert(changed + COLLECT_AFTER);
@@ -114,7 +113,7 @@ impl Keeper {
                 () = due => {
                     tokio::select! {
                         () = self.collect() => {}
-                        _ = stopped.wait_for(|s| *s) => return,
+                        () = self.ended() => return,
                     }
                     // What was too young is collected another time.
                     collect_at = (changed.elapsed() < KEEP).then(|| Instant::now() + COLLECT_AFTER);
@@ -123,17 +122,22 @@ impl Keeper {
         }
     }
 
+    /// Ends when this task is to end.
+    async fn ended(&self) {
+        // The sender goes only with the task's owner, which is an end as well.
+        let _ = self.stopped.clone().wait_for(|stop| *stop).await;
+    }
+
     /// Merges until nothing is worth it any more.
     async fn merge(&self) -> Result<(), slatedb::Error> {
         let compactor = CompactorBuilder::new(self.path.clone(), self.store.clone())
             .with_options(merging())
             .with_system_clock(self.clock.clone())
             .build();
-        let mut stopped = self.stopped.clone();
         let done = tokio::select! {
             ended = compactor.run() => ended,
             seen = self.until_merged() => seen,
-            _ = stopped.wait_for(|s| *s) => Ok(()),
+            () = self.ended() => Ok(()),
         };
         // It gives back what it has begun; if the store does not answer, its claim runs out by itself.
         let _ = tokio::time::timeout(ENDING, compactor.stop()).await;

@@ -1,11 +1,19 @@
 //! How requests run: tried at once on the thread that read them, and carried on by the runtime if they must wait,
 //! so that one slow request never keeps others from being read.
+//!
+//! A request whose caller is killed while it waits is answered at once, or the caller could not go; its work runs
+//! on to its end, and what it did for the caller alone is taken back.
 
+use super::killed::Watch;
+use fuser::{
+    Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite,
+    ReplyXattr,
+};
 use orlop_chunkfs::{Caller, FileSystem};
+use parking_lot::Mutex;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -20,6 +28,7 @@ pub(crate) struct Adapter {
     runtime: Handle,
     /// Every request that is carried on holds a copy; when all are gone, none is left.
     running: mpsc::Sender<()>,
+    watch: Arc<Watch>,
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
 }
 
@@ -40,24 +49,92 @@ impl std::fmt::Debug for Adapter {
     }
 }
 
+/// An answer that can be a refusal.
+pub(super) trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+refuse!(ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, ReplyXattr);
+
+/// An answer that is filled by the work itself, for as long as it is wanted.
+pub(super) struct Sheet<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Clone for Sheet<R> {
+    fn clone(&self) -> Self {
+        Sheet(self.0.clone())
+    }
+}
+
+impl<R> Sheet<R> {
+    pub(super) fn new(reply: R) -> Self {
+        Sheet(Arc::new(Mutex::new(Some(reply))))
+    }
+
+    /// Writes to it; `None` if it was refused meanwhile.
+    pub(super) fn fill<T>(&self, f: impl FnOnce(&mut R) -> T) -> Option<T> {
+        self.0.lock().as_mut().map(f)
+    }
+
+    pub(super) fn take(&self) -> Option<R> {
+        self.0.lock().take()
+    }
+}
+
+impl<R: Refuse> Refuse for Sheet<R> {
+    fn refuse(self, errno: Errno) {
+        if let Some(reply) = self.take() {
+            reply.refuse(errno);
+        }
+    }
+}
+
 impl Adapter {
     pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle) -> (Self, Idle) {
         let (running, idle) = mpsc::channel(1);
-        (Adapter { fs, runtime, running, notifier: Arc::new(OnceLock::new()) }, Idle(idle))
+        (Adapter { fs, runtime, running, watch: Arc::default(), notifier: Arc::new(OnceLock::new()) }, Idle(idle))
     }
 
-    /// Runs a request. The future owns its reply.
-    pub(super) fn run(&self, request: impl Future<Output = ()> + Send + 'static) {
-        let mut request: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(request);
+    /// Runs a request's work, and answers with what comes of it. If the caller is killed before, what comes of it
+    /// goes to `take_back` instead.
+    pub(super) fn run<R: Refuse, T: Send + 'static>(
+        &self,
+        request: &fuser::Request,
+        reply: R,
+        work: impl Future<Output = T> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+        take_back: impl FnOnce(T) + Send + 'static,
+    ) {
+        let mut work = Box::pin(work);
         let _runtime = self.runtime.enter();
         // A wake-up between this poll and the runtime's first one is not lost: the runtime polls in any case.
-        if request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            let running = self.running.clone();
-            self.runtime.spawn(async move {
-                request.await;
-                drop(running);
-            });
+        if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answer(reply, out);
         }
+        let (running, killed) = (self.running.clone(), self.watch.clone().killed(request.pid()));
+        self.runtime.spawn(async move {
+            let done = tokio::select! {
+                biased;
+                out = &mut work => Some(out),
+                () = killed => None,
+            };
+            match done {
+                Some(out) => answer(reply, out),
+                None => {
+                    reply.refuse(Errno::EINTR);
+                    take_back(work.await);
+                }
+            }
+            drop(running);
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod convert;
+mod killed;
 mod operations;
 mod session;
 

@@ -1,7 +1,8 @@
 //! The operations, one by one: unpack, call, answer.
 
-use super::adapter::{Adapter, TTL, caller};
+use super::adapter::{Adapter, Sheet, TTL, caller};
 use super::convert::{attribute_name, attributes, errno, file_type, kind_of_mode, name, set_ctime, set_time};
+use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -32,17 +33,61 @@ macro_rules! bytes_or_refuse {
     };
 }
 
-fn answer_entry(reply: ReplyEntry, what: &'static str, ino: Ino, result: FsResult<Attr>) {
-    match result {
-        Ok(a) => reply.entry(&TTL, &attributes(&a), GENERATION),
-        Err(e) => reply.error(errno(what, ino, &e)),
+impl Adapter {
+    /// Work that tells the kernel of an inode; what it is not told of counts as forgotten.
+    fn entry(
+        &self,
+        request: &Request,
+        reply: ReplyEntry,
+        what: &'static str,
+        ino: Ino,
+        work: impl Future<Output = FsResult<Attr>> + Send + 'static,
+    ) {
+        let answer = move |reply: ReplyEntry, result: FsResult<Attr>| match result {
+            Ok(a) => reply.entry(&TTL, &attributes(&a), GENERATION),
+            Err(e) => reply.error(errno(what, ino, &e)),
+        };
+        self.run(request, reply, work, answer, self.forgotten());
     }
-}
 
-fn answer_empty(reply: ReplyEmpty, what: &'static str, ino: Ino, result: FsResult<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(what, ino, &e)),
+    /// Takes back that the kernel was told of an inode.
+    fn forgotten(&self) -> impl FnOnce(FsResult<Attr>) + Send + 'static {
+        let fs = self.fs.clone();
+        move |result| {
+            if let Ok(a) = result {
+                fs.forget(a.ino, 1);
+            }
+        }
+    }
+
+    fn empty(
+        &self,
+        request: &Request,
+        reply: ReplyEmpty,
+        what: &'static str,
+        ino: Ino,
+        work: impl Future<Output = FsResult<()>> + Send + 'static,
+    ) {
+        let answer = move |reply: ReplyEmpty, result: FsResult<()>| match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(what, ino, &e)),
+        };
+        self.run(request, reply, work, answer, drop);
+    }
+
+    fn attr(
+        &self,
+        request: &Request,
+        reply: ReplyAttr,
+        what: &'static str,
+        ino: Ino,
+        work: impl Future<Output = FsResult<Attr>> + Send + 'static,
+    ) {
+        let answer = move |reply: ReplyAttr, result: FsResult<Attr>| match result {
+            Ok(a) => reply.attr(&TTL, &attributes(&a)),
+            Err(e) => reply.error(errno(what, ino, &e)),
+        };
+        self.run(request, reply, work, answer, drop);
     }
 }
 
@@ -57,24 +102,19 @@ fn answer_attribute(reply: ReplyXattr, size: u32, value: &[u8]) {
 }
 
 impl fuser::Filesystem for Adapter {
-    fn lookup(&self, _: &Request, parent: INodeNo, n: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, n: &OsStr, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(n), reply);
         let fs = self.fs.clone();
-        self.run(async move { answer_entry(reply, "lookup", parent.0, fs.lookup(parent.0, &n).await) });
+        self.entry(request, reply, "lookup", parent.0, async move { fs.lookup(parent.0, &n).await });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
         self.fs.forget(ino.0, count);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let fs = self.fs.clone();
-        self.run(async move {
-            match fs.getattr(ino.0).await {
-                Ok(a) => reply.attr(&TTL, &attributes(&a)),
-                Err(e) => reply.error(errno("getattr", ino.0, &e)),
-            }
-        });
+        self.attr(request, reply, "getattr", ino.0, async move { fs.getattr(ino.0).await });
     }
 
     fn setattr(
@@ -105,54 +145,48 @@ impl fuser::Filesystem for Adapter {
             mtime: mtime.map(set_time),
             ctime: ctime.map(set_ctime),
         };
-        self.run(async move {
-            match fs.setattr(&cx, ino.0, &set).await {
-                Ok(a) => reply.attr(&TTL, &attributes(&a)),
-                Err(e) => reply.error(errno("setattr", ino.0, &e)),
-            }
-        });
+        self.attr(request, reply, "setattr", ino.0, async move { fs.setattr(&cx, ino.0, &set).await });
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
-        self.run(async move {
-            match fs.readlink(ino.0).await {
-                Ok(target) => reply.data(&target),
-                Err(e) => reply.error(errno("readlink", ino.0, &e)),
-            }
-        });
+        let answer = move |reply: ReplyData, result: FsResult<Bytes>| match result {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno("readlink", ino.0, &e)),
+        };
+        self.run(request, reply, async move { fs.readlink(ino.0).await }, answer, drop);
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, n: &OsStr, mode: u32, _: u32, rdev: u32, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(n), reply);
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_entry(reply, "mknod", parent.0, fs.mknod(&cx, parent.0, &n, kind, mode & 0o7777, rdev).await) });
+        self.entry(request, reply, "mknod", parent.0, async move { fs.mknod(&cx, parent.0, &n, kind, mode & 0o7777, rdev).await });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, n: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(n), reply);
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_entry(reply, "mkdir", parent.0, fs.mkdir(&cx, parent.0, &n, mode & 0o7777).await) });
+        self.entry(request, reply, "mkdir", parent.0, async move { fs.mkdir(&cx, parent.0, &n, mode & 0o7777).await });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, n: &OsStr, reply: ReplyEmpty) {
         let n = bytes_or_refuse!(name(n), reply);
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_empty(reply, "unlink", parent.0, fs.unlink(&cx, parent.0, &n).await) });
+        self.empty(request, reply, "unlink", parent.0, async move { fs.unlink(&cx, parent.0, &n).await });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, n: &OsStr, reply: ReplyEmpty) {
         let n = bytes_or_refuse!(name(n), reply);
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_empty(reply, "rmdir", parent.0, fs.rmdir(&cx, parent.0, &n).await) });
+        self.empty(request, reply, "rmdir", parent.0, async move { fs.rmdir(&cx, parent.0, &n).await });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, n: &OsStr, target: &Path, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(n), reply);
         let target = target.as_os_str().as_bytes().to_vec();
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_entry(reply, "symlink", parent.0, fs.symlink(&cx, parent.0, &n, &target).await) });
+        self.entry(request, reply, "symlink", parent.0, async move { fs.symlink(&cx, parent.0, &n, &target).await });
     }
 
     fn rename(
@@ -174,15 +208,13 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move {
-            answer_empty(reply, "rename", parent.0, fs.rename(&cx, parent.0, &n, newparent.0, &newname, mode).await);
-        });
+        self.empty(request, reply, "rename", parent.0, async move { fs.rename(&cx, parent.0, &n, newparent.0, &newname, mode).await });
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(newname), reply);
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_entry(reply, "link", ino.0, fs.link(&cx, ino.0, newparent.0, &n).await) });
+        self.entry(request, reply, "link", ino.0, async move { fs.link(&cx, ino.0, newparent.0, &n).await });
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -194,27 +226,37 @@ impl fuser::Filesystem for Adapter {
         let n = bytes_or_refuse!(name(n), reply);
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move {
-            let made = match fs.mknod(&cx, parent.0, &n, kind, mode & 0o7777, 0).await {
+        let work = async move {
+            match fs.mknod(&cx, parent.0, &n, kind, mode & 0o7777, 0).await {
                 // Without O_EXCL, a file that is there is opened.
                 Err(FsError::Exists) if flags & libc::O_EXCL == 0 => fs.lookup(parent.0, &n).await,
                 other => other,
-            };
-            match made {
-                Ok(a) => reply.created(&TTL, &attributes(&a), GENERATION, FileHandle(0), OPENED),
-                Err(e) => reply.error(errno("create", parent.0, &e)),
             }
-        });
+        };
+        let answer = move |reply: ReplyCreate, made: FsResult<Attr>| match made {
+            Ok(a) => reply.created(&TTL, &attributes(&a), GENERATION, FileHandle(0), OPENED),
+            Err(e) => reply.error(errno("create", parent.0, &e)),
+        };
+        self.run(request, reply, work, answer, self.forgotten());
     }
 
-    fn read(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, size: u32, _: OpenFlags, _: Option<LockOwner>, reply: ReplyData) {
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
         let fs = self.fs.clone();
-        self.run(async move {
-            match fs.read(ino.0, offset, size).await {
-                Ok(data) => reply.data(&data),
-                Err(e) => reply.error(errno("read", ino.0, &e)),
-            }
-        });
+        let answer = move |reply: ReplyData, result: FsResult<Bytes>| match result {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(errno("read", ino.0, &e)),
+        };
+        self.run(request, reply, async move { fs.read(ino.0, offset, size).await }, answer, drop);
     }
 
     fn write(
@@ -230,20 +272,20 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (fs, cx, data) = (self.fs.clone(), caller(request), data.to_vec());
-        self.run(async move {
-            let written = async {
-                let n = fs.write(&cx, ino.0, offset, &data).await?;
-                // O_SYNC includes the bit of O_DSYNC.
-                if flags.0 & libc::O_DSYNC != 0 {
-                    fs.fsync(ino.0, flags.0 & libc::O_SYNC != libc::O_SYNC).await?;
-                }
-                Ok(n)
-            };
-            match written.await {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(errno("write", ino.0, &e)),
+        let work = async move {
+            let n = fs.write(&cx, ino.0, offset, &data).await?;
+            drop(data);
+            // O_SYNC includes the bit of O_DSYNC.
+            if flags.0 & libc::O_DSYNC != 0 {
+                fs.fsync(ino.0, flags.0 & libc::O_SYNC != libc::O_SYNC).await?;
             }
-        });
+            Ok(n)
+        };
+        let answer = move |reply: ReplyWrite, written: FsResult<usize>| match written {
+            Ok(n) => reply.written(n as u32),
+            Err(e) => reply.error(errno("write", ino.0, &e)),
+        };
+        self.run(request, reply, work, answer, drop);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -252,56 +294,44 @@ impl fuser::Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.run(async move { answer_empty(reply, "fsync", ino.0, fs.fsync(ino.0, datasync).await) });
+        self.empty(request, reply, "fsync", ino.0, async move { fs.fsync(ino.0, datasync).await });
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.run(async move { answer_empty(reply, "fsyncdir", ino.0, fs.fsync(ino.0, datasync).await) });
+        self.empty(request, reply, "fsyncdir", ino.0, async move { fs.fsync(ino.0, datasync).await });
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let fs = self.fs.clone();
-        self.run(async move {
-            let listed = async {
-                if offset == 0 && reply.add(ino, 1, FileType::Directory, ".") {
-                    return Ok(());
-                }
-                if offset <= 1 && reply.add(INodeNo(fs.parent_of(ino.0).await?), DOTS, FileType::Directory, "..") {
-                    return Ok(());
-                }
-                let mut cookie = offset.saturating_sub(DOTS);
-                loop {
-                    let entries = fs.readdir(ino.0, cookie, ENTRIES).await?;
-                    let last = entries.len() < ENTRIES;
-                    for e in entries {
-                        cookie = e.cookie;
-                        if reply.add(INodeNo(e.ino), e.cookie + DOTS, file_type(e.kind), OsStr::from_bytes(&e.name)) {
-                            return Ok(());
-                        }
-                    }
-                    if last {
-                        return Ok(());
-                    }
-                }
-            };
-            match listed.await {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno("readdir", ino.0, &e)),
+    fn readdir(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let (fs, sheet) = (self.fs.clone(), Sheet::new(reply));
+        let filled = sheet.clone();
+        let answer = move |sheet: Sheet<ReplyDirectory>, listed: FsResult<()>| match (sheet.take(), listed) {
+            (Some(reply), Ok(())) => reply.ok(),
+            (Some(reply), Err(e)) => reply.error(errno("readdir", ino.0, &e)),
+            (None, _) => {}
+        };
+        self.run(request, sheet, async move { fill(&fs, ino, offset, &filled).await }, answer, drop);
+    }
+
+    fn readdirplus(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let (fs, sheet) = (self.fs.clone(), Sheet::new(reply));
+        let filled = sheet.clone();
+        let work = async move {
+            let mut told = Told { fs, inodes: Vec::new() };
+            let listed = fill_plus(&mut told, ino, offset, &filled).await;
+            (told, listed)
+        };
+        let answer = move |sheet: Sheet<ReplyDirectoryPlus>, (mut told, listed): (Told, FsResult<()>)| match (sheet.take(), listed) {
+            (Some(reply), Ok(())) => {
+                told.inodes.clear();
+                reply.ok();
             }
-        });
-    }
-
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let fs = self.fs.clone();
-        self.run(async move {
-            match fill_plus(&fs, ino, offset, &mut reply).await {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno("readdirplus", ino.0, &e)),
-            }
-        });
+            (Some(reply), Err(e)) => reply.error(errno("readdirplus", ino.0, &e)),
+            (None, _) => {}
+        };
+        self.run(request, sheet, work, answer, drop);
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -326,42 +356,40 @@ impl fuser::Filesystem for Adapter {
             return reply.error(Errno::E2BIG);
         }
         let (fs, cx, value) = (self.fs.clone(), caller(request), value.to_vec());
-        self.run(async move { answer_empty(reply, "setxattr", ino.0, fs.setxattr(&cx, ino.0, &n, &value, mode).await) });
+        self.empty(request, reply, "setxattr", ino.0, async move { fs.setxattr(&cx, ino.0, &n, &value, mode).await });
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, n: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, n: &OsStr, size: u32, reply: ReplyXattr) {
         let n = bytes_or_refuse!(attribute_name(n), reply);
         let fs = self.fs.clone();
-        self.run(async move {
-            match fs.getxattr(ino.0, &n).await {
-                Ok(value) => answer_attribute(reply, size, &value),
-                Err(e) => reply.error(errno("getxattr", ino.0, &e)),
-            }
-        });
+        let answer = move |reply: ReplyXattr, result: FsResult<Bytes>| match result {
+            Ok(value) => answer_attribute(reply, size, &value),
+            Err(e) => reply.error(errno("getxattr", ino.0, &e)),
+        };
+        self.run(request, reply, async move { fs.getxattr(ino.0, &n).await }, answer, drop);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         // Trusted attributes are shown to the administrator alone.
         let (fs, privileged) = (self.fs.clone(), request.uid() == 0);
-        self.run(async move {
-            match fs.listxattr(ino.0).await {
-                Ok(names) => {
-                    let mut list = Vec::new();
-                    for n in names.iter().filter(|n| privileged || !n.starts_with(b"trusted.")) {
-                        list.extend_from_slice(n);
-                        list.push(0);
-                    }
-                    answer_attribute(reply, size, &list);
+        let answer = move |reply: ReplyXattr, result: FsResult<Vec<Bytes>>| match result {
+            Ok(names) => {
+                let mut list = Vec::new();
+                for n in names.iter().filter(|n| privileged || !n.starts_with(b"trusted.")) {
+                    list.extend_from_slice(n);
+                    list.push(0);
                 }
-                Err(e) => reply.error(errno("listxattr", ino.0, &e)),
+                answer_attribute(reply, size, &list);
             }
-        });
+            Err(e) => reply.error(errno("listxattr", ino.0, &e)),
+        };
+        self.run(request, reply, async move { fs.listxattr(ino.0).await }, answer, drop);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, n: &OsStr, reply: ReplyEmpty) {
         let n = bytes_or_refuse!(attribute_name(n), reply);
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_empty(reply, "removexattr", ino.0, fs.removexattr(&cx, ino.0, &n).await) });
+        self.empty(request, reply, "removexattr", ino.0, async move { fs.removexattr(&cx, ino.0, &n).await });
     }
 
     fn fallocate(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
@@ -373,10 +401,10 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let (fs, cx) = (self.fs.clone(), caller(request));
-        self.run(async move { answer_empty(reply, "fallocate", ino.0, fs.fallocate(&cx, ino.0, offset, length, what).await) });
+        self.empty(request, reply, "fallocate", ino.0, async move { fs.fallocate(&cx, ino.0, offset, length, what).await });
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let seek = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -384,18 +412,17 @@ impl fuser::Filesystem for Adapter {
         };
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let (fs, notifier) = (self.fs.clone(), self.notifier.clone());
-        self.run(async move {
-            let found = async {
-                if let Some((start, end)) = hole_in_the_way(&fs, ino.0, from, seek).await? {
-                    write_mapped_pages(&notifier, ino, start, end).await;
-                }
-                fs.seek(ino.0, from, seek).await
-            };
-            match found.await {
-                Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(errno("lseek", ino.0, &e)),
+        let work = async move {
+            if let Some((start, end)) = hole_in_the_way(&fs, ino.0, from, seek).await? {
+                write_mapped_pages(&notifier, ino, start, end).await;
             }
-        });
+            fs.seek(ino.0, from, seek).await
+        };
+        let answer = move |reply: ReplyLseek, found: FsResult<u64>| match found {
+            Ok(at) => reply.offset(at as i64),
+            Err(e) => reply.error(errno("lseek", ino.0, &e)),
+        };
+        self.run(request, reply, work, answer, drop);
     }
 }
 
@@ -434,14 +461,60 @@ async fn write_mapped_pages(notifier: &Arc<std::sync::OnceLock<fuser::Notifier>>
     }
 }
 
-async fn fill_plus(fs: &Arc<FileSystem>, ino: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> FsResult<()> {
-    // For "." and ".." the kernel takes no reference, whatever it is told.
-    if offset == 0 && reply.add(ino, 1, ".", &TTL, &attributes(&fs.getattr(ino.0).await?), GENERATION) {
+/// Inodes that an answer tells the kernel of. Whatever is still in it when it goes was not told.
+struct Told {
+    fs: Arc<FileSystem>,
+    inodes: Vec<Ino>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        for ino in self.inodes.drain(..) {
+            self.fs.forget(ino, 1);
+        }
+    }
+}
+
+async fn fill(fs: &Arc<FileSystem>, ino: INodeNo, offset: u64, sheet: &Sheet<ReplyDirectory>) -> FsResult<()> {
+    // A sheet that nobody wants any more counts as full.
+    if offset == 0 && sheet.fill(|reply| reply.add(ino, 1, FileType::Directory, ".")) != Some(false) {
         return Ok(());
     }
     if offset <= 1 {
+        let parent = INodeNo(fs.parent_of(ino.0).await?);
+        if sheet.fill(|reply| reply.add(parent, DOTS, FileType::Directory, "..")) != Some(false) {
+            return Ok(());
+        }
+    }
+    let mut cookie = offset.saturating_sub(DOTS);
+    loop {
+        let entries = fs.readdir(ino.0, cookie, ENTRIES).await?;
+        let last = entries.len() < ENTRIES;
+        let full = sheet.fill(|reply| {
+            entries.iter().any(|e| {
+                cookie = e.cookie;
+                reply.add(INodeNo(e.ino), e.cookie + DOTS, file_type(e.kind), OsStr::from_bytes(&e.name))
+            })
+        });
+        if last || full != Some(false) {
+            return Ok(());
+        }
+    }
+}
+
+async fn fill_plus(told: &mut Told, ino: INodeNo, offset: u64, sheet: &Sheet<ReplyDirectoryPlus>) -> FsResult<()> {
+    let fs = told.fs.clone();
+    // For "." and ".." the kernel takes no reference, whatever it is told.
+    if offset == 0 {
+        let own = fs.getattr(ino.0).await?;
+        if sheet.fill(|reply| reply.add(ino, 1, ".", &TTL, &attributes(&own), GENERATION)) != Some(false) {
+            return Ok(());
+        }
+    }
+    if offset <= 1 {
         let parent = fs.getattr(fs.parent_of(ino.0).await?).await?;
-        if reply.add(INodeNo(parent.ino), DOTS, "..", &TTL, &attributes(&parent), GENERATION) {
+        let full = sheet.fill(|reply| reply.add(INodeNo(parent.ino), DOTS, "..", &TTL, &attributes(&parent), GENERATION));
+        if full != Some(false) {
             return Ok(());
         }
     }
@@ -457,11 +530,14 @@ async fn fill_plus(fs: &Arc<FileSystem>, ino: INodeNo, offset: u64, reply: &mut 
                 Err(FsError::NotFound) => continue,
                 Err(e) => return Err(e),
             };
-            if reply.add(INodeNo(a.ino), e.cookie + DOTS, OsStr::from_bytes(&e.name), &TTL, &attributes(&a), GENERATION) {
-                // No room: the kernel was not told of this one.
+            let name = OsStr::from_bytes(&e.name);
+            let full = sheet.fill(|reply| reply.add(INodeNo(a.ino), e.cookie + DOTS, name, &TTL, &attributes(&a), GENERATION));
+            if full != Some(false) {
+                // No room: the kernel is not told of this one.
                 fs.forget(a.ino, 1);
                 return Ok(());
             }
+            told.inodes.push(a.ino);
         }
         if last {
             return Ok(());

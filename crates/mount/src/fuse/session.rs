@@ -17,10 +17,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// Threads that read requests. Those that wait go on elsewhere, so a few are enough.
 const THREADS: usize = 4;
+
+/// How long requests may go on after their connection has ended.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// A volume that answers a FUSE connection.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ impl Session {
         let (theirs, ours) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|e| failed("making a socket", e.into()))?;
         nix::unistd::write(&ours, &negotiated.synthetic_init()).map_err(|e| failed("writing INIT", e.into()))?;
+        runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs)));
         let (adapter, idle) = Adapter::new(fs, runtime);
         let notifier = adapter.notifier.clone();
         let mut config = Config::default();
@@ -62,10 +67,13 @@ impl Session {
         Ok(Session { thread, idle: IdleCell(idle) })
     }
 
-    /// Waits until the connection has ended, by unmounting or by force, and all its requests are answered.
+    /// Waits until the connection has ended, by unmounting or by force, and all its requests are answered. Nobody waits
+    /// for an answer then, so those that wait for a store that is away are given up after a while.
     pub(crate) fn wait(self, runtime: &Handle) -> io::Result<()> {
         let ended = self.thread.join().map_err(|_| io::Error::other("the FUSE session's thread panicked"))?;
-        runtime.block_on(self.idle.0.wait());
+        if runtime.block_on(async { tokio::time::timeout(GIVE_UP, self.idle.0.wait()).await }).is_err() {
+            tracing::warn!("requests of a connection that has ended still wait; they are left");
+        }
         ended
     }
 }

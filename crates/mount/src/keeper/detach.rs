@@ -6,17 +6,22 @@ use super::volume::Slot;
 use crate::kernel::mount::{self, Unmounted};
 use crate::kernel::{holders, table};
 use crate::os::{fuse_device_is_dead, sync_file_system};
-use crate::protocol::WorkerState;
+use crate::protocol::{WorkerRequest, WorkerState};
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How long the worker may take to bring everything to rest before the caller is told to come back.
 const FOLDING: Duration = Duration::from_secs(600);
 /// How long a use by others may take to pass before it counts.
 const PASSING: Duration = Duration::from_secs(2);
+/// How long a store may take to have what was written, before the volume is unmounted.
+const SETTLING: Duration = Duration::from_secs(20);
+/// How long pages that were changed through mappings may take to be written, before users are cut off.
+const WRITING: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end a connection after its last unmount.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -29,6 +34,7 @@ impl Keeper {
         else {
             return Ok(());
         };
+        let away = slot.look(|v| !v.plan.store.is_local()).unwrap_or(false);
         let dead = slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
         if !dead && !force {
             let busy = |why: String| {
@@ -49,6 +55,14 @@ impl Keeper {
             match table::topmost(&own, &point).map(|m| m.device) {
                 Some(top) if top != mounted => return busy(format!("something is mounted over {}", point.display())),
                 _ => {}
+            }
+            // The unmount itself has no way back, and a store that does not answer would keep the worker waiting.
+            if away && let Err(e) = self.ask_worker::<serde_json::Value>(id, &WorkerRequest::Sync, Some(SETTLING)) {
+                return Err(Error::unavailable(format!("volume {name} stays mounted, its store does not have what was written: {e}"))
+                    .with_remedy(
+                        "try again when the store answers, or use --force: what was acknowledged stays on this host \
+                         and is sent when the volume is mounted here again",
+                    ));
             }
             if mount::unmount(&point)? == Unmounted::Busy {
                 let users = holders::of(mounted);
@@ -130,13 +144,20 @@ fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table:
     }
 }
 
+/// Writes what was changed through mappings, as far as that comes to an end: a volume that does not take it is cut
+/// off all the same.
 fn sync_pages(point: &Path) {
-    match File::open(point) {
-        Ok(dir) => {
-            if let Err(e) = sync_file_system(dir.as_fd()) {
-                tracing::warn!("writing what is dirty on {}: {e}", point.display());
-            }
+    let point = point.to_owned();
+    let (tell, told) = mpsc::channel();
+    // On a thread of its own, which the end of the connection sets free.
+    let started = super::spawn("sync-pages", move || {
+        let synced = File::open(&point).and_then(|dir| sync_file_system(dir.as_fd()));
+        if let Err(e) = synced {
+            tracing::warn!("writing what is dirty on {}: {e}", point.display());
         }
-        Err(e) => tracing::warn!("opening {}: {e}", point.display()),
+        let _ = tell.send(());
+    });
+    if started.is_err() || told.recv_timeout(WRITING).is_err() {
+        tracing::warn!("what is dirty was not written in time");
     }
 }

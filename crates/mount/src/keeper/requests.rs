@@ -59,7 +59,7 @@ impl Keeper {
         }
     }
 
-    fn ask_worker<A: DeserializeOwned>(&self, id: VolumeId, request: &WorkerRequest, limit: Option<Duration>) -> Result<A> {
+    pub(super) fn ask_worker<A: DeserializeOwned>(&self, id: VolumeId, request: &WorkerRequest, limit: Option<Duration>) -> Result<A> {
         let Some((name, state)) = self.slot(id).look(|v| (v.plan.name.clone(), v.state.clone())) else {
             return Err(Error::not_found(format!("volume {id} is not attached")));
         };

@@ -10,7 +10,9 @@ use std::os::fd::BorrowedFd;
 pub(crate) const MAX_IO: u32 = 1 << 20;
 
 const PAGE: u32 = 4096;
-const BACKGROUND: u16 = 64;
+/// Readings ahead and writings back that the kernel has under way at a time. It keeps all others waiting behind them,
+/// so those that wait for the store must not fill this.
+const BACKGROUND: u16 = 4096;
 
 // cache=strict: no writeback cache, ordinary opens. Locks stay with the kernel (an attachment is one host), truncation
 // on open comes as a request of its own, the umask is applied by the kernel, and set-id bits are cleared by it.

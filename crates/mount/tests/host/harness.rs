@@ -100,7 +100,11 @@ pub(crate) fn be_worker() {
     log();
     let root = PathBuf::from(from_environment("ORLOP_TEST_ROOT"));
     let volume = from_environment("ORLOP_TEST_VOLUME").parse().expect("an id");
-    let ended = orlop_mount::worker::serve(WorkerConfig { root, volume, open_store: |plan, _| Box::pin(async { orlop_store::open(&plan.store.url) }) });
+    let ended = orlop_mount::worker::serve(WorkerConfig {
+        root,
+        volume,
+        open_store: |plan, _| Box::pin(async { orlop_store::open(&plan.store.url) }),
+    });
     if let Err(e) = &ended {
         eprintln!("worker: {e}");
     }

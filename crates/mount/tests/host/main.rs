@@ -8,6 +8,7 @@ mod files;
 mod harness;
 mod keeper_killed;
 mod seek;
+mod stuck;
 mod sys;
 mod worker_killed;
 
