@@ -103,6 +103,10 @@ pub struct Capabilities {
     pub conditional_create: bool,
     /// An object is replaced only if it is still the one that was read.
     pub conditional_replace: bool,
+    /// Both conditions were kept too when two requests came at the same moment, in a few tries. A store that fails
+    /// this is safe for one host, and for several unless they take a volume over within milliseconds of each other.
+    #[serde(default)]
+    pub atomic_conditions: bool,
     /// Parts of an object can be read.
     pub ranged_get: bool,
     /// Objects can be sent in parts, and appear whole at the end.
