@@ -1,0 +1,285 @@
+//! Looking at what a volume is made of, thing by thing: each object below its prefix, each journal file, the head of
+//! each staged file. Works on a volume that is open, and on one that cannot be opened.
+//!
+//! What is gone when it is about to be read went by right: folds and collections remove files while a check runs.
+
+use super::{Care, Gathered};
+use crate::fold::blocking;
+use crate::fs::FileSystem;
+use crate::host::HostDisk;
+use crate::journal::inspect;
+use crate::log::Place;
+use crate::segment::{inspect_header, parse_name};
+use crate::types::BLOCK;
+use crate::view::View;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path as StorePath;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use orlop_model::{FindingKind, VolumeId};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where the things are, and what is known of them if the volume is open.
+pub(crate) struct Places<'a> {
+    pub(crate) store: &'a Arc<dyn ObjectStore>,
+    pub(crate) prefix: &'a str,
+    pub(crate) volume: VolumeId,
+    pub(crate) disk: &'a dyn HostDisk,
+    pub(crate) state_dir: &'a Path,
+    pub(crate) open: Option<(&'a FileSystem, &'a View)>,
+    pub(super) care: &'a Care,
+}
+
+/// What an object's place below the prefix says that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Header,
+    Keys,
+    Owner,
+    Namespace,
+    Pack,
+    Log(Place),
+    Unknown,
+}
+
+/// What the object at a path below the prefix is.
+pub(crate) fn kind_of(below: &str) -> Kind {
+    match below.split_once('/') {
+        None if below == "volume.json" => Kind::Header,
+        None if below == "keys.json" => Kind::Keys,
+        None if below.starts_with("owner") => Kind::Owner,
+        Some(("meta", _)) => Kind::Namespace,
+        Some(("packs", _)) => Kind::Pack,
+        Some(("log", name)) => Place::parse(name).map_or(Kind::Unknown, Kind::Log),
+        _ => Kind::Unknown,
+    }
+}
+
+impl<'a> Places<'a> {
+    /// Those of an open volume.
+    pub(crate) fn of(fs: &'a FileSystem, view: &'a View) -> Places<'a> {
+        Places {
+            store: fs.ns.store(),
+            prefix: fs.ns.prefix(),
+            volume: fs.volume,
+            disk: &*fs.disk,
+            state_dir: &fs.state_dir,
+            open: Some((fs, view)),
+            care: &fs.care,
+        }
+    }
+
+    pub(super) async fn look(&self, g: &mut Gathered) {
+        self.care.begin("reading objects");
+        self.objects(g).await;
+        self.care.begin("reading the host's files");
+        self.journal(g).await;
+        self.staged(g).await;
+    }
+
+    /// Every object below the prefix.
+    pub(crate) async fn list(&self) -> Result<Vec<(String, ObjectMeta)>, object_store::Error> {
+        let prefix = StorePath::from(self.prefix);
+        let skip = self.prefix.len() + 1;
+        self.store
+            .list(Some(&prefix))
+            .map_ok(|meta| (meta.location.as_ref().get(skip..).unwrap_or_default().to_owned(), meta))
+            .try_collect()
+            .await
+    }
+
+    async fn objects(&self, g: &mut Gathered) {
+        let listed = match self.list().await {
+            Ok(listed) => listed,
+            Err(e) => {
+                g.draft(FindingKind::Object, self.prefix.to_owned(), format!("the store cannot be listed: {e}"), [], None);
+                return;
+            }
+        };
+        if !listed.iter().any(|(below, _)| kind_of(below) == Kind::Header) {
+            g.damaged(FindingKind::Object, format!("{}/volume.json", self.prefix), "it is missing");
+        }
+        self.care.expect(listed.iter().map(|(_, m)| m.size).sum());
+        for (below, meta) in listed {
+            let at = meta.location.to_string();
+            let what = self.object(kind_of(&below), &meta).await;
+            if kind_of(&below) != Kind::Pack || !self.is_named(&meta.location) {
+                g.report.objects += 1;
+                g.report.bytes += meta.size;
+                self.care.done(meta.size);
+            }
+            match what {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => {
+                    g.damaged(FindingKind::Object, at, words(&e));
+                }
+            }
+        }
+    }
+
+    fn is_named(&self, at: &StorePath) -> bool {
+        let Some((_, view)) = self.open else { return false };
+        let id = at.filename().and_then(|n| u128::from_str_radix(n, 16).ok());
+        view.segments.values().any(|s| s.pack.is_some() && id == Some(u128::from_be_bytes(s.id)))
+    }
+
+    /// Reads an object whole and says what is wrong with it.
+    async fn object(&self, kind: Kind, meta: &ObjectMeta) -> Result<(), object_store::Error> {
+        let at = &meta.location;
+        match kind {
+            Kind::Namespace => {
+                let store = crate::namespace::guarded(self.store.clone(), self.prefix);
+                let mut stream = store.get(at).await?.into_stream();
+                while stream.next().await.transpose()?.is_some() {}
+                Ok(())
+            }
+            Kind::Header => {
+                let bytes = self.store.get(at).await?.bytes().await?;
+                crate::open::inspect_header(&bytes, self.volume).map_err(|e| wrong(e.message))
+            }
+            Kind::Log(place) => {
+                let bytes = self.store.get(at).await?.bytes().await?;
+                let volume = *self.volume.as_bytes();
+                crate::log::object::decode(&bytes, volume, place).map(drop).map_err(|e| wrong(e.to_string()))
+            }
+            Kind::Keys | Kind::Owner => {
+                let bytes = self.store.get(at).await?.bytes().await?;
+                serde_json::from_slice::<serde_json::Value>(&bytes).map(drop).map_err(|e| wrong(format!("it is not JSON: {e}")))
+            }
+            // One that a row names is read with the rows.
+            Kind::Pack if self.is_named(at) => Ok(()),
+            Kind::Pack => {
+                let bytes = self.store.get(at).await?.bytes().await?;
+                let whole = blocking(move || crate::pack::verify_whole(&bytes)).await.map_err(|e| wrong(e.to_string()))?;
+                let named = at.filename().and_then(|n| u128::from_str_radix(n, 16).ok());
+                if whole.of.volume != *self.volume.as_bytes() || named != Some(u128::from_be_bytes(whole.of.id)) {
+                    return Err(wrong("it is the pack of another segment"));
+                }
+                Ok(())
+            }
+            Kind::Unknown => {
+                let mut stream = self.store.get(at).await?.into_stream();
+                while stream.next().await.transpose()?.is_some() {}
+                Ok(())
+            }
+        }
+    }
+
+    async fn journal(&self, g: &mut Gathered) {
+        let dir = self.state_dir.join("journal");
+        let mut names = match self.disk.list(&dir) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => {
+                g.draft(FindingKind::Journal, dir.display().to_string(), format!("it cannot be read: {e}"), [], None);
+                return;
+            }
+        };
+        names.sort();
+        let live = self.open.map(|(_, view)| view.journal);
+        for name in names {
+            let path = dir.join(&name);
+            let at = path.display().to_string();
+            let Some(first) = name.strip_suffix(".journal").and_then(|n| u64::from_str_radix(n, 16).ok()) else {
+                let what = if name.ends_with(".cut") || name.ends_with(".tail") {
+                    "what a recovery cut off the log: it was never acknowledged as durable, and nothing reads it"
+                } else {
+                    "it is not a file of the journal, and nothing reads it"
+                };
+                g.draft(FindingKind::Remains, at, what.to_owned(), [], None);
+                if let Some(d) = g.drafts.last_mut() {
+                    d.finding.state = orlop_model::FindingState::Harmless;
+                    d.finding.remedy = Some("remove it when you have looked at it".to_owned());
+                }
+                continue;
+            };
+            // Files made after the view are somebody else's present.
+            if live.is_some_and(|(newest, _, _)| first > newest) {
+                continue;
+            }
+            let end = live.filter(|(newest, _, _)| *newest == first).map(|(_, end, _)| end);
+            let bytes = match self.disk.open(&path).and_then(|f| read_whole(&*f, end)) {
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => {
+                    g.damaged(FindingKind::Journal, at, format!("it cannot be read: {e}"));
+                    continue;
+                }
+            };
+            g.report.host_files += 1;
+            g.report.bytes += bytes.len() as u64;
+            let volume = *self.volume.as_bytes();
+            let (last, wrong) = blocking(move || inspect(&bytes, volume, first)).await;
+            let lost = live.filter(|(newest, _, seq)| *newest == first && last.is_none_or(|l| l < *seq));
+            match (wrong, lost) {
+                (Some(why), _) => {
+                    let d = g.damaged(FindingKind::Journal, at, why);
+                    // What is open has all of it in memory, and a fold makes the file superfluous.
+                    d.repaired = false;
+                }
+                (None, Some((_, _, seq))) => {
+                    g.damaged(FindingKind::Journal, at, format!("it ends before record {seq}"));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The heads of staged files; their blocks are read through the rows that name them.
+    async fn staged(&self, g: &mut Gathered) {
+        let dir = self.state_dir.join("staged");
+        let names = match self.disk.list(&dir) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => {
+                g.draft(FindingKind::Staged, dir.display().to_string(), format!("it cannot be read: {e}"), [], None);
+                return;
+            }
+        };
+        for name in names {
+            let path = dir.join(&name);
+            let at = path.display().to_string();
+            let Some((number, id)) = parse_name(&name) else {
+                g.draft(FindingKind::Remains, at, "it is not a staged file, and nothing reads it".to_owned(), [], None);
+                if let Some(d) = g.drafts.last_mut() {
+                    d.finding.state = orlop_model::FindingState::Harmless;
+                }
+                continue;
+            };
+            let mut head = vec![0; BLOCK as usize];
+            let got = match self.disk.open(&path).and_then(|f| f.read_at(&mut head, 0)) {
+                Ok(got) => got,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => {
+                    g.damaged(FindingKind::Staged, at, format!("it cannot be read: {e}"));
+                    continue;
+                }
+            };
+            g.report.host_files += 1;
+            if let Some(why) = inspect_header(&head[..got], *self.volume.as_bytes(), number, id) {
+                g.damaged(FindingKind::Staged, at, why);
+            }
+        }
+    }
+}
+
+fn read_whole(file: &dyn crate::host::HostFile, end: Option<u64>) -> io::Result<Vec<u8>> {
+    let size = end.map_or_else(|| file.size(), Ok)?;
+    let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+    let got = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(got);
+    Ok(bytes)
+}
+
+fn wrong(what: impl Into<String>) -> object_store::Error {
+    object_store::Error::Generic { store: "orlop", source: what.into().into() }
+}
+
+/// What an error says, without the words that every one of them begins with.
+fn words(e: &object_store::Error) -> String {
+    match e {
+        object_store::Error::Generic { source, .. } => source.to_string(),
+        e => e.to_string(),
+    }
+}

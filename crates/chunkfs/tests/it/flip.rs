@@ -1,0 +1,236 @@
+//! Every flipped byte, one at a time, of everything that a small volume is made of: either the volume is refused and the
+//! damaged thing is named, or whatever can be read is right, the rest is an error, and the check names the thing.
+//!
+//! `ORLOP_FLIP=all` flips every byte; without it a stride of prime length is taken over what is long.
+
+use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, XattrMode, examine_closed, format_volume};
+use orlop_model::{CheckReport, ErrorKind, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+/// Files up to this length are flipped at every byte.
+const SHORT: usize = 300;
+const STRIDE: usize = 977;
+
+/// What the volume holds: contents, attributes, targets, by path.
+type Expected = BTreeMap<String, Vec<u8>>;
+
+struct Volume {
+    id: VolumeId,
+    dir: PathBuf,
+}
+
+impl Volume {
+    fn config(&self) -> OpenConfig {
+        let url = format!("file://{}", self.dir.join("store").display());
+        let store = orlop_store::open(&url).expect("a local store");
+        OpenConfig::new(self.id, store, format!("volumes/{}", self.id), self.dir.join("state"))
+    }
+}
+
+fn bytes(n: usize, salt: u8) -> Vec<u8> {
+    (0..n).map(|i| (i / 3) as u8 ^ salt).collect()
+}
+
+/// Two lives: one that ended well and is folded, one that was killed after a sync and is in the journal.
+async fn make(v: &Volume) -> Expected {
+    let config = v.config();
+    format_volume(&config.store, &config.prefix, v.id).await.expect("formatted");
+    let mut expected = Expected::new();
+    let fs = FileSystem::open(config).await.expect("opened");
+    for (name, data) in [("small", bytes(10, 1)), ("whole", bytes(8192, 2)), ("large", bytes(40_000, 3)), ("empty", Vec::new())] {
+        let f = fs.mknod(&CX, ROOT_INO, name.as_bytes(), FileKind::File, 0o640, 0).await.expect("made");
+        fs.write(&CX, f.ino, 0, &data).await.expect("written");
+        expected.insert(name.to_owned(), data);
+    }
+    let f = fs.lookup(ROOT_INO, b"small").await.expect("there");
+    fs.setxattr(&CX, f.ino, b"user.colour", b"a quiet blue", XattrMode::Any).await.expect("set");
+    expected.insert("small user.colour".to_owned(), b"a quiet blue".to_vec());
+    let dir = fs.mkdir(&CX, ROOT_INO, b"dir", 0o755).await.expect("made");
+    fs.symlink(&CX, dir.ino, b"link", b"../small").await.expect("made");
+    expected.insert("dir/link".to_owned(), b"../small".to_vec());
+    fs.close().await.expect("closed");
+
+    let fs = FileSystem::open(v.config()).await.expect("opened");
+    let f = fs.mknod(&CX, ROOT_INO, b"late", FileKind::File, 0o600, 0).await.expect("made");
+    fs.write(&CX, f.ino, 0, &bytes(5000, 4)).await.expect("written");
+    fs.write(&CX, f.ino, 700, b"in the journal").await.expect("written");
+    let mut late = bytes(5000, 4);
+    late[700..714].copy_from_slice(b"in the journal");
+    expected.insert("late".to_owned(), late);
+    let f = fs.lookup(ROOT_INO, b"whole").await.expect("there");
+    fs.write(&CX, f.ino, 100, b"changed").await.expect("written");
+    expected.get_mut("whole").expect("there")[100..107].copy_from_slice(b"changed");
+    fs.sync_all().await.expect("synced");
+    fs.abandon().await;
+    expected
+}
+
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { todo.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in tree(from) {
+        let target = to.join(file.strip_prefix(from).expect("below"));
+        std::fs::create_dir_all(target.parent().expect("a parent")).expect("folders");
+        std::fs::copy(&file, target).expect("copied");
+    }
+}
+
+/// Anything but bytes that differ: an error is as good as the truth.
+fn right<T: PartialEq + std::fmt::Debug>(what: &str, got: Result<T, FsError>, want: &T) -> Result<bool, String> {
+    match got {
+        Ok(got) if got == *want => Ok(true),
+        Ok(_) => Err(format!("{what} reads wrong and nobody says so")),
+        Err(FsError::NotFound | FsError::NoData | FsError::NotDirectory | FsError::Invalid) => Err(format!("{what} is denied to exist")),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Reads everything. Tells whether all of it could be read.
+async fn read_all(fs: &FileSystem, expected: &Expected) -> Result<bool, String> {
+    let mut whole = true;
+    for (path, want) in expected {
+        let (path_only, xattr) = path.split_once(' ').map_or((path.as_str(), None), |(p, x)| (p, Some(x)));
+        let mut ino = Ok(ROOT_INO);
+        let mut kind = FileKind::Directory;
+        for name in path_only.split('/') {
+            ino = match ino {
+                Ok(parent) => fs.lookup(parent, name.as_bytes()).await.map(|a| {
+                    kind = a.kind;
+                    a.ino
+                }),
+                e => e,
+            };
+        }
+        whole &= match (ino, xattr, kind) {
+            (Err(e), _, _) => right(path, Err::<Vec<u8>, _>(e), want)?,
+            (Ok(ino), Some(name), _) => right(path, fs.getxattr(ino, name.as_bytes()).await.map(|b| b.to_vec()), want)?,
+            (Ok(ino), None, FileKind::Symlink) => right(path, fs.readlink(ino).await.map(|b| b.to_vec()), want)?,
+            (Ok(ino), None, _) => right(path, fs.read(ino, 0, 1 << 20).await.map(|b| b.to_vec()), want)?,
+        };
+    }
+    let mut names = BTreeSet::new();
+    match fs.readdir(ROOT_INO, 0, 100).await {
+        Ok(entries) => names.extend(entries.into_iter().map(|e| String::from_utf8_lossy(&e.name).into_owned())),
+        Err(_) => return Ok(false),
+    }
+    let want: BTreeSet<String> = expected.keys().filter(|k| !k.contains(['/', ' '])).cloned().chain(["dir".to_owned()]).collect();
+    if names != want {
+        return Err(format!("the folder reads as {names:?}"));
+    }
+    Ok(whole)
+}
+
+fn names(report: &CheckReport, file: &Path) -> bool {
+    let name = file.file_name().expect("a name").to_string_lossy();
+    report.findings.iter().any(|f| f.at.contains(&*name))
+}
+
+/// One flip: what is wrong with how it was met, if anything.
+async fn one(image: &Path, id: VolumeId, file: &Path, at: usize, expected: &Expected) -> Result<(), String> {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    copy(image, scratch.path());
+    let v = Volume { id, dir: scratch.path().to_owned() };
+    let target = scratch.path().join(file);
+    let mut content = std::fs::read(&target).expect("read");
+    content[at] ^= 0x20;
+    std::fs::write(&target, content).expect("written");
+    let config = v.config();
+    let (store, prefix) = (config.store.clone(), config.prefix.clone());
+    match FileSystem::open(config).await {
+        Err(e) => {
+            if !matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Unsupported) {
+                return Err(format!("the opening fails with {:?}: {e}", e.kind));
+            }
+            let report = examine_closed(&store, &prefix, id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
+            if names(&report, file) { Ok(()) } else { Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings)) }
+        }
+        Ok(fs) => {
+            let read = read_all(&fs, expected).await;
+            let report = fs.examine(false).await;
+            fs.abandon().await;
+            read?;
+            let report = report.map_err(|e| format!("the check fails: {e}"))?;
+            if names(&report, file) { Ok(()) } else { Err(format!("the check does not name it: {:?}", report.findings)) }
+        }
+    }
+}
+
+/// Bytes of staged files that nothing refers to have no checksum, and nobody to whom they could be wrong.
+fn is_garbage(file: &Path, at: usize, live: &BTreeSet<(PathBuf, usize)>) -> bool {
+    file.extension().is_some_and(|e| e == "segment") && at >= 4096 && !live.contains(&(file.to_owned(), at / 4096))
+}
+
+/// Which blocks of staged files are referred to: those whose damage is found by a whole check, block by block.
+async fn live_blocks(image: &Path, id: VolumeId) -> BTreeSet<(PathBuf, usize)> {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    copy(image, scratch.path());
+    let v = Volume { id, dir: scratch.path().to_owned() };
+    let fs = FileSystem::open(v.config()).await.expect("opens");
+    let mut live = BTreeSet::new();
+    for file in tree(scratch.path()).into_iter().filter(|f| f.extension().is_some_and(|e| e == "segment")) {
+        let content = std::fs::read(&file).expect("read");
+        for block in 1..content.len().div_ceil(4096) {
+            let mut damaged = content.clone();
+            damaged[block * 4096] ^= 1;
+            std::fs::write(&file, &damaged).expect("written");
+            if names(&fs.examine(false).await.expect("checked"), &file) {
+                live.insert((file.strip_prefix(scratch.path()).expect("below").to_owned(), block));
+            }
+        }
+        std::fs::write(&file, &content).expect("written");
+    }
+    fs.abandon().await;
+    live
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_flipped_byte_is_found_and_none_is_read() {
+    let all = std::env::var("ORLOP_FLIP").is_ok_and(|v| v == "all");
+    let image = tempfile::tempdir().expect("a temporary folder");
+    let v = Volume { id: VolumeId::random(), dir: image.path().to_owned() };
+    let expected = make(&v).await;
+    let live = live_blocks(image.path(), v.id).await;
+    assert!(live.len() >= 14, "14 blocks hold the files: {live:?}");
+    let mut work = Vec::new();
+    for file in tree(image.path()) {
+        let file = file.strip_prefix(image.path()).expect("below").to_owned();
+        let len = std::fs::metadata(image.path().join(&file)).expect("there").len() as usize;
+        let step = if all || len <= SHORT { 1 } else { STRIDE.min(len / 8).max(1) };
+        work.extend((0..len).step_by(step).chain(len.saturating_sub(20)..len).filter(|at| !is_garbage(&file, *at, &live)).map(|at| (file.clone(), at)));
+    }
+    let (total, image, expected) = (work.len(), Arc::new(image), Arc::new(expected));
+    let queue = Arc::new(parking_lot::Mutex::new(work));
+    let failed = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let (queue, failed, image, expected) = (queue.clone(), failed.clone(), image.clone(), expected.clone());
+            tokio::spawn(async move {
+                loop {
+                    let Some((file, at)) = queue.lock().pop() else { return };
+                    if let Err(why) = one(image.path(), v.id, &file, at, &expected).await {
+                        failed.lock().push(format!("{} byte {at}: {why}", file.display()));
+                    }
+                }
+            })
+        })
+        .collect();
+    for t in tasks {
+        t.await.expect("no panic");
+    }
+    let failed = failed.lock();
+    assert!(failed.is_empty(), "{} of {total} flips:\n{}", failed.len(), failed.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));
+}

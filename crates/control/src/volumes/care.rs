@@ -1,0 +1,22 @@
+//! Setting a volume right and collecting what nothing refers to. The volume is mounted: whoever asks holds an attachment.
+//!
+//! The volume's lock is not taken: both may take hours, the worker keeps them apart from what containers do, and a
+//! volume that is held cannot be removed.
+
+use crate::apply::Changed;
+use crate::inner::Inner;
+use orlop_model::{Outcome, Result, VolumeRef};
+
+impl Inner {
+    pub(crate) async fn repair(&self, volume: &VolumeRef) -> Result<Changed> {
+        let id = self.find_active(volume).await?.id;
+        let report = self.config.worker.check(id, true).await?;
+        Ok((Outcome::Checked(Box::new(report)), Some(id)))
+    }
+
+    pub(crate) async fn collect(&self, volume: &VolumeRef) -> Result<Changed> {
+        let id = self.find_active(volume).await?.id;
+        let report = self.config.worker.collect(id, false).await?;
+        Ok((Outcome::Collected(Box::new(report)), Some(id)))
+    }
+}
