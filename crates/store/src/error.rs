@@ -1,5 +1,6 @@
 //! From the object store's errors to Orlop's: the kind by how the caller reacts, the cause by name, and a remedy.
 
+use object_store::client::HttpError;
 use orlop_model::{Error, ErrorKind};
 
 /// What an object store's error means to a caller, saying first `what` was being done.
@@ -12,6 +13,12 @@ pub fn error(what: impl std::fmt::Display, source: &object_store::Error) -> Erro
     }
     if let Some(refusal) = crate::s3::Refusal::find(source) {
         return Error::new(refusal.kind, format!("{what}: {refusal}")).with_remedy(refusal.remedy);
+    }
+    if let Some(known) = orlop_cause(source) {
+        return known.clone().during(what);
+    }
+    if chain(source).any(|e| e.is::<HttpError>()) {
+        return unreachable(what, source);
     }
     let kind = match source {
         Os::NotFound { .. } => ErrorKind::NotFound,
@@ -29,13 +36,57 @@ pub fn error(what: impl std::fmt::Display, source: &object_store::Error) -> Erro
             None => ErrorKind::Unavailable,
         },
     };
-    let e = Error::new(kind, format!("{what}: {source}"));
+    let text = without_queries(&source.to_string());
+    let e = Error::new(kind, format!("{what}: {text}"));
     match kind {
         ErrorKind::NoSpace => e.with_remedy("free space on the file system that holds the store, or move the store to a larger one"),
+        ErrorKind::Denied if text.contains("RequestTimeTooSkewed") => e.with_remedy("set this host's clock right"),
+        ErrorKind::Denied if text.contains("SignatureDoesNotMatch") => {
+            e.with_remedy("the secret key is not the one of this key id: correct what the credentials reference names, and the region")
+        }
+        ErrorKind::Denied if text.contains("InvalidAccessKeyId") => {
+            e.with_remedy("the store does not know this key id: correct what the credentials reference names")
+        }
+        ErrorKind::Denied if text.contains("AccessDenied") => {
+            e.with_remedy("give the store credentials that may read, write, list and delete in its bucket")
+        }
         ErrorKind::Denied => e.with_remedy("check the owner and mode of the store's folder, or the credentials of the store"),
         ErrorKind::Unavailable => e.with_remedy("check that the store is reachable, then try again"),
         _ => e,
     }
+}
+
+/// A server that was not reached, or that broke off: the client names its last cause nowhere but at the end of the chain.
+fn unreachable(what: impl std::fmt::Display, source: &object_store::Error) -> Error {
+    let mut text = without_queries(&source.to_string());
+    if let Some(last) = chain(source).last().map(ToString::to_string).filter(|last| !text.contains(last.as_str())) {
+        text = format!("{text}: {last}");
+    }
+    let remedy = if text.contains("certificate") {
+        "check that the endpoint is the right server; for a private authority set ca_file to its certificate"
+    } else {
+        "check that the store is reachable, then try again"
+    };
+    Error::unavailable(format!("{what}: {text}")).with_remedy(remedy)
+}
+
+/// Without what stands after `?` in addresses: it is long, says little, and signed addresses carry their signature there.
+fn without_queries(text: &str) -> String {
+    let cut = |word: &str| match word.find("://").and_then(|at| word[at..].find('?').map(|q| at + q)) {
+        Some(end) => word[..end].to_owned(),
+        None => word.to_owned(),
+    };
+    text.split(' ').map(cut).collect::<Vec<_>>().join(" ")
+}
+
+/// The error and its causes.
+fn chain<'a>(source: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(source), |e| e.source())
+}
+
+/// One of Orlop's own errors that travelled through the client, such as credentials that cannot be read.
+fn orlop_cause(source: &object_store::Error) -> Option<&Error> {
+    chain(source).find_map(|e| e.downcast_ref::<Error>())
 }
 
 /// The operating system's error at the bottom of it, if there is one.
@@ -56,6 +107,12 @@ mod tests {
 
     fn generic(code: i32) -> object_store::Error {
         object_store::Error::Generic { store: "test", source: Box::new(std::io::Error::from_raw_os_error(code)) }
+    }
+
+    #[test]
+    fn queries_are_not_repeated() {
+        let text = "Error performing GET http://h/b?list-type=2&X-Amz-Signature=planted in 3ms - what? no";
+        assert_eq!(without_queries(text), "Error performing GET http://h/b in 3ms - what? no");
     }
 
     #[test]

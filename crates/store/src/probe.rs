@@ -25,8 +25,12 @@ async fn examine(store: &dyn ObjectStore, root: &Path) -> Result<Capabilities> {
     let body = b"0123456789abcdef".as_slice();
 
     let a = root.clone().join("a");
+    let before = now_ms();
     store.put(&a, body.into()).await.map_err(|e| basic("put", &a, e))?;
-    let read = async { store.get(&a).await?.bytes().await }.await.map_err(|e| basic("get", &a, e))?;
+    let after = now_ms();
+    let got = store.get(&a).await.map_err(|e| basic("get", &a, e))?;
+    c.clock_skew_ms = Some(skew(before, after, got.meta.last_modified.timestamp_millis()));
+    let read = got.bytes().await.map_err(|e| basic("get", &a, e))?;
     if read.as_ref() != body {
         return Err(orlop_model::Error::new(
             orlop_model::ErrorKind::Corrupt,
@@ -47,6 +51,7 @@ async fn examine(store: &dyn ObjectStore, root: &Path) -> Result<Capabilities> {
         && holds(store, &b, b"first").await;
 
     c.conditional_replace = replaces(store, root).await;
+    c.atomic_conditions = c.conditional_create && c.conditional_replace && decides_races(store, root).await;
     c.multipart = uploads(store, root).await;
 
     let copy = root.clone().join("copy");
@@ -79,6 +84,46 @@ async fn replaces(store: &dyn ObjectStore, root: &Path) -> bool {
     // The same condition again names an object that is no more.
     let stale = store.put_opts(&at, "stale".into(), PutMode::Update(old).into()).await;
     matches!(stale, Err(Error::Precondition { .. })) && holds(store, &at, b"new").await
+}
+
+/// Two that create, and two that replace, the same object at the same moment, several times over.
+async fn decides_races(store: &dyn ObjectStore, root: &Path) -> bool {
+    // Bytes that take a while to arrive: a store that looks first and writes later is caught in between.
+    let bodies = [vec![1u8; 64 << 10], vec![2u8; 64 << 10]];
+    for round in 0..4 {
+        let at = root.clone().join(format!("race-{round}"));
+        let mut mode = PutMode::Create;
+        for _ in 0..2 {
+            let [one, two] = bodies.each_ref().map(|b| store.put_opts(&at, b.clone().into(), mode.clone().into()));
+            let (body, version) = match futures::future::join(one, two).await {
+                (Ok(won), Err(Error::AlreadyExists { .. } | Error::Precondition { .. })) => (&bodies[0], won),
+                (Err(Error::AlreadyExists { .. } | Error::Precondition { .. }), Ok(won)) => (&bodies[1], won),
+                _ => return false,
+            };
+            if !holds(store, &at, body).await {
+                return false;
+            }
+            mode = PutMode::Update(UpdateVersion { e_tag: version.e_tag, version: version.version });
+        }
+    }
+    true
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |t| i64::try_from(t.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// How far the store's clock is ahead, from the time it gave an object that was put between `before` and `after`. S3
+/// cuts the second's fraction off, and what lies within that is no skew that anybody could know of.
+fn skew(before: i64, after: i64, stamped: i64) -> i64 {
+    if stamped > after {
+        stamped - after
+    } else if stamped + 1000 < before {
+        stamped + 1000 - before
+    } else {
+        0
+    }
 }
 
 async fn uploads(store: &dyn ObjectStore, root: &Path) -> bool {
@@ -123,18 +168,27 @@ mod tests {
             let all = Capabilities {
                 conditional_create: true,
                 conditional_replace: true,
+                atomic_conditions: true,
                 ranged_get: true,
                 multipart: true,
                 copy: true,
                 strong_list: true,
                 list_by_folder: true,
                 idempotent_delete: true,
-                clock_skew_ms: None,
+                clock_skew_ms: Some(0),
             };
             assert_eq!(c, all, "{url}");
             let left: Vec<_> = store.list(None).try_collect().await.expect("lists");
             assert!(left.is_empty(), "{url}: {left:?}");
         }
+    }
+
+    #[test]
+    fn a_clock_is_wrong_only_beyond_what_a_cut_second_explains() {
+        assert_eq!(skew(10_500, 10_600, 10_000), 0);
+        assert_eq!(skew(10_500, 10_600, 10_550), 0);
+        assert_eq!(skew(10_500, 10_600, 15_600), 5_000);
+        assert_eq!(skew(10_500, 10_600, 4_500), -5_000);
     }
 
     #[tokio::test]

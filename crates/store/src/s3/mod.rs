@@ -8,6 +8,8 @@ mod credentials;
 mod http;
 mod keys;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use http::Refusal;
 
@@ -132,7 +134,11 @@ impl ObjectStore for S3Store {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        let asked = options.clone();
+        let got = self.inner.get_opts(location, options).await?;
+        // Some servers keep conditions on writes and answer conditional reads as if nothing had been asked.
+        asked.check_preconditions(&got.meta)?;
+        Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

@@ -57,6 +57,8 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Counts the changes of the faults; none means that the handle is gone.
     generation: watch::Sender<Option<u64>>,
+    /// Held by the one conditional write that may pass.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -106,8 +108,13 @@ impl FaultProxy {
     /// # Panics
     /// If this host has no free loopback port or no threads left.
     pub fn start(upstream: SocketAddr) -> FaultProxy {
-        let shared =
-            Arc::new(Shared { upstream, judge: Mutex::default(), seen: Mutex::default(), generation: watch::Sender::new(Some(0)) });
+        let shared = Arc::new(Shared {
+            upstream,
+            judge: Mutex::default(),
+            seen: Mutex::default(),
+            generation: watch::Sender::new(Some(0)),
+            turn: tokio::sync::Mutex::default(),
+        });
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let addr = listener.local_addr().expect("a bound listener has an address");

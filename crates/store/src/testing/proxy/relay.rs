@@ -105,6 +105,8 @@ async fn exchange(shared: &Shared, client: &mut Wire, upstream: &mut Option<Wire
         strip(&mut head);
     }
 
+    let conditional = method != "GET" && method != "HEAD" && (head.get("if-match").is_some() || head.get("if-none-match").is_some());
+    let _turn = if conditional && suffers.has(Fault::OneAtATime) { Some(shared.turn.lock().await) } else { None };
     let (mut server, answer) = ask(shared, upstream.take(), &head, framing, &body).await?;
     let end = answer_back(shared, client, &mut server, answer, &method, &suffers).await?;
     if end == End::Open {

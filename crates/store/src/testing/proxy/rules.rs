@@ -23,6 +23,8 @@ pub enum Fault {
     Flip,
     /// The server does not see `If-Match` and `If-None-Match`: it behaves as one that ignores them.
     StripConditions,
+    /// Writes with a condition reach the server one at a time: one that looks first and writes later decides races then.
+    OneAtATime,
 }
 
 /// A fault, and the requests that suffer it.
