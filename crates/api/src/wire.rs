@@ -23,6 +23,22 @@ pub struct CreateVolume {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Asks for a store to be added.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddStore {
+    /// Its name: a letter or digit, then letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// Its URL, without credentials: `s3://bucket/prefix`, `file:///folder`, or `dir:///folder` for plain volumes.
+    pub url: String,
+    /// Settings by name, such as `endpoint` or `region`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// Where its credentials are found: `env:PREFIX`, `file:/path` or `command:/program`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
+}
+
 /// Sets or clears the protection from removal.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -41,6 +41,22 @@ impl Inner {
                 .await;
             return Err(denied);
         }
+        // Before anything is written: the specification would be in the record.
+        if let Intent::AddStore { spec, .. } = &intent
+            && let Err(bad) = spec.check()
+        {
+            self.audit
+                .end(Draft {
+                    change: None,
+                    phase: AuditPhase::Failed,
+                    actor: actor.clone(),
+                    verb: verb.to_owned(),
+                    target,
+                    detail: failure(&bad),
+                })
+                .await;
+            return Err(bad);
+        }
         let unrecorded = match &intent {
             Intent::Detach { .. } => Unrecorded::GoesOn,
             Intent::RemoveVolume { .. } | Intent::PurgeVolume { .. } => Unrecorded::RefusedWithReserve,
@@ -102,6 +118,9 @@ impl Inner {
             Intent::Detach { volume, attachment } => self.detach(actor, &volume, &attachment).await,
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,
             Intent::RotateKeys { volume } => self.rotate_keys(volume).await,
+            Intent::AddStore { name, spec } => self.add_store(name, spec).await,
+            Intent::TestStore { name } => self.test_store(&name).await,
+            Intent::RemoveStore { name } => self.remove_store(&name).await,
         }
     }
 
@@ -141,6 +160,8 @@ impl Inner {
 fn success(outcome: &Outcome, volume: Option<VolumeId>) -> Value {
     let mut about = match outcome {
         Outcome::Volume(_) | Outcome::Done => json!({}),
+        Outcome::Store(s) => json!({ "refusal": s.refusal, "capabilities": s.capabilities }),
+        Outcome::Tested(t) => json!({ "refusal": t.store.refusal, "capabilities": t.store.capabilities }),
         Outcome::Attached { attachment, mountpoint } => json!({ "attachment": attachment, "mountpoint": mountpoint }),
     };
     if let (Some(map), Some(id)) = (about.as_object_mut(), volume) {

@@ -1,27 +1,19 @@
-//! What a control is made of: its root folder, the stores it knows, the ports, and the times it keeps.
+//! What a control is made of: its root folder, its default store, the ports, and the times it keeps.
 
 use crate::faults::Faults;
 use crate::ports::{Clock, Mounter, SystemClock, VolumeWorker};
-use orlop_model::StoreName;
-use std::collections::BTreeMap;
+use orlop_model::StoreSpec;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A store that volumes can be created in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// Its URL, without credentials.
-    pub url: String,
-}
 
 /// Settings and components of a [`Control`](crate::Control).
 #[derive(Clone)]
 pub struct ControlConfig {
     /// The root folder; must exist. Its owner may do everything, as uid 0 may.
     pub root: PathBuf,
-    /// The stores by name. `default` must be among them.
-    pub stores: BTreeMap<StoreName, StoreConfig>,
+    /// The store named `default`, which is always there; the others are in the registry.
+    pub default_store: StoreSpec,
     /// Who mounts.
     pub mounter: Arc<dyn Mounter>,
     /// Who works on a volume's bytes.
@@ -44,15 +36,14 @@ pub struct ControlConfig {
 }
 
 impl ControlConfig {
-    /// The usual settings on a root folder, with one store: `default`, in `<root>/stores/default`.
+    /// The usual settings on a root folder, with the default store in `<root>/stores/default`.
     pub fn new(root: impl Into<PathBuf>, mounter: Arc<dyn Mounter>, worker: Arc<dyn VolumeWorker>) -> Self {
         let root = root.into();
         let root = std::path::absolute(&root).unwrap_or(root);
         let folder = root.join("stores/default");
         let url = url::Url::from_file_path(&folder).map_or_else(|()| format!("file://{}", folder.display()), String::from);
-        let default = StoreConfig { url };
         ControlConfig {
-            stores: BTreeMap::from([(StoreName::default_store(), default)]),
+            default_store: StoreSpec::new(url),
             root,
             mounter,
             worker,

@@ -3,10 +3,10 @@
 use crate::audit::{AuditJournal, has_records};
 use crate::config::ControlConfig;
 use crate::inner::Inner;
-use crate::registry::Registry;
+use crate::registry::{Registry, StoreRow};
 use crate::status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus};
 use crate::volumes::read;
-use orlop_model::{Actor, Error, ErrorKind, Intent, MountPlan, Outcome, Result, StoreName, Volume, VolumeId, VolumeRef};
+use orlop_model::{Actor, Error, ErrorKind, Intent, MountPlan, Outcome, Result, Store, StoreName, Volume, VolumeRef};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +31,6 @@ impl Control {
     pub async fn open(config: ControlConfig) -> Result<Arc<Control>> {
         let owner =
             std::fs::metadata(&config.root).map_err(|e| Error::io(format_args!("opening the root {}", config.root.display()), &e))?.uid();
-        if !config.stores.contains_key(&StoreName::default_store()) {
-            return Err(Error::invalid("no store is named default").with_remedy("configure a store of that name"));
-        }
         let (db, audit_dir) = (config.root.join("orlop.db"), config.root.join("audit"));
         // A new registry would show no volumes where there are some, and give their names away.
         if std::fs::metadata(&db).map_or(0, |m| m.len()) == 0 && has_records(&audit_dir)? {
@@ -51,6 +48,15 @@ impl Control {
             AuditJournal::open(&audit_dir, config.audit_segment_bytes, registry.clone(), config.clock.clone(), config.faults.clone())
                 .await?;
         let started = crate::now(&*config.clock);
+        registry
+            .seed_store(&StoreRow {
+                name: StoreName::default_store(),
+                spec: config.default_store.clone(),
+                capabilities: None,
+                created_at: started,
+                examined_at: None,
+            })
+            .await?;
         // While nobody listened, Unmounts may have been lost.
         registry.suspect_docker(started).await?;
         let inner = Inner {
@@ -95,12 +101,22 @@ impl Control {
     /// The plan by which an active volume is, or would be, mounted.
     pub async fn mount_plan(&self, volume: &VolumeRef) -> Result<MountPlan> {
         let v = self.inner.find_active(volume).await?;
-        self.inner.plan(&v)
+        self.inner.plan(&v).await
+    }
+
+    /// The stores, by name.
+    pub async fn stores(&self) -> Result<Vec<Store>> {
+        self.inner.list_stores().await
+    }
+
+    /// One store. The default one is examined the first time that somebody looks.
+    pub async fn store(&self, name: &StoreName) -> Result<Store> {
+        self.inner.one_store(name).await
     }
 
     /// The folder where a volume is, or would be, mounted.
-    pub fn mountpoint_of(&self, volume: VolumeId) -> String {
-        self.inner.mountpoint(volume)
+    pub fn mountpoint_of(&self, volume: &Volume) -> String {
+        self.inner.mountpoint(volume.id, volume.folder.as_deref())
     }
 
     /// The keys of sealed volumes, by their names.
@@ -168,8 +184,11 @@ impl Control {
     /// Counts and states.
     pub async fn status(&self) -> Result<ControlStatus> {
         let (volumes, attachments) = read::counts(&self.inner).await?;
-        let stores =
-            self.inner.config.stores.iter().map(|(name, store)| StoreStatus { name: name.to_string(), url: store.url.clone() }).collect();
+        let stores = self.inner.list_stores().await?;
+        let stores = stores
+            .into_iter()
+            .map(|s| StoreStatus { name: s.name.to_string(), url: s.spec.url, volumes: s.volumes, refusal: s.refusal })
+            .collect();
         let audit: AuditStatus = self.inner.audit.status();
         Ok(ControlStatus { volumes, attachments, stores, audit, last_reconcile: self.inner.last_reconcile.lock().clone() })
     }

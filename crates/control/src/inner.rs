@@ -3,10 +3,10 @@
 use crate::audit::AuditJournal;
 use crate::config::ControlConfig;
 use crate::locks::Locks;
-use crate::ports::{AttachedVolume, Mounted};
+use crate::ports::{AttachedVolume, Formatted, Mounted};
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
-use orlop_model::{Error, MountPlan, Result, StoreSpec, VolumeId, VolumeRef};
+use orlop_model::{Durability, Error, Examination, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,6 +18,13 @@ const FORMAT_DEADLINE: Duration = Duration::from_secs(60);
 /// Unmounting makes accepted writes durable first, which takes what it takes.
 const DETACH_DEADLINE: Duration = Duration::from_secs(600);
 const QUICK_DEADLINE: Duration = Duration::from_secs(30);
+/// A slow store sends a few megabytes for it.
+const EXAMINE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What fsync promises unless the volume says otherwise: that the place where its bytes live has them.
+pub(crate) fn default_durability(store: &StoreSpec) -> Durability {
+    if store.is_local() { Durability::Local } else { Durability::Remote }
+}
 
 pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
@@ -39,25 +46,30 @@ impl Inner {
         crate::now(&*self.config.clock)
     }
 
-    /// The plan by which a volume is mounted.
-    pub(crate) fn plan(&self, v: &VolumeRow) -> Result<MountPlan> {
-        let store = self.config.stores.get(&v.store).ok_or_else(|| {
-            Error::not_found(format!("volume {} lives in store {}, which is not configured", v.name, v.store))
-                .with_remedy(format!("configure store {} again", v.store))
+    /// The plan by which a volume is mounted. What fsync promises is written out, since the default is the store's.
+    pub(crate) async fn plan(&self, v: &VolumeRow) -> Result<MountPlan> {
+        let store = self.registry.store(&v.store).await?.ok_or_else(|| {
+            Error::not_found(format!("volume {} lives in store {}, which is not in the registry", v.name, v.store))
+                .with_remedy(format!("add it again as it was: orlop store add {} URL", v.store))
         })?;
+        let mut options = v.options.clone();
+        if v.kind == VolumeKind::Chunked {
+            options.durability.get_or_insert(default_durability(&store.spec));
+        }
         Ok(MountPlan {
             volume: v.id,
             name: v.name.clone(),
-            store: StoreSpec::new(store.url.clone()),
+            store: store.spec,
             prefix: format!("volumes/{}", v.id),
             state_dir: self.config.root.join("state").join(v.id.to_string()).display().to_string(),
-            mountpoint: self.mountpoint(v.id),
-            options: v.options.clone(),
+            mountpoint: self.mountpoint(v.id, v.folder.as_deref()),
+            options,
         })
     }
 
-    pub(crate) fn mountpoint(&self, id: VolumeId) -> String {
-        self.config.root.join("mnt").join(id.to_string()).display().to_string()
+    /// Where a volume is, or would be, found: a plain one is its folder.
+    pub(crate) fn mountpoint(&self, id: VolumeId, folder: Option<&str>) -> String {
+        folder.map_or_else(|| self.config.root.join("mnt").join(id.to_string()).display().to_string(), str::to_owned)
     }
 
     /// An active volume; for one that is not there the error tells whether it can be had back.
@@ -120,7 +132,7 @@ impl Inner {
         self.port("mounter.attached", QUICK_DEADLINE, self.config.mounter.attached()).await
     }
 
-    pub(crate) async fn port_format(&self, plan: &MountPlan) -> Result<()> {
+    pub(crate) async fn port_format(&self, plan: &MountPlan) -> Result<Formatted> {
         self.port("worker.format", FORMAT_DEADLINE, self.config.worker.format(plan)).await
     }
 
@@ -133,6 +145,18 @@ impl Inner {
 
     pub(crate) async fn port_set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
         self.port("worker.set_quota", QUICK_DEADLINE, self.config.worker.set_quota(volume, bytes)).await
+    }
+
+    pub(crate) async fn port_discard(&self, plan: &MountPlan) -> Result<()> {
+        self.port("worker.discard", QUICK_DEADLINE, self.config.worker.discard(plan)).await
+    }
+
+    pub(crate) async fn port_recover(&self, plan: &MountPlan) -> Result<()> {
+        self.port("worker.recover", QUICK_DEADLINE, self.config.worker.recover(plan)).await
+    }
+
+    pub(crate) async fn port_examine(&self, store: &StoreSpec) -> Result<Examination> {
+        self.port("worker.examine", EXAMINE_DEADLINE, self.config.worker.examine(store)).await
     }
 
     async fn port<T>(&self, name: &str, deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {

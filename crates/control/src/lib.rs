@@ -1,4 +1,4 @@
-//! Desired state: the registry of volumes and attachments, the one audited door through which everything changes,
+//! Desired state: the registry of stores, volumes and attachments, the one audited door through which everything changes,
 //! the reconcilers that finish what a crash left, and the audit journal.
 //!
 //! [`Control::apply`] is the only way to change anything: it authorises, writes the audit record (and refuses if it
@@ -19,13 +19,15 @@ mod ports;
 mod reconcile;
 mod registry;
 mod status;
+mod stores;
 mod volumes;
 
 pub use audit::{AuditBreak, AuditExport, AuditFilter, AuditJournal, VerifyReport, verify_file};
-pub use config::{ControlConfig, StoreConfig};
+pub use config::ControlConfig;
 pub use control::{Control, VolumeFilter};
-pub use ports::{AttachedVolume, BoundDirectory, Clock, Mounted, Mounter, SystemClock, VolumeWorker};
+pub use ports::{AttachedVolume, BoundDirectory, Clock, Formatted, Mounted, Mounter, SystemClock, VolumeWorker};
 pub use status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus, VolumeCounts};
+pub use stores::folder::folder_of as plain_folder;
 
 /// The time, as exactly as the registry keeps it.
 fn now(clock: &dyn Clock) -> time::OffsetDateTime {

@@ -1,9 +1,9 @@
-//! One lock per volume and one per name being created, so that requests on one volume come one after the other
+//! One lock per volume, one per name being created and one per store being changed, so that requests on one volume come one after the other
 //! and those on different volumes run side by side.
 //!
 //! Order: a name's lock before a volume's; never two volumes, never two names at once.
 
-use orlop_model::{VolumeId, VolumeName};
+use orlop_model::{StoreName, VolumeId, VolumeName};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 enum Key {
     Volume(VolumeId),
     Name(VolumeName),
+    Store(StoreName),
 }
 
 /// Above so many keys the unused ones are dropped at the next request.
@@ -28,6 +29,11 @@ impl Locks {
 
     pub(crate) async fn name(&self, name: &VolumeName) -> OwnedMutexGuard<()> {
         self.take(Key::Name(name.clone())).await
+    }
+
+    /// Held by those who add, examine or remove it; never together with another.
+    pub(crate) async fn store(&self, name: &StoreName) -> OwnedMutexGuard<()> {
+        self.take(Key::Store(name.clone())).await
     }
 
     async fn take(&self, key: Key) -> OwnedMutexGuard<()> {

@@ -4,7 +4,7 @@
 //! numbered because the reconciler relies on each of them.
 
 use async_trait::async_trait;
-use orlop_model::{MountPlan, Result, Usage, VolumeId};
+use orlop_model::{Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use time::OffsetDateTime;
 
 /// What an attach came to.
@@ -62,23 +62,46 @@ pub trait Mounter: Send + Sync {
     async fn attached(&self) -> Result<Vec<AttachedVolume>>;
 }
 
+/// What a format found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formatted {
+    /// Nothing; the volume is new and empty.
+    Fresh,
+    /// Of a plain volume: its folder, which is now the volume and stays as it is.
+    Adopted,
+}
+
 /// Works on a volume's bytes: through its worker while it is mounted, by itself while it is not.
 ///
-/// 1. `format` makes an empty volume and is idempotent on a volume that nobody has written to.
+/// A plain volume is the folder that its plan has as mountpoint. It has a trash place of its own on the same file system.
+///
+/// 1. `format` makes an empty volume and is idempotent on a volume that nobody has written to. The folder of a plain
+///    volume is made, or adopted if it is there.
 /// 2. `destroy` deletes everything below the plan's prefix, its state folder and its mountpoint folder; it is
 ///    idempotent, goes on where an interrupted one stopped, and succeeds when nothing is there.
-///    It is only called for a volume that is not mounted.
+///    It is only called for a volume that is not mounted. Of a plain volume it deletes what is in its trash place, and
+///    its folder only if `format` made it and it is empty.
 /// 3. `usage` and `set_quota` are only called for a mounted volume.
+/// 4. `discard` moves the folder that `format` made for a plain volume to its trash place, `recover` takes it from there to
+///    the plan's folder. Both are idempotent and succeed when there is nothing to move; neither ever touches a folder that
+///    `format` did not make for this volume. `recover` fails with kind AlreadyExists if something is in its way.
+/// 5. `examine` tries out what a store can do and leaves nothing behind. It fails if the store cannot be reached.
 #[async_trait]
 pub trait VolumeWorker: Send + Sync {
     /// Makes an empty volume.
-    async fn format(&self, plan: &MountPlan) -> Result<()>;
+    async fn format(&self, plan: &MountPlan) -> Result<Formatted>;
     /// Deletes a volume's bytes for good.
     async fn destroy(&self, plan: &MountPlan) -> Result<()>;
     /// What a mounted volume takes.
     async fn usage(&self, volume: VolumeId) -> Result<Usage>;
     /// Changes the quota of a mounted volume.
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()>;
+    /// Moves a plain volume's folder to the trash.
+    async fn discard(&self, plan: &MountPlan) -> Result<()>;
+    /// Takes a plain volume's folder back from the trash.
+    async fn recover(&self, plan: &MountPlan) -> Result<()>;
+    /// Finds out what a store can do, and how fast it is.
+    async fn examine(&self, store: &StoreSpec) -> Result<Examination>;
 }
 
 /// The time of day.

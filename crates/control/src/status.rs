@@ -23,6 +23,12 @@ pub struct StoreStatus {
     pub name: String,
     /// Its URL, without credentials.
     pub url: String,
+    /// Volumes that live there, removed ones included.
+    #[serde(default)]
+    pub volumes: u64,
+    /// Why chunked volumes are refused there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
 }
 
 /// The audit journal.

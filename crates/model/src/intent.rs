@@ -1,6 +1,6 @@
 //! Everything that can be asked to change. `control::apply(actor, intent)` is the only way to have it done.
 
-use crate::{AttachmentId, AttachmentKind, Error, Volume, VolumeId, VolumeName, VolumeOptions};
+use crate::{AttachmentId, AttachmentKind, Error, Store, StoreName, StoreSpec, StoreTest, Volume, VolumeId, VolumeName, VolumeOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -122,6 +122,26 @@ pub enum Intent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         volume: Option<VolumeRef>,
     },
+    /// Adds a store, after an examination. Adding it again as it stands changes nothing.
+    #[serde(rename = "store.add")]
+    AddStore {
+        /// Its name.
+        name: StoreName,
+        /// How it is reached.
+        spec: StoreSpec,
+    },
+    /// Examines a store again and keeps what was found.
+    #[serde(rename = "store.test")]
+    TestStore {
+        /// Which.
+        name: StoreName,
+    },
+    /// Forgets a store in which no volume lives. Nothing in it is touched.
+    #[serde(rename = "store.remove")]
+    RemoveStore {
+        /// Which.
+        name: StoreName,
+    },
 }
 
 /// How a holder names its attachment when it lets go.
@@ -149,6 +169,9 @@ impl Intent {
             Intent::Detach { .. } => "volume.detach",
             Intent::PurgeVolume { .. } => "volume.purge",
             Intent::RotateKeys { .. } => "key.rotate",
+            Intent::AddStore { .. } => "store.add",
+            Intent::TestStore { .. } => "store.test",
+            Intent::RemoveStore { .. } => "store.remove",
         }
     }
 
@@ -165,6 +188,7 @@ impl Intent {
             Intent::PurgeVolume { volume } => volume.to_string(),
             Intent::RotateKeys { volume: Some(volume) } => volume.to_string(),
             Intent::RotateKeys { volume: None } => "master-key".to_owned(),
+            Intent::AddStore { name, .. } | Intent::TestStore { name } | Intent::RemoveStore { name } => name.to_string(),
         }
     }
 }
@@ -182,6 +206,10 @@ pub enum Outcome {
         /// The folder.
         mountpoint: String,
     },
+    /// The store as it is now.
+    Store(Box<Store>),
+    /// The store as it was just found.
+    Tested(Box<StoreTest>),
     /// Done, with nothing to show.
     Done,
 }

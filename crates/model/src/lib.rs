@@ -24,5 +24,5 @@ pub use key::{DataKeyInfo, KeyReport, KeyRotation, MasterKeyInfo, VolumeKeys};
 pub use name::{StoreName, VolumeName};
 pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
 pub use size::ByteSize;
-pub use store::{Capabilities, CredentialsRef, Store, StoreSpec};
+pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest};
 pub use volume::{Usage, Volume, VolumeKind, VolumeState};

@@ -94,7 +94,57 @@ impl StoreSpec {
     pub fn is_plain(&self) -> bool {
         self.url.starts_with("dir:")
     }
+
+    /// Refuses a specification that holds a secret where a reference belongs, or text that no line could show.
+    ///
+    /// To be asked before it is written anywhere, the record of the attempt included. What is wrong is not repeated:
+    /// it may be the secret.
+    pub fn check(&self) -> Result<()> {
+        let reference = "credentials are given as a reference: --credentials env:PREFIX, file:/path or command:/program";
+        let bad = |what: &str, remedy: &str| Err(Error::invalid(what.to_owned()).with_remedy(remedy.to_owned()));
+        if self.url.len() > URL_MAX || self.url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return bad("the store's URL is too long, or has spaces or control characters in it", "write a space as %20");
+        }
+        let Some((scheme, rest)) = self.url.split_once("://").filter(|(s, _)| !s.is_empty()) else {
+            return bad("the store's URL has no scheme", "write it as s3://bucket/prefix, file:///folder or dir:///folder");
+        };
+        // A secret key may hold a slash, so the whole of a remote URL is looked at; a local one names a folder.
+        let suspect = if matches!(scheme, "file" | "dir" | "mem") { rest.split('/').next().unwrap_or_default() } else { rest };
+        if suspect.contains('@') {
+            return bad(
+                "the store's URL carries credentials",
+                &format!("take them out of it; {reference}. An @ in a prefix is written %40"),
+            );
+        }
+        if rest.contains(['?', '#']) {
+            return bad(
+                "the store's URL has a query or fragment",
+                "remove everything from ? or # on; settings are given as --set KEY=VALUE, and # in a folder's name is written %23",
+            );
+        }
+        if self.settings.len() > SETTINGS_MAX {
+            return bad("the store has too many settings", "leave out those that are the default");
+        }
+        for (key, value) in &self.settings {
+            if key.is_empty() || key.len() > 64 || !key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+                return bad("a setting's name is made of small letters, digits and underscores", "write --set KEY=VALUE");
+            }
+            if ["secret", "password", "token", "access_key", "credential"].iter().any(|word| key.contains(word)) {
+                return bad(&format!("setting {key} is a secret, or part of one"), reference);
+            }
+            if value.len() > URL_MAX || value.chars().any(char::is_control) {
+                return bad(&format!("the value of setting {key} is too long or has control characters"), "write --set KEY=VALUE");
+            }
+            if value.split_once("://").is_some_and(|(_, rest)| rest.contains(['@', '?'])) {
+                return bad(&format!("the URL of setting {key} carries credentials"), &format!("take them out of it; {reference}"));
+            }
+        }
+        Ok(())
+    }
 }
+
+const URL_MAX: usize = 2048;
+const SETTINGS_MAX: usize = 64;
 
 /// What a store can do beyond put, get, list and delete.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -168,9 +218,64 @@ pub struct Store {
     pub examined_at: Option<OffsetDateTime>,
 }
 
+/// What an examination of a store found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// What it can do; absent for plain folders, which are no object store.
+    pub capabilities: Option<Capabilities>,
+    /// How long a small object takes to be written, in microseconds: the median of a few.
+    pub put_micros: Option<u64>,
+    /// How long it takes to be read.
+    pub get_micros: Option<u64>,
+}
+
+/// A store that was just examined, with the times that were measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StoreTest {
+    /// The store as it is known now.
+    #[serde(flatten)]
+    pub store: Store,
+    /// How long a small object takes to be written, in microseconds: the median of a few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put_micros: Option<u64>,
+    /// How long it takes to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub get_micros: Option<u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_a_specification_is_refused_and_not_repeated() {
+        let with = |key: &str, value: &str| StoreSpec {
+            settings: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+            ..StoreSpec::new("s3://bucket")
+        };
+        for spec in [
+            StoreSpec::new("s3://AKIA:plantedsecret@bucket/x"),
+            StoreSpec::new("s3://AKIA:planted/secret@bucket"),
+            StoreSpec::new("https://host/bucket?sig=plantedsecret"),
+            StoreSpec::new("s3://bucket#plantedsecret"),
+            StoreSpec::new("plantedsecret"),
+            StoreSpec::new("s3://planted secret"),
+            StoreSpec::new("dir://u:plantedsecret@host/x"),
+            with("secret_access_key", "plantedsecret"),
+            with("access_key_id", "plantedsecret"),
+            with("endpoint", "http://u:plantedsecret@127.0.0.1:1"),
+            with("PLANTEDSECRET=x", "y"),
+        ] {
+            let e = spec.check().expect_err(&spec.url);
+            assert!(e.remedy.is_some(), "{e}");
+            let said = format!("{e} {e:?}").to_lowercase();
+            assert!(!said.contains("planted"), "{said}");
+        }
+        for url in ["file:///srv/@home", "dir:///srv/a%20b", "s3://bucket/a/b", "mem://x"] {
+            StoreSpec::new(url).check().expect(url);
+        }
+        with("endpoint", "http://127.0.0.1:9000").check().expect("an endpoint");
+    }
 
     #[test]
     fn references_survive_the_round_trip_and_secrets_are_not_repeated() {

@@ -60,6 +60,12 @@ pub struct Volume {
     pub labels: BTreeMap<String, String>,
     /// Removal is refused while this is set.
     pub protected: bool,
+    /// Of a plain volume: its folder on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// Of a plain volume: its folder was there before, so that removing the volume leaves it as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]

@@ -11,6 +11,7 @@ pub mod keeper;
 mod kernel;
 mod layout;
 mod os;
+pub mod plain;
 mod process;
 mod protocol;
 mod wire;

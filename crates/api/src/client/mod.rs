@@ -6,10 +6,10 @@ mod transport;
 
 pub use transport::{Body, Endpoint, Transport};
 
-use crate::wire::{Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, Shutdown, ShutdownReport, Status};
+use crate::wire::{AddStore, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, Shutdown, ShutdownReport, Status};
 use hyper::Method;
 use orlop_control::{AuditFilter, VerifyReport};
-use orlop_model::{AuditEvent, Error, ErrorKind, Result, Volume, VolumeRef, VolumeUpdate};
+use orlop_model::{AuditEvent, Error, ErrorKind, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,31 @@ impl Client {
     /// A file of a volume, as a stream.
     pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Body> {
         self.stream(&format!("/v1/volumes/{volume}/content?path={}", encode(path))).await
+    }
+
+    /// The stores, by name.
+    pub async fn stores(&self) -> Result<Vec<Store>> {
+        self.get("/v1/stores").await
+    }
+
+    /// One store.
+    pub async fn store(&self, store: &StoreName) -> Result<Store> {
+        self.get(&format!("/v1/stores/{store}")).await
+    }
+
+    /// Adds a store.
+    pub async fn add_store(&self, request: &AddStore) -> Result<Store> {
+        self.send(Method::POST, "/v1/stores", request).await
+    }
+
+    /// Examines a store again.
+    pub async fn test_store(&self, store: &StoreName) -> Result<StoreTest> {
+        self.send(Method::POST, &format!("/v1/stores/{store}/test"), &()).await
+    }
+
+    /// Forgets a store.
+    pub async fn remove_store(&self, store: &StoreName) -> Result<()> {
+        self.send::<_, Option<Store>>(Method::DELETE, &format!("/v1/stores/{store}"), &()).await.map(drop)
     }
 
     /// Records of the audit journal, oldest first.

@@ -58,7 +58,7 @@ pub(crate) async fn remove(State(plugin): State<Plugin>, body: Bytes) -> Answer 
 /// Where a volume is, or would be, mounted.
 pub(crate) async fn path(State(plugin): State<Plugin>, body: Bytes) -> Answer {
     let volume = plugin.control.volume_brief(&named(&body)?).await?;
-    Ok(Reply(json!({ "Mountpoint": plugin.control.mountpoint_of(volume.id), "Err": "" })))
+    Ok(Reply(json!({ "Mountpoint": plugin.control.mountpoint_of(&volume), "Err": "" })))
 }
 
 /// Holds a volume mounted for one id; the same id twice is one attachment.
@@ -68,7 +68,7 @@ pub(crate) async fn mount(State(plugin): State<Plugin>, body: Bytes) -> Answer {
     let attachment = AttachmentKind::Docker { mount_id: mount_id(&request)? };
     match plugin.control.apply(&Actor::Docker, Intent::Attach { volume, attachment }).await? {
         Outcome::Attached { mountpoint, .. } => Ok(Reply(json!({ "Mountpoint": mountpoint, "Err": "" }))),
-        Outcome::Volume(_) | Outcome::Done => Err(Error::internal("the volume was mounted, but nobody said where").into()),
+        _ => Err(Error::internal("the volume was mounted, but nobody said where").into()),
     }
 }
 
@@ -110,15 +110,20 @@ fn shown(control: &Control, volume: Volume) -> Shown {
     status.insert("State".into(), json!(if volume.mountpoint.is_some() { "mounted" } else { "unmounted" }));
     status.insert("Options".into(), json!(volume.options.to_pairs()));
     status.insert("Protected".into(), json!(volume.protected));
+    status.insert("Kind".into(), json!(volume.kind));
+    if let Some(size) = volume.options.size {
+        status.insert("Size".into(), json!(size.0));
+    }
     if !volume.labels.is_empty() {
         status.insert("Labels".into(), json!(volume.labels));
     }
     let holders: Vec<Value> = volume.attachments.iter().map(|a| json!(a)).collect();
     status.insert("Attachments".into(), Value::Array(holders));
     if let Some(usage) = volume.usage {
+        status.insert("Used".into(), json!(usage.used_bytes));
         status.insert("Usage".into(), json!(usage));
     }
-    let mountpoint = volume.mountpoint.unwrap_or_else(|| control.mountpoint_of(volume.id));
+    let mountpoint = volume.mountpoint.clone().unwrap_or_else(|| control.mountpoint_of(&volume));
     let created_at = volume.created_at.format(&Rfc3339).unwrap_or_default();
     Shown { name: volume.name.to_string(), mountpoint, created_at, status }
 }

@@ -24,7 +24,7 @@ pub(crate) async fn attach(State(rest): State<Rest>, Caller(actor): Caller, Name
     let attachment = AttachmentKind::Directory { path: request.directory, read_only: request.read_only };
     match rest.control.apply(&actor, Intent::Attach { volume, attachment }).await? {
         Outcome::Attached { attachment, mountpoint } => Ok(Json(Attached { attachment, mountpoint })),
-        Outcome::Volume(_) | Outcome::Done => Err(Error::internal("the volume was attached, but nobody said where").into()),
+        _ => Err(Error::internal("the volume was attached, but nobody said where").into()),
     }
 }
 

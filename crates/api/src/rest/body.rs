@@ -4,7 +4,7 @@ use super::error::Failure;
 use axum::body::Bytes;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use orlop_model::{Error, VolumeRef};
+use orlop_model::{Error, StoreName, VolumeRef};
 use serde::de::DeserializeOwned;
 
 /// Reads a JSON body; an empty one counts as `{}`. The content type does not matter.
@@ -26,6 +26,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             Error::invalid(format!("the volume in the path cannot be read: {}", e.body_text())).with_remedy("give a volume's name or id")
         })?;
         Ok(Named(text.parse()?))
+    }
+}
+
+/// The store that a path names.
+pub(crate) struct NamedStore(pub(crate) StoreName);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedStore {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|e| {
+            Error::invalid(format!("the store in the path cannot be read: {}", e.body_text())).with_remedy("give a store's name")
+        })?;
+        Ok(NamedStore(text.parse()?))
     }
 }
 

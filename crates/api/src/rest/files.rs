@@ -66,7 +66,7 @@ impl Visit {
             Outcome::Attached { attachment, mountpoint } => {
                 Ok(Visit { control: rest.control.clone(), actor, volume, attachment: Some(attachment), mountpoint })
             }
-            Outcome::Volume(_) | Outcome::Done => Err(Error::internal("the volume was attached, but nobody said where")),
+            _ => Err(Error::internal("the volume was attached, but nobody said where")),
         }
     }
 

@@ -10,6 +10,7 @@ mod daemon;
 mod error;
 mod files;
 mod peer;
+mod stores;
 mod volumes;
 
 pub use peer::Peer;
@@ -45,6 +46,7 @@ pub(crate) struct Rest {
     tags(
         (name = "volumes", description = "Named file trees"),
         (name = "attachments", description = "Why a volume is mounted on this host"),
+        (name = "stores", description = "Named places where the bytes of volumes live"),
         (name = "files", description = "Reading what is in a volume"),
         (name = "audit", description = "The record of every change"),
         (name = "daemon", description = "The daemon itself"),
@@ -62,6 +64,9 @@ fn table() -> OpenApiRouter<Rest> {
         .routes(routes!(attachments::detach))
         .routes(routes!(files::list))
         .routes(routes!(files::content))
+        .routes(routes!(stores::list, stores::add))
+        .routes(routes!(stores::inspect, stores::remove))
+        .routes(routes!(stores::test))
         .routes(routes!(audit::list))
         .routes(routes!(audit::export))
         .routes(routes!(audit::verify))

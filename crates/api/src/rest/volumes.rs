@@ -41,7 +41,7 @@ pub(crate) struct How {
 pub(crate) fn the_volume(outcome: Outcome) -> Answer<Volume> {
     match outcome {
         Outcome::Volume(volume) => Ok(*volume),
-        Outcome::Attached { .. } | Outcome::Done => Err(Error::internal("the change succeeded without saying what it changed").into()),
+        _ => Err(Error::internal("the change succeeded without saying what it changed").into()),
     }
 }
 
@@ -96,7 +96,7 @@ pub(crate) async fn remove(
     let intent = Intent::RemoveVolume { volume, now: how.now };
     Ok(Json(match rest.control.apply(&actor, intent).await? {
         Outcome::Volume(volume) => Some(*volume),
-        Outcome::Attached { .. } | Outcome::Done => None,
+        _ => None,
     }))
 }
 

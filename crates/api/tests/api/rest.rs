@@ -141,3 +141,41 @@ async fn an_export_is_what_verify_takes() {
     let report = orlop_control::verify_file(&file).expect("readable");
     assert!(report.is_intact() && report.events >= 3, "{report:?}");
 }
+
+#[tokio::test]
+async fn a_store_lives_through_all_its_calls() {
+    let world = World::new().await;
+    let body = json!({ "name": "cloud", "url": "s3://bucket/p", "settings": { "region": "x" }, "credentials": "env:AWS_" }).to_string();
+    let (status, made) = world.call(Method::POST, "/v1/stores", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    assert_eq!((&made["credentials"], &made["capabilities"]["conditional_create"]), (&json!("env:AWS_"), &json!(true)));
+    assert_eq!(world.call(Method::POST, "/v1/stores", &body).await, (StatusCode::CREATED, made.clone()), "the same again");
+    let (_, all) = world.call(Method::GET, "/v1/stores", "").await;
+    assert_eq!((&all[0]["name"], &all[1]["name"]), (&json!("cloud"), &json!("default")));
+    assert_eq!(world.call(Method::GET, "/v1/stores/cloud", "").await.1, made);
+    let (_, tested) = world.call(Method::POST, "/v1/stores/cloud/test", "").await;
+    assert_eq!((&tested["name"], &tested["put_micros"]), (&json!("cloud"), &json!(1200)));
+    let (status, _) = world.call(Method::POST, "/v1/volumes", r#"{"name":"db","options":{"store":"cloud"}}"#).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, refused) = world.call(Method::DELETE, "/v1/stores/cloud", "").await;
+    assert_eq!((status, &refused["kind"]), (StatusCode::CONFLICT, &json!("busy")), "{refused}");
+    world.call(Method::DELETE, "/v1/volumes/db?now=true", "").await;
+    assert_eq!(world.call(Method::DELETE, "/v1/stores/cloud", "").await, (StatusCode::OK, json!(null)));
+    assert_eq!(world.call(Method::GET, "/v1/stores/cloud", "").await.0, StatusCode::NOT_FOUND);
+    let careless = r#"{"name":"careless","url":"s3://careless"}"#;
+    let (_, made) = world.call(Method::POST, "/v1/stores", careless).await;
+    assert!(made["refusal"].is_string() && made["capabilities"]["conditional_replace"] == false, "{made}");
+    for (body, code) in [
+        (r#"{"name":"a/b","url":"s3://x"}"#, StatusCode::BAD_REQUEST),
+        (r#"{"name":"x","url":"s3://unreachable"}"#, StatusCode::SERVICE_UNAVAILABLE),
+        (r#"{"name":"x","url":"s3://AK:planted@x"}"#, StatusCode::BAD_REQUEST),
+        (r#"{"name":"x","url":"s3://x","credentials":"planted"}"#, StatusCode::BAD_REQUEST),
+        (r#"{"name":"x","url":"s3://x","settings":{"secret_key":"planted"}}"#, StatusCode::BAD_REQUEST),
+        (r#"{"name":"careless","url":"s3://other"}"#, StatusCode::CONFLICT),
+        (r#"{"name":"x","url":"s3://x","sise":1}"#, StatusCode::BAD_REQUEST),
+    ] {
+        let (status, refused) = world.call(Method::POST, "/v1/stores", body).await;
+        assert_eq!(status, code, "{body}: {refused}");
+        assert!(refused["remedy"].is_string() && !refused.to_string().contains("planted"), "{refused}");
+    }
+}

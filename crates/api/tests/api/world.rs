@@ -9,8 +9,8 @@ use orlop_api::Host;
 use orlop_api::docker::Identity;
 use orlop_api::rest::Peer;
 use orlop_api::wire::{HostFacts, Listing, Shutdown, ShutdownReport};
-use orlop_control::{AttachedVolume, BoundDirectory, Control, ControlConfig, Mounted, Mounter, VolumeWorker};
-use orlop_model::{Actor, Error, MountPlan, Result, Usage, VolumeId};
+use orlop_control::{AttachedVolume, BoundDirectory, Control, ControlConfig, Formatted, Mounted, Mounter, VolumeWorker};
+use orlop_model::{Actor, Capabilities, Error, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -54,8 +54,8 @@ impl Mounter for FakeHost {
 
 #[async_trait]
 impl VolumeWorker for FakeHost {
-    async fn format(&self, _plan: &MountPlan) -> Result<()> {
-        Ok(())
+    async fn format(&self, _plan: &MountPlan) -> Result<Formatted> {
+        Ok(Formatted::Fresh)
     }
     async fn destroy(&self, _plan: &MountPlan) -> Result<()> {
         Ok(())
@@ -65,6 +65,26 @@ impl VolumeWorker for FakeHost {
     }
     async fn set_quota(&self, _volume: VolumeId, _bytes: Option<u64>) -> Result<()> {
         Ok(())
+    }
+    async fn discard(&self, _plan: &MountPlan) -> Result<()> {
+        Ok(())
+    }
+    async fn recover(&self, _plan: &MountPlan) -> Result<()> {
+        Ok(())
+    }
+    async fn examine(&self, store: &StoreSpec) -> Result<Examination> {
+        if store.url.contains("unreachable") {
+            return Err(Error::unavailable("nobody answers").with_remedy("check the endpoint"));
+        }
+        let careful = !store.url.contains("careless");
+        let capabilities = Capabilities {
+            conditional_create: careful,
+            conditional_replace: careful,
+            ranged_get: true,
+            strong_list: true,
+            ..Default::default()
+        };
+        Ok(Examination { capabilities: Some(capabilities), put_micros: Some(1200), get_micros: Some(700) })
     }
 }
 

@@ -9,6 +9,7 @@ mod ls;
 mod mount;
 mod pairs;
 mod status;
+mod store;
 mod unmount;
 mod up;
 mod version;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     #[command(subcommand, visible_alias = "vol")]
     Volume(volume::Command),
+    #[command(subcommand)]
+    Store(store::Command),
     Mount(mount::Args),
     #[command(visible_alias = "umount")]
     Unmount(unmount::Args),
@@ -53,6 +56,7 @@ pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
         Command::Status(args) => client(status::run(&args, cx)),
         Command::Doctor(args) => client(doctor::run(&args, cx)),
         Command::Volume(command) => client(volume::run(command, cx)),
+        Command::Store(command) => client(store::run(command, cx)),
         Command::Mount(args) => client(mount::run(&args, cx)),
         Command::Unmount(args) => client(unmount::run(&args, cx)),
         Command::Ls(args) => client(ls::run(&args, cx)),

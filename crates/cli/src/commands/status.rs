@@ -42,7 +42,8 @@ fn text(s: &Status) -> String {
     );
     line("used", format!("{} in the mounted ones, {} not yet safe", ByteSize(s.usage.used_bytes), ByteSize(s.usage.unsynced_bytes)));
     for store in &s.control.stores {
-        line("store", format!("{} at {}", store.name, store.url));
+        let refusal = store.refusal.as_ref().map(|r| format!("; takes no volumes: {r}")).unwrap_or_default();
+        line("store", format!("{} at {}, {} volumes{refusal}", store.name, store.url, store.volumes));
     }
     let audit = &s.control.audit;
     let trouble = audit.error.as_ref().or(audit.found_broken.as_ref()).map(|e| format!("; {e}")).unwrap_or_default();

@@ -1,11 +1,12 @@
 //! What the front doors ask of the host: files below a mountpoint, what runs, and the way down.
 
+use super::plain::Plain;
 use super::ports::Ports;
 use async_trait::async_trait;
 use orlop_api::Host;
 use orlop_api::wire::{HostFacts, KeeperFacts, Listing, Shutdown, ShutdownReport, WorkerFacts};
 use orlop_control::{Control, VolumeFilter};
-use orlop_model::{Actor, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeRef};
+use orlop_model::{Actor, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeId, VolumeRef};
 use orlop_mount::WorkerState;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -95,10 +96,11 @@ impl DaemonHost {
     }
 
     async fn unmount_all(&self, actor: &Actor, force: bool, report: &mut ShutdownReport) -> Result<()> {
-        let Ok(keeper) = self.ports.keeper.answering().await else { return Ok(()) };
-        let mounted = keeper.list().await?;
         let volumes: BTreeMap<_, _> =
             self.control.volumes(VolumeFilter { include_removed: true, with_usage: false }).await?.into_iter().map(|v| (v.id, v)).collect();
+        self.release_plain(actor, force, &volumes, report).await?;
+        let Ok(keeper) = self.ports.keeper.answering().await else { return Ok(()) };
+        let mounted = keeper.list().await?;
         if !force {
             let mut users = Vec::new();
             for m in &mounted {
@@ -131,6 +133,36 @@ impl DaemonHost {
             report.unmounted.push(m.plan.name.to_string());
         }
         keeper.shutdown().await
+    }
+
+    /// Plain volumes need nobody to serve them, so containers go on; only folders that Orlop bound are given back.
+    async fn release_plain(
+        &self,
+        actor: &Actor,
+        force: bool,
+        volumes: &BTreeMap<VolumeId, Volume>,
+        report: &mut ShutdownReport,
+    ) -> Result<()> {
+        let attached = self.ports.plain.run(Plain::attached).await?;
+        let bound: Vec<_> = attached.iter().flat_map(|m| m.binds.iter().map(|b| format!("{}: {}", m.plan.name, b.path))).collect();
+        if !force && !bound.is_empty() {
+            return Err(Error::new(ErrorKind::Busy, format!("volumes are in use: {}", bound.join("; ")))
+                .with_remedy("unmount the folders first; --keep-mounts ends the daemon alone, --force takes the mounts away"));
+        }
+        for m in attached {
+            for a in volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default() {
+                if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
+                    let detach = Intent::Detach { volume: VolumeRef::Id(m.plan.volume), attachment: DetachBy::Id(a.id) };
+                    if let Err(e) = self.control.apply(actor, detach).await {
+                        tracing::warn!(error = %e, "going down although a folder could not be given back");
+                    }
+                }
+            }
+            let volume = m.plan.volume;
+            self.ports.plain.run(move |p| p.detach(volume, true)).await?;
+            report.unmounted.push(m.plan.name.to_string());
+        }
+        Ok(())
     }
 
     /// Without the socket Docker would make local volumes of our names without a word; with a dead one it

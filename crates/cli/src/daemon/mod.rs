@@ -9,10 +9,12 @@ mod layout;
 mod lock;
 mod log;
 mod offline;
+mod plain;
 mod plugin;
 mod ports;
 mod ready;
 mod socket;
+mod speed;
 
 pub(crate) use offline::audit as offline_audit;
 pub(crate) use plugin::check_name as check_plugin_name;

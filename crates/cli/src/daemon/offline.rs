@@ -2,8 +2,8 @@
 
 use super::lock;
 use async_trait::async_trait;
-use orlop_control::{AttachedVolume, Control, ControlConfig, Mounted, Mounter, VerifyReport, VolumeWorker};
-use orlop_model::{Error, ErrorKind, MountPlan, Result, Usage, VolumeId};
+use orlop_control::{AttachedVolume, Control, ControlConfig, Formatted, Mounted, Mounter, VerifyReport, VolumeWorker};
+use orlop_model::{Error, ErrorKind, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Mounter for Nobody {
 
 #[async_trait]
 impl VolumeWorker for Nobody {
-    async fn format(&self, _plan: &MountPlan) -> Result<()> {
+    async fn format(&self, _plan: &MountPlan) -> Result<Formatted> {
         refused()
     }
     async fn destroy(&self, _plan: &MountPlan) -> Result<()> {
@@ -59,6 +59,15 @@ impl VolumeWorker for Nobody {
         refused()
     }
     async fn set_quota(&self, _volume: VolumeId, _bytes: Option<u64>) -> Result<()> {
+        refused()
+    }
+    async fn discard(&self, _plan: &MountPlan) -> Result<()> {
+        refused()
+    }
+    async fn recover(&self, _plan: &MountPlan) -> Result<()> {
+        refused()
+    }
+    async fn examine(&self, _store: &StoreSpec) -> Result<Examination> {
         refused()
     }
 }

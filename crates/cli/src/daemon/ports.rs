@@ -1,11 +1,13 @@
 //! What control asks of the host, done by the keeper (mounts) and by chunkfs and the store (a volume's bytes).
 
 use super::keeper::Keeper;
+use super::plain::{self, Plain};
+use super::speed;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
-use orlop_control::{AttachedVolume, BoundDirectory, Mounted, Mounter, VolumeWorker};
-use orlop_model::{Error, ErrorKind, MountPlan, Result, Usage, VolumeId};
+use orlop_control::{AttachedVolume, BoundDirectory, Formatted, Mounted, Mounter, VolumeWorker, plain_folder};
+use orlop_model::{Error, ErrorKind, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use orlop_mount::WorkerState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Ports {
     root: PathBuf,
     pub(crate) keeper: Keeper,
+    pub(crate) plain: Plain,
     /// Set while the daemon goes down: nothing may be mounted again behind its back.
     closing: AtomicBool,
 }
 
 impl Ports {
     pub(crate) fn new(root: &Path) -> Ports {
-        Ports { root: root.to_owned(), keeper: Keeper::new(root), closing: AtomicBool::new(false) }
+        Ports { root: root.to_owned(), keeper: Keeper::new(root), plain: Plain::new(root), closing: AtomicBool::new(false) }
     }
 
     /// Refuses new mounts from now on, or ends that.
@@ -40,26 +43,41 @@ impl Ports {
 impl Mounter for Ports {
     async fn attach(&self, plan: &MountPlan) -> Result<Mounted> {
         self.open()?;
+        if plan.store.is_plain() {
+            let plan = plan.clone();
+            return self.plain.run(move |p| p.attach(&plan)).await;
+        }
         let attached = self.keeper.client().await?.attach(plan).await?;
         Ok(Mounted { mountpoint: attached.mountpoint, worker_pid: attached.worker_pid })
     }
 
     async fn detach(&self, volume: VolumeId, force: bool) -> Result<()> {
+        if self.plain.has(volume) {
+            return self.plain.run(move |p| p.detach(volume, force)).await;
+        }
         self.keeper.client().await?.detach(volume, force).await
     }
 
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
         self.open()?;
+        if self.plain.has(volume) {
+            let dir = dir.to_owned();
+            return self.plain.run(move |p| p.bind(volume, &dir, read_only)).await;
+        }
         self.keeper.client().await?.bind(volume, dir, read_only).await
     }
 
     async fn unbind(&self, dir: &str) -> Result<()> {
+        let plain = dir.to_owned();
+        if self.plain.run(move |p| p.unbind(&plain)).await? {
+            return Ok(());
+        }
         self.keeper.client().await?.unbind(dir).await
     }
 
     async fn attached(&self) -> Result<Vec<AttachedVolume>> {
         let list = self.keeper.client().await?.list().await?;
-        Ok(list
+        let mut attached: Vec<AttachedVolume> = list
             .into_iter()
             .map(|v| AttachedVolume {
                 serving: matches!(v.worker, WorkerState::Serving),
@@ -68,19 +86,30 @@ impl Mounter for Ports {
                 worker_pid: v.worker_pid,
                 in_use_elsewhere: v.in_use_elsewhere,
             })
-            .collect())
+            .collect();
+        attached.extend(self.plain.run(Plain::attached).await?);
+        Ok(attached)
     }
 }
 
 #[async_trait]
 impl VolumeWorker for Ports {
-    async fn format(&self, plan: &MountPlan) -> Result<()> {
+    async fn format(&self, plan: &MountPlan) -> Result<Formatted> {
+        if plan.store.is_plain() {
+            let plan = plan.clone();
+            return self.plain.run(move |p| p.format(&plan)).await;
+        }
         let encrypt = plan.options.encrypt == Some(true);
         let store = orlop_store::create_volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
-        orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await
+        orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await?;
+        Ok(Formatted::Fresh)
     }
 
     async fn destroy(&self, plan: &MountPlan) -> Result<()> {
+        if plan.store.is_plain() {
+            let plan = plan.clone();
+            return self.plain.run(move |p| p.destroy(&plan)).await;
+        }
         let name = &plan.name;
         // A plan that points elsewhere would delete what is not this volume's.
         let id = plan.volume.to_string();
@@ -88,7 +117,7 @@ impl VolumeWorker for Ports {
         if !plan.prefix.contains(&id) || state != self.root.join("state").join(&id) || mountpoint != self.root.join("mnt").join(&id) {
             return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
         }
-        let store = orlop_store::open(&plan.store.url)?;
+        let store = orlop_store::open_spec(&plan.store)?;
         // First, so that whatever is left of a sealed volume, here or in a copy, cannot be read any more.
         orlop_store::keys::shred(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
         delete_below(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
@@ -106,11 +135,38 @@ impl VolumeWorker for Ports {
     }
 
     async fn usage(&self, volume: VolumeId) -> Result<Usage> {
+        if self.plain.has(volume) {
+            return Err(Error::new(ErrorKind::Unsupported, "what a plain folder takes is not counted").with_remedy("du tells it"));
+        }
         self.keeper.answering().await?.usage(volume).await
     }
 
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
         self.keeper.client().await?.set_quota(volume, bytes).await
+    }
+
+    async fn discard(&self, plan: &MountPlan) -> Result<()> {
+        let plan = plan.clone();
+        self.plain.run(move |p| p.discard(&plan)).await
+    }
+
+    async fn recover(&self, plan: &MountPlan) -> Result<()> {
+        let plan = plan.clone();
+        self.plain.run(move |p| p.recover(&plan)).await
+    }
+
+    async fn examine(&self, spec: &StoreSpec) -> Result<Examination> {
+        if spec.is_plain() {
+            let folder = plain_folder(spec)?;
+            self.plain.run(move |_| plain::examine(&folder)).await?;
+            return Ok(Examination::default());
+        }
+        let spec = spec.clone();
+        // A credentials command may take a while.
+        let store = self.plain.run(move |_| orlop_store::open_spec(&spec)).await?;
+        let capabilities = Some(orlop_store::probe(&*store).await?);
+        let (put_micros, get_micros) = speed::measure(&*store).await?;
+        Ok(Examination { capabilities, put_micros: Some(put_micros), get_micros: Some(get_micros) })
     }
 }
 

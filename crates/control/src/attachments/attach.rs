@@ -45,7 +45,7 @@ impl Inner {
         if !known {
             self.registry.insert_attachment(attachment).await?;
         }
-        let mut mountpoint = self.port_attach(&self.plan(row)?).await?.mountpoint;
+        let mut mountpoint = self.port_attach(&self.plan(row).await?).await?.mountpoint;
         if row.quota_pending {
             // It was mounted before with the old quota.
             self.push_quota(row).await?;

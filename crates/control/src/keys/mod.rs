@@ -57,9 +57,9 @@ impl Inner {
     }
 
     /// The store of a volume, and where its ring is in it.
-    fn ring_of(&self, row: &VolumeRow) -> Result<(Arc<dyn ObjectStore>, String)> {
-        let plan = self.plan(row)?;
-        Ok((orlop_store::open(&plan.store.url)?, plan.prefix))
+    async fn ring_of(&self, row: &VolumeRow) -> Result<(Arc<dyn ObjectStore>, String)> {
+        let plan = self.plan(row).await?;
+        Ok((orlop_store::open_spec(&plan.store)?, plan.prefix))
     }
 
     /// All keys by their names.
@@ -69,7 +69,7 @@ impl Inner {
         let rows = self.sealed_volumes().await?.into_iter().filter(|v| matches!(v.phase, Phase::Active | Phase::Removed));
         let rings = futures::stream::iter(rows).map(|row| async move {
             let ring = async {
-                let (store, prefix) = self.ring_of(&row)?;
+                let (store, prefix) = self.ring_of(&row).await?;
                 bounded(read_ring(&*store, &prefix)).await
             };
             let ring = ring.await.map(|(ring, _)| ring);

@@ -33,7 +33,7 @@ impl Inner {
         // Under the same hold as a new ring: it is wrapped by the master key of this moment.
         let _making = self.keys.making.read().await;
         let masters = MasterKeys::load(&self.keys_dir())?;
-        let (store, prefix) = self.ring_of(&row)?;
+        let (store, prefix) = self.ring_of(&row).await?;
         let id = bounded(add_key(&*store, &prefix, &masters)).await.map_err(|e| e.during(format_args!("volume {}", row.name)))?;
         tracing::info!(volume = %row.name, key = %id, "has a new data key");
         Ok((Outcome::Done, Some(row.id)))
@@ -103,7 +103,7 @@ impl Inner {
     }
 
     async fn rewrap(&self, row: &VolumeRow, masters: &MasterKeys) -> Result<()> {
-        let (store, prefix) = self.ring_of(row)?;
+        let (store, prefix) = self.ring_of(row).await?;
         match bounded(rewrap(&*store, &prefix, masters)).await {
             // A volume that is being deleted loses its ring first, one that is being made gets it under the new key.
             Err(e) if e.kind == ErrorKind::NotFound && matches!(row.phase, Phase::Purging | Phase::Creating) => Ok(()),

@@ -136,7 +136,7 @@ impl Inner {
         }
         let detail = json!({ "volume": row.id, "reason": "it is held but was not mounted" });
         self.audited(&Actor::System, "volume.attach", row.name.as_str(), detail, Unrecorded::Refused, async {
-            self.port_attach(&self.plan(row)?).await?;
+            self.port_attach(&self.plan(row).await?).await?;
             for a in &held {
                 if let AttachmentKind::Directory { path, read_only } = &a.kind
                     && let Err(e) = self.port_bind(row.id, path, *read_only).await

@@ -17,7 +17,12 @@ impl Inner {
                     let what = format!("clear the unfinished volume {} ({})", row.name, row.id);
                     self.attempt(report, &what, self.clear_unfinished(&row)).await;
                 }
-                Phase::Removed if row.purge_at.is_none_or(|t| t > now) => {}
+                Phase::Removed if row.purge_at.is_none_or(|t| t > now) => {
+                    if row.discarding {
+                        let what = format!("put the folder of the removed volume {} ({}) in the trash", row.name, row.id);
+                        self.attempt(report, &what, self.discard_left(&row)).await;
+                    }
+                }
                 Phase::Removed | Phase::Purging => {
                     let what = format!("delete the removed volume {} ({})", row.name, row.id);
                     let purge = async { self.apply(&Actor::System, Intent::PurgeVolume { volume: row.id }).await.map(|_| true) };
@@ -26,6 +31,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Of a removal or a restoration that was interrupted.
+    async fn discard_left(&self, row: &VolumeRow) -> Result<bool> {
+        let _volume = self.locks.volume(row.id).await;
+        match self.registry.volume(row.id).await? {
+            Some(mut row) if row.phase == Phase::Removed && row.discarding => {
+                self.finish_discard(&mut row).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn clear_unfinished(&self, row: &VolumeRow) -> Result<bool> {

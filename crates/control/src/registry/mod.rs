@@ -6,10 +6,12 @@
 mod attachments;
 mod journal;
 mod open;
+mod stores;
 mod volumes;
 
 pub(crate) use attachments::{AttachmentPhase, AttachmentRow};
 pub(crate) use journal::{Head, OpenChange};
+pub(crate) use stores::StoreRow;
 pub(crate) use volumes::{Phase, VolumeRow};
 
 use crate::faults::Faults;

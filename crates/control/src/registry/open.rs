@@ -14,7 +14,7 @@ use std::time::Duration;
 const APPLICATION_ID: i64 = 0x4f52_4c50;
 
 /// One script per schema version, in order; version n is after the n-th.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 impl Registry {
     /// Opens or creates the registry in this file.

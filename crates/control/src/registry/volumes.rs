@@ -40,6 +40,12 @@ pub(crate) struct VolumeRow {
     pub(crate) protected: bool,
     /// The quota was changed and the mounted worker may not know it.
     pub(crate) quota_pending: bool,
+    /// Of a plain volume: its folder, where it is or would be.
+    pub(crate) folder: Option<String>,
+    /// Its folder was there before it, and is never moved or deleted.
+    pub(crate) adopted: bool,
+    /// Removed, and its folder may not be in the trash yet.
+    pub(crate) discarding: bool,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) removed_at: Option<OffsetDateTime>,
     pub(crate) purge_at: Option<OffsetDateTime>,
@@ -69,6 +75,9 @@ impl VolumeRow {
             labels: serde_json::from_str(&text("labels")).map_err(|_| unreadable("set of labels", &text("labels")))?,
             protected: row.get::<i64, _>("protected") != 0,
             quota_pending: row.get::<i64, _>("quota_pending") != 0,
+            folder: row.get("folder"),
+            adopted: row.get::<i64, _>("adopted") != 0,
+            discarding: row.get::<i64, _>("discarding") != 0,
             created_at: from_micros(row.get("created_at"))?,
             removed_at: time("removed_at")?,
             purge_at: time("purge_at")?,
@@ -116,15 +125,16 @@ impl Registry {
         rows.iter().map(VolumeRow::read).collect()
     }
 
+    /// Adds a volume; its store must be there.
     pub(crate) async fn insert_volume(&self, v: &VolumeRow) -> Result<()> {
         self.faults.at("registry.insert_volume").await?;
-        sqlx::query(
-            "INSERT INTO volumes (id, name, store, kind, phase, options, labels, protected, quota_pending, created_at, removed_at, purge_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        let done = sqlx::query(
+            "INSERT INTO volumes (id, name, store, kind, phase, options, labels, protected, quota_pending, created_at, removed_at, purge_at,
+                 folder, adopted, discarding)
+             SELECT ?, ?, name, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM stores WHERE name = ?",
         )
         .bind(v.id.to_string())
         .bind(v.name.as_str())
-        .bind(v.store.as_str())
         .bind(match v.kind {
             VolumeKind::Chunked => "chunked",
             VolumeKind::Plain => "plain",
@@ -137,9 +147,16 @@ impl Registry {
         .bind(to_micros(v.created_at))
         .bind(v.removed_at.map(to_micros))
         .bind(v.purge_at.map(to_micros))
+        .bind(&v.folder)
+        .bind(i64::from(v.adopted))
+        .bind(i64::from(v.discarding))
+        .bind(v.store.as_str())
         .execute(&self.pool)
         .await
         .map_err(|e| if is_unique_violation(&e) { taken(&v.name) } else { self.fail("adding a volume", &e) })?;
+        if done.rows_affected() != 1 {
+            return Err(Error::not_found(format!("store {} was just removed", v.store)).with_remedy("orlop store list shows the stores"));
+        }
         self.faults.at("registry.insert_volume.after").await
     }
 
@@ -147,7 +164,8 @@ impl Registry {
     pub(crate) async fn update_volume(&self, v: &VolumeRow) -> Result<()> {
         self.faults.at("registry.update_volume").await?;
         let done = sqlx::query(
-            "UPDATE volumes SET name = ?, phase = ?, options = ?, labels = ?, protected = ?, quota_pending = ?, removed_at = ?, purge_at = ?
+            "UPDATE volumes SET name = ?, phase = ?, options = ?, labels = ?, protected = ?, quota_pending = ?, removed_at = ?, purge_at = ?,
+                 folder = ?, adopted = ?, discarding = ?
              WHERE id = ?",
         )
         .bind(v.name.as_str())
@@ -158,6 +176,9 @@ impl Registry {
         .bind(i64::from(v.quota_pending))
         .bind(v.removed_at.map(to_micros))
         .bind(v.purge_at.map(to_micros))
+        .bind(&v.folder)
+        .bind(i64::from(v.adopted))
+        .bind(i64::from(v.discarding))
         .bind(v.id.to_string())
         .execute(&self.pool)
         .await

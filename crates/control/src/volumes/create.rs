@@ -6,14 +6,26 @@
 use super::options::{check, check_labels, differing, split_protection};
 use crate::apply::Changed;
 use crate::inner::Inner;
-use crate::registry::{Phase, VolumeRow};
+use crate::ports::Formatted;
+use crate::registry::{Phase, StoreRow, VolumeRow};
+use crate::stores::folder::allowed_folder;
 use crate::volumes::read::shown;
 use orlop_model::{Error, ErrorKind, Outcome, Result, StoreName, VolumeId, VolumeKind, VolumeName, VolumeOptions};
 use std::collections::BTreeMap;
 
 impl Inner {
+    /// The store that the options name.
+    async fn store_of(&self, options: &VolumeOptions) -> Result<StoreRow> {
+        let name = options.store.clone().unwrap_or_else(StoreName::default_store);
+        match self.registry.store(&name).await? {
+            Some(store) => Ok(store),
+            None => Err(Error::not_found(format!("option store={name}: no store has that name")).with_remedy(self.known_stores().await?)),
+        }
+    }
+
     pub(crate) async fn create(&self, name: VolumeName, mut options: VolumeOptions, labels: BTreeMap<String, String>) -> Result<Changed> {
-        check(&options, &self.config.stores)?;
+        let store = self.store_of(&options).await?;
+        check(&options, &store)?;
         check_labels(&labels)?;
         let protected = split_protection(&mut options).unwrap_or(false);
         let _name = self.locks.name(&name).await;
@@ -22,19 +34,34 @@ impl Inner {
                 let _volume = self.locks.volume(there.id).await;
                 self.undo_create(&there).await.map_err(|e| e.during(format_args!("clearing an interrupted create of {name}")))?;
             } else {
-                return self.created_before(there, &options, &labels, protected).await;
+                return self.created_before(there, &options, &labels, protected, &store).await;
             }
         }
+        let plain = store.spec.is_plain();
+        if !plain && let Some(reason) = store.refusal() {
+            return Err(Error::new(ErrorKind::Unsupported, format!("store {} cannot hold volume {name}: {reason}", store.name))
+                .with_remedy(format!("choose another store, or mend this one and look again with: orlop store test {}", store.name)));
+        }
+        let folder = if plain {
+            let path = allowed_folder(&store.spec, &self.config.root)?.join(name.as_str()).display().to_string();
+            self.clear_folder(&path).await?;
+            Some(path)
+        } else {
+            None
+        };
         let row = VolumeRow {
             id: VolumeId::random(),
             name,
-            store: options.store.clone().unwrap_or_else(StoreName::default_store),
-            kind: VolumeKind::Chunked,
+            store: store.name,
+            kind: if plain { VolumeKind::Plain } else { VolumeKind::Chunked },
             phase: Phase::Creating,
             options,
             labels,
             protected,
             quota_pending: false,
+            folder,
+            adopted: false,
+            discarding: false,
             created_at: self.now(),
             removed_at: None,
             purge_at: None,
@@ -53,9 +80,11 @@ impl Inner {
 
     async fn build(&self, mut row: VolumeRow) -> Result<VolumeRow> {
         self.registry.insert_volume(&row).await?;
+        let plan = self.plan(&row).await?;
         // The ring of a sealed volume is made now; the master key stays the same meanwhile.
         let _making = self.keys.making.read().await;
-        self.port_format(&self.plan(&row)?).await.map_err(|e| e.during(format_args!("creating volume {}", row.name)))?;
+        let formatted = self.port_format(&plan).await.map_err(|e| e.during(format_args!("creating volume {}", row.name)))?;
+        row.adopted = formatted == Formatted::Adopted;
         row.phase = Phase::Active;
         self.registry.update_volume(&row).await?;
         Ok(row)
@@ -66,7 +95,7 @@ impl Inner {
         if self.registry.volume(row.id).await?.is_none() {
             return Ok(());
         }
-        self.port_destroy(&self.plan(row)?).await?;
+        self.port_destroy(&self.plan(row).await?).await?;
         self.registry.delete_volume(row.id).await
     }
 
@@ -77,8 +106,9 @@ impl Inner {
         options: &VolumeOptions,
         labels: &BTreeMap<String, String>,
         protected: bool,
+        store: &StoreRow,
     ) -> Result<Changed> {
-        let mut differs = differing(&there.options, options);
+        let mut differs = differing(&there.options, options, &store.spec);
         if there.protected != protected {
             differs.push("protect".to_owned());
         }

@@ -2,6 +2,7 @@
 
 mod create;
 mod options;
+mod plain;
 pub(crate) mod read;
 pub(crate) mod remove;
 mod restore;

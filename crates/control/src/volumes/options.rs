@@ -1,42 +1,57 @@
-//! Which options are accepted: those whose feature exists. A known option without its feature is refused with what
+//! Which options are accepted on which store: those whose feature exists there. A known option without its feature is refused with what
 //! works instead; it is never silently taken, as the owner would rely on it.
 
-use crate::config::StoreConfig;
-use orlop_model::{CacheMode, Compression, Durability, Error, ErrorKind, OutagePolicy, Result, StoreName, VolumeOptions, VolumeUpdate};
+use crate::inner::default_durability;
+use crate::registry::StoreRow;
+use orlop_model::{
+    CacheMode, Compression, Durability, Error, ErrorKind, OutagePolicy, Result, StoreName, StoreSpec, VolumeOptions, VolumeUpdate,
+};
 use std::collections::BTreeMap;
 
 const LABELS_MAX: usize = 64;
 const LABEL_NAME_MAX: usize = 128;
 const LABEL_VALUE_MAX: usize = 4096;
 
-/// Refuses what cannot be kept.
-pub(super) fn check(options: &VolumeOptions, stores: &BTreeMap<StoreName, StoreConfig>) -> Result<()> {
-    if let Some(store) = &options.store
-        && !stores.contains_key(store)
-    {
-        let known: Vec<&str> = stores.keys().map(StoreName::as_str).collect();
-        return Err(Error::not_found(format!("option store={store}: no store has that name"))
-            .with_remedy(format!("known stores: {}", known.join(", "))));
+/// Refuses what cannot be kept on this store.
+pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
+    if store.spec.is_plain() {
+        return check_plain(options, store);
     }
-    let unbuilt = |option: String, remedy: &str| {
-        Err(Error::new(ErrorKind::Unsupported, format!("option {option} is not supported by this version")).with_remedy(remedy.to_owned()))
+    let refused = |option: &str, why: &str, remedy: &str| {
+        Err(Error::new(ErrorKind::Unsupported, format!("option {option} is not supported {why}")).with_remedy(remedy.to_owned()))
     };
-    if options.encrypt == Some(true) {
-        return unbuilt("encrypt=on".to_owned(), "leave it out, and encrypt the disk below the root if the data must be sealed");
-    }
-    if options.compression == Some(Compression::Zstd) {
-        return unbuilt("compression=zstd".to_owned(), "leave it out or give compression=none");
-    }
-    if options.durability == Some(Durability::Remote) {
-        return unbuilt("durability=remote".to_owned(), "leave it out or give durability=local: fsync reaches the host's disk");
+    if options.durability == Some(Durability::Remote) && store.spec.is_local() {
+        return refused(
+            "durability=remote",
+            &format!("on store {}, which is this host's own disk", store.name),
+            "leave it out or give durability=local: fsync reaches that disk already",
+        );
     }
     if options.cache == Some(CacheMode::Fast) {
-        return unbuilt("cache=fast".to_owned(), "leave it out or give cache=strict");
-    }
-    if let Some(policy @ (OutagePolicy::Fail | OutagePolicy::Readonly)) = options.outage {
-        return unbuilt(format!("outage={policy}"), "leave it out or give outage=wait");
+        return refused("cache=fast", "by this version", "leave it out or give cache=strict");
     }
     Ok(())
+}
+
+/// A plain volume is an ordinary folder: whatever the Orlop file system would have to do is refused. What says only
+/// that it does not do it may be said.
+fn check_plain(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
+    let refused = [
+        ("size", options.size.is_some(), "a quota is the underlying file system's matter"),
+        ("encrypt", options.encrypt == Some(true), "its files are stored as they are"),
+        ("compression", options.compression.is_some_and(|c| c != Compression::None), "its files are stored as they are"),
+        ("durability", options.durability.is_some(), "fsync promises what the underlying file system does"),
+        ("outage", options.outage.is_some(), "an outage is the underlying file system's matter"),
+        ("cache", options.cache.is_some(), "the kernel caches it as any folder"),
+    ];
+    match refused.iter().find(|(_, given, _)| *given) {
+        None => Ok(()),
+        Some((option, _, why)) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("option {option} is not supported on store {}: its volumes are plain folders, and {why}", store.name),
+        )
+        .with_remedy(format!("leave out {option}, or choose a store that is no dir:// one"))),
+    }
 }
 
 /// Takes the protection out of the options: it is a state of the volume, changed by other verbs too.
@@ -44,12 +59,12 @@ pub(super) fn split_protection(options: &mut VolumeOptions) -> Option<bool> {
     options.protect.take()
 }
 
-/// The options as they count: defaults written out or left out are the same.
-pub(super) fn effective(options: &VolumeOptions) -> VolumeOptions {
+/// The options as they count on a store: defaults written out or left out are the same.
+fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
     VolumeOptions {
         store: Some(options.store.clone().unwrap_or_else(StoreName::default_store)),
         cache: Some(options.cache.unwrap_or(CacheMode::Strict)),
-        durability: Some(options.durability.unwrap_or(Durability::Local)),
+        durability: Some(options.durability.unwrap_or_else(|| default_durability(store))),
         outage: Some(options.outage.unwrap_or(OutagePolicy::Wait)),
         encrypt: Some(options.encrypt.unwrap_or(false)),
         compression: Some(options.compression.unwrap_or(Compression::None)),
@@ -60,9 +75,9 @@ pub(super) fn effective(options: &VolumeOptions) -> VolumeOptions {
     }
 }
 
-/// The names of the options in which two volumes differ.
-pub(super) fn differing(a: &VolumeOptions, b: &VolumeOptions) -> Vec<String> {
-    let (a, b) = (effective(a).to_pairs(), effective(b).to_pairs());
+/// The names of the options in which two volumes differ; `store` is the second one's.
+pub(super) fn differing(a: &VolumeOptions, b: &VolumeOptions, store: &StoreSpec) -> Vec<String> {
+    let (a, b) = (effective(a, store).to_pairs(), effective(b, store).to_pairs());
     let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|k| a.get(*k) != b.get(*k)).cloned().collect();
     names.sort();
     names.dedup();

@@ -29,10 +29,12 @@ pub(crate) fn shown(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow
         options,
         labels: row.labels.clone(),
         protected: row.protected,
+        folder: row.folder.clone(),
+        adopted: row.adopted,
         created_at: row.created_at,
         removed_at: row.removed_at,
         purge_at: row.purge_at,
-        mountpoint: (!attachments.is_empty()).then(|| inner.mountpoint(row.id)),
+        mountpoint: (!attachments.is_empty()).then(|| inner.mountpoint(row.id, row.folder.as_deref())),
         attachments: attachments.iter().map(AttachmentRow::shown).collect(),
         usage: None,
     }

@@ -1,8 +1,10 @@
-//! Removing: to the trash, where a volume stays restorable for its retention, and from there for good.
+//! Removing: to the trash, where a volume stays restorable for its retention, and from there for good. An adopted
+//! folder is neither: the volume is forgotten and the folder stays.
 
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::{AttachmentRow, Phase, VolumeRow};
+use crate::volumes::plain::moves;
 use crate::volumes::read::shown;
 use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef};
 use std::time::Duration;
@@ -27,16 +29,31 @@ impl Inner {
         }
         // Nobody holds it, but a failed unmount may have left it mounted.
         self.port_detach(row.id).await.map_err(|e| e.during(format_args!("unmounting volume {}", row.name)))?;
+        let old = row.clone();
         let when = self.now();
+        // An adopted folder is not Orlop's to keep or delete: the volume is forgotten, the folder stays.
+        let at_once = now || row.adopted;
         row.removed_at = Some(when);
-        row.purge_at = Some(if now { when } else { when + self.retention(&row) });
-        row.phase = if now { Phase::Purging } else { Phase::Removed };
+        row.purge_at = Some(if at_once { when } else { when + self.retention(&row) });
+        row.phase = if at_once { Phase::Purging } else { Phase::Removed };
+        row.discarding = !at_once && moves(&row);
         self.registry.update_volume(&row).await?;
-        if !now {
-            return Ok((Outcome::Volume(Box::new(shown(self, &row, &[]))), Some(row.id)));
+        if at_once {
+            self.finish_purge(&row).await?;
+            if !row.adopted {
+                return Ok((Outcome::Done, Some(row.id)));
+            }
+            row.phase = Phase::Removed;
+            row.purge_at = None;
+        } else if row.discarding
+            && let Err(e) = self.finish_discard(&mut row).await
+        {
+            if let Err(undo) = self.take_back_removal(&old).await {
+                tracing::warn!(volume = %old.name, "its removal is finished by the reconciler: {undo}");
+            }
+            return Err(e.during(format_args!("removing volume {}", old.name)));
         }
-        self.finish_purge(&row).await?;
-        Ok((Outcome::Done, Some(row.id)))
+        Ok((Outcome::Volume(Box::new(shown(self, &row, &[]))), Some(row.id)))
     }
 
     /// A removed volume, by its id: `now` deletes it without waiting for its time.
@@ -96,7 +113,11 @@ impl Inner {
             e.during(format_args!("deleting volume {} ({})", row.name, row.id)).with_remedy("nothing: Orlop goes on deleting it by itself")
         };
         self.port_detach(row.id).await.map_err(during)?;
-        self.port_destroy(&self.plan(row)?).await.map_err(during)?;
+        let plan = self.plan(row).await.map_err(during)?;
+        if moves(row) {
+            self.port_discard(&plan).await.map_err(during)?;
+        }
+        self.port_destroy(&plan).await.map_err(during)?;
         self.registry.delete_volume(row.id).await.map_err(during)
     }
 

@@ -12,7 +12,7 @@ async fn dockers_calls_in_the_order_in_which_it_sends_them() {
     let v = volume_of(control.apply(&Actor::Docker, create("v", &[])).await.unwrap());
     // Copy-up of the image's content, then the container.
     let (_, at) = attachment_of(control.apply(&Actor::Docker, docker("v", "id1")).await.unwrap());
-    assert_eq!(at, control.mountpoint_of(v.id));
+    assert_eq!(at, control.mountpoint_of(&v));
     control.apply(&Actor::Docker, undocker("v", "id1")).await.unwrap();
     assert!(site.world.0.lock().mounted.is_empty());
     let (first, _) = attachment_of(control.apply(&Actor::Docker, docker("v", "id2")).await.unwrap());

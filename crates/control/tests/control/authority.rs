@@ -22,6 +22,9 @@ fn every_intent() -> Vec<Intent> {
         Intent::PurgeVolume { volume: VolumeId::random() },
         Intent::RotateKeys { volume: None },
         Intent::RotateKeys { volume: Some(named("v")) },
+        add_store("s", "mem://authority"),
+        test_store("s"),
+        remove_store("s"),
     ];
     let mut verbs: Vec<&str> = all
         .iter()
@@ -34,12 +37,15 @@ fn every_intent() -> Vec<Intent> {
             | Intent::Attach { .. }
             | Intent::Detach { .. }
             | Intent::PurgeVolume { .. }
-            | Intent::RotateKeys { .. } => i.verb(),
+            | Intent::RotateKeys { .. }
+            | Intent::AddStore { .. }
+            | Intent::TestStore { .. }
+            | Intent::RemoveStore { .. } => i.verb(),
         })
         .collect();
     verbs.sort_unstable();
     verbs.dedup();
-    assert_eq!(verbs.len(), 9, "every verb has a case");
+    assert_eq!(verbs.len(), 12, "every verb has a case");
     all
 }
 

@@ -8,7 +8,7 @@
 use crate::world::*;
 use orlop_control::faults::{Fate, Faults};
 use orlop_control::{AuditFilter, Control, VolumeFilter};
-use orlop_model::{Actor, AttachmentKind, AuditPhase, Intent, Outcome, Result, VolumeState};
+use orlop_model::{Actor, AttachmentKind, AuditPhase, Intent, Outcome, Result, VolumeKind, VolumeState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,7 +47,27 @@ impl Scenario {
 fn scenarios() -> Vec<Scenario> {
     let old = || create("old", &[]);
     let week = Duration::from_secs(8 * 86400);
+    let plain = || add_store("plain", "dir:///plain");
+    let folder_of = |name: &str| create(name, &[("store", "plain")]);
     vec![
+        Scenario::new("add a store", vec![], add_store("spare", "mem://spare")),
+        Scenario::new("test a store", vec![add_store("spare", "mem://spare")], test_store("spare")),
+        Scenario::new("remove a store", vec![add_store("spare", "mem://spare")], remove_store("spare")),
+        Scenario::new("create elsewhere", vec![add_store("spare", "mem://spare")], create("new", &[("store", "spare")])),
+        Scenario::new("plain create", vec![plain()], folder_of("new")),
+        Scenario::new("plain adopt", vec![plain()], folder_of("there")),
+        Scenario::new("plain create beside trash", vec![plain(), folder_of("new"), remove("new", false)], folder_of("new")),
+        Scenario::new("plain attach", vec![plain(), folder_of("new")], folder("new", "/x/y", false)),
+        Scenario::new("plain remove", vec![plain(), folder_of("new")], remove("new", false)),
+        Scenario::new("plain remove now", vec![plain(), folder_of("new")], remove("new", true)),
+        Scenario::new("plain forget", vec![plain(), folder_of("there")], remove("there", false)),
+        Scenario::new("plain restore", vec![plain(), folder_of("new"), remove("new", false)], restore("new", None)),
+        Scenario::new(
+            "plain restore as",
+            vec![plain(), folder_of("new"), remove("new", false), folder_of("new")],
+            restore("new", Some("other")),
+        ),
+        Scenario::new("shrink", vec![create("old", &[("size", "2G")])], set("old", &[("size", "1G")])),
         Scenario::new("create", vec![], create("new", &[("size", "1G"), ("protect", "on")])),
         Scenario::new("create beside trash", vec![old(), remove("old", false)], create("old", &[])),
         Scenario::new("set", vec![old()], set("old", &[("size", "2G")])),
@@ -112,6 +132,7 @@ fn process<T>(work: impl Future<Output = T>) -> T {
 
 fn prepared(scenario: &Scenario) -> (Site, Vec<String>) {
     let site = Site::new();
+    site.world.0.lock().folders.insert("/plain/there".to_owned(), (None, "somebody's".to_owned()));
     let before = process(async {
         let control = site.open().await;
         for intent in &scenario.setup {
@@ -180,7 +201,15 @@ async fn in_accord(site: &Site, control: &Control, context: &str) {
     {
         let state = site.world.0.lock();
         let with_bytes: BTreeSet<_> = state.bytes.keys().copied().collect();
-        let known: BTreeSet<_> = volumes.iter().map(|v| v.id).collect();
+        let known: BTreeSet<_> = volumes.iter().filter(|v| v.kind == VolumeKind::Chunked).map(|v| v.id).collect();
+        assert_eq!(state.folders.get("/plain/there"), Some(&(None, "somebody's".to_owned())), "{context}: not Orlop's to touch");
+        let made: BTreeSet<_> = state.folders.values().filter_map(|(maker, _)| *maker).collect();
+        let plain = |s| volumes.iter().filter(move |v| v.kind == VolumeKind::Plain && !v.adopted && v.state == s).map(|v| v.id);
+        assert_eq!(made, plain(VolumeState::Active).collect(), "{context}: a folder without a volume, or a volume without a folder");
+        assert_eq!(state.trash.keys().copied().collect::<BTreeSet<_>>(), plain(VolumeState::Removed).collect(), "{context}: trash");
+        for v in volumes.iter().filter(|v| v.kind == VolumeKind::Plain && v.state == VolumeState::Active) {
+            assert!(v.folder.as_ref().is_some_and(|f| f.ends_with(v.name.as_str()) && state.folders.contains_key(f)), "{context}: {v:?}");
+        }
         assert_eq!(with_bytes, known, "{context}: bytes without a volume, or a volume without bytes");
         for v in &volumes {
             assert_ne!(v.state, VolumeState::Purging);
@@ -251,10 +280,20 @@ fn a_kill_at_any_step_is_finished_or_undone() {
 #[test]
 fn a_kill_at_any_step_of_the_recovery_is_recovered_too() {
     // Those whose recovery has most to do.
-    for scenario in scenarios()
-        .into_iter()
-        .filter(|s| ["create", "attach folder", "detach folder", "remove now", "set while mounted"].contains(&s.name))
-    {
+    for scenario in scenarios().into_iter().filter(|s| {
+        [
+            "create",
+            "attach folder",
+            "detach folder",
+            "remove now",
+            "set while mounted",
+            "plain create",
+            "plain remove",
+            "plain restore",
+            "shrink",
+        ]
+        .contains(&s.name)
+    }) {
         let (steps, after) = rehearse(&scenario);
         for step in opening_steps(&scenario)..steps {
             for second in 0.. {

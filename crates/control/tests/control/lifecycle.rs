@@ -1,7 +1,7 @@
 //! The life of a volume, from create to the end of its retention.
 
 use crate::world::*;
-use orlop_control::{ControlConfig, VolumeFilter};
+use orlop_control::VolumeFilter;
 use orlop_model::{Actor, ErrorKind, Intent, VolumeId, VolumeRef, VolumeState};
 use std::time::Duration;
 
@@ -215,7 +215,7 @@ async fn usage_is_shown_for_mounted_volumes_and_never_waited_for_long() {
     let with_usage = VolumeFilter { with_usage: true, ..VolumeFilter::default() };
     let shown = control.volumes(with_usage).await.unwrap();
     assert_eq!(shown.iter().map(|v| v.usage.is_some()).collect::<Vec<_>>(), [true, true, false]);
-    assert_eq!(shown[0].mountpoint.as_deref(), Some(control.mountpoint_of(shown[0].id).as_str()));
+    assert_eq!(shown[0].mountpoint.as_deref(), Some(control.mountpoint_of(&shown[0]).as_str()));
     assert!(control.volume(&named("a")).await.unwrap().usage.is_some());
     assert!(control.volume_brief(&named("a")).await.unwrap().usage.is_none());
     site.world.0.lock().hanging.insert("usage");
@@ -224,25 +224,4 @@ async fn usage_is_shown_for_mounted_volumes_and_never_waited_for_long() {
     assert!(shown.iter().all(|v| v.usage.is_none()));
     assert!(began.elapsed() < Duration::from_secs(4), "two silent workers cost no more than one");
     site.world.assert_respected();
-}
-
-#[tokio::test]
-async fn a_store_that_is_gone_from_the_settings_is_named() {
-    let site = Site::new();
-    let spare = "spare".parse::<orlop_model::StoreName>().unwrap();
-    let mut config = site.config();
-    config.stores.insert(spare, orlop_control::StoreConfig { url: "mem://".to_owned() });
-    let control = orlop_control::Control::open(config).await.unwrap();
-    control.apply(&ROOT, create("v", &[("store", "spare")])).await.unwrap();
-    control.close().await;
-    drop(control);
-    let control = site.open().await;
-    let e = refused(control.apply(&ROOT, docker("v", "m")).await, ErrorKind::NotFound);
-    assert!(e.message.contains("spare"), "{e}");
-    assert_eq!(control.volumes(VolumeFilter::default()).await.unwrap().len(), 1, "it is still shown");
-    control.close().await;
-    drop(control);
-    let none = ControlConfig { stores: Default::default(), ..site.config() };
-    let e = orlop_control::Control::open(none).await.err().expect("no default store");
-    assert_eq!(e.kind, ErrorKind::InvalidArgument);
 }

@@ -7,8 +7,10 @@ mod authority;
 mod crash;
 mod lifecycle;
 mod options;
+mod plain;
 mod reconcile;
 mod registry;
+mod stores;
 mod world;
 
 /// A file that nobody registered above would never be run.

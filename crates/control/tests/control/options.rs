@@ -1,16 +1,12 @@
 //! Options that are kept, and those that are refused because nothing would keep them.
 
 use crate::world::*;
-use orlop_model::{ErrorKind, Intent, VolumeUpdate};
+use orlop_model::{Durability, ErrorKind, Intent, OutagePolicy, VolumeUpdate};
 use std::collections::BTreeMap;
 
 const UNBUILT: &[(&str, &str, ErrorKind)] = &[
-    ("encrypt", "on", ErrorKind::Unsupported),
-    ("compression", "zstd", ErrorKind::Unsupported),
     ("durability", "remote", ErrorKind::Unsupported),
     ("cache", "fast", ErrorKind::Unsupported),
-    ("outage", "fail", ErrorKind::Unsupported),
-    ("outage", "readonly", ErrorKind::Unsupported),
     ("store", "s3prod", ErrorKind::NotFound),
 ];
 
@@ -26,7 +22,7 @@ async fn a_feature_that_does_not_exist_is_refused_and_changes_nothing() {
     assert_eq!(site.world.calls("format"), 0);
     control.apply(&ROOT, create("v", &[])).await.unwrap();
     let before = picture(&control).await;
-    for (key, value, kind) in UNBUILT.iter().filter(|(key, _, _)| !["store", "encrypt"].contains(key)) {
+    for (key, value, kind) in UNBUILT.iter().filter(|(key, _, _)| *key != "store") {
         refused(control.apply(&ROOT, set("v", &[(key, value)])).await, *kind);
     }
     assert_eq!(picture(&control).await, before);
@@ -54,7 +50,57 @@ async fn what_works_anyway_may_be_said() {
     let plan = control.mount_plan(&named("v")).await.unwrap();
     assert_eq!((plan.options.uid, plan.options.gid), (Some(999), Some(998)), "the worker is told");
     assert!(plan.store.url.starts_with("file:///"), "{}", plan.store.url);
-    assert_eq!(plan.mountpoint, control.mountpoint_of(v.id));
+    assert_eq!(plan.mountpoint, control.mountpoint_of(&v));
+}
+
+#[tokio::test]
+async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores() {
+    let site = Site::new();
+    let control = site.open().await;
+    let local = [("outage", "fail"), ("encrypt", "on"), ("compression", "zstd")];
+    let v = volume_of(control.apply(&ROOT, create("local", &local)).await.unwrap());
+    assert_eq!((v.options.encrypt, v.options.outage), (Some(true), Some(OutagePolicy::Fail)));
+    let durability = async |name: &str| control.mount_plan(&named(name)).await.unwrap().options.durability;
+    assert_eq!(durability("local").await, Some(Durability::Local));
+    control.apply(&ROOT, add_store("cloud", "s3://bucket/prefix")).await.unwrap();
+    let made = control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
+    assert_eq!(volume_of(made).options.durability, None, "shown as it was given");
+    assert_eq!(durability("far").await, Some(Durability::Remote), "the worker is told what it means");
+    // The default written out is the same volume; anything else is not.
+    control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "remote")])).await.unwrap();
+    let e = refused(control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "local")])).await, ErrorKind::AlreadyExists);
+    assert!(e.message.contains("durability"), "{e}");
+    let e = refused(control.apply(&ROOT, create("far", &[])).await, ErrorKind::AlreadyExists);
+    assert!(e.message.contains("store"), "{e}");
+    control.apply(&ROOT, set("far", &[("durability", "local"), ("outage", "readonly"), ("compression", "zstd")])).await.unwrap();
+    assert_eq!(durability("far").await, Some(Durability::Local));
+}
+
+#[tokio::test]
+async fn a_size_below_what_is_used_is_refused_with_the_bytes_mounted_or_not() {
+    let site = Site::new();
+    let control = site.open().await;
+    let id = volume_of(control.apply(&ROOT, create("v", &[("size", "10M")])).await.unwrap()).id;
+    site.world.0.lock().used.insert(id, 5_005_312);
+    for mounted in [false, true] {
+        if mounted {
+            control.apply(&ROOT, docker("v", "m")).await.unwrap();
+        }
+        let e = refused(control.apply(&ROOT, set("v", &[("size", "4M")])).await, ErrorKind::NoSpace);
+        assert!(e.message.contains("5005312") && e.message.contains("4194304"), "mounted {mounted}: {e}");
+        assert_eq!(control.volume_brief(&named("v")).await.unwrap().options.size.unwrap().0, 10 << 20, "as before");
+        assert_eq!(site.world.0.lock().mounted.len(), usize::from(mounted), "nothing stays mounted that was not");
+    }
+    control.apply(&ROOT, undocker("v", "m")).await.unwrap();
+    control.apply(&ROOT, set("v", &[("size", "5M")])).await.unwrap();
+    assert!(site.world.0.lock().mounted.is_empty());
+    // What cannot be looked at is not shrunk; growing needs no look.
+    site.world.fail("attach", ErrorKind::Unavailable);
+    control.apply(&ROOT, set("v", &[("size", "4M")])).await.unwrap_err();
+    control.apply(&ROOT, set("v", &[("size", "8M")])).await.unwrap();
+    control.apply(&ROOT, set("v", &[("size", "")])).await.unwrap();
+    control.apply(&ROOT, set("v", &[("size", "1G")])).await.unwrap_err();
+    site.world.assert_respected();
 }
 
 #[tokio::test]
@@ -118,7 +164,7 @@ async fn set_changes_what_is_named_and_resets_what_is_empty() {
     for bad in [("", "x"), ("a\nb", "x"), ("a", "x\u{1b}[31m"), (&"k".repeat(200), "x")] {
         refused(control.apply(&ROOT, labels(&[bad])).await, ErrorKind::InvalidArgument);
     }
-    assert_eq!(site.world.calls("set_quota"), 0, "nothing is mounted");
+    assert_eq!(site.world.calls("set_quota"), 0, "nothing is mounted, and nothing shrank");
 }
 
 #[tokio::test]
@@ -138,6 +184,7 @@ async fn a_new_size_reaches_the_mounted_worker_or_is_refused_whole() {
     control.reconcile().await;
     assert_eq!(site.world.0.lock().quotas[&id], None, "and the worker has it so");
     control.apply(&ROOT, undocker("v", "m")).await.unwrap();
+    control.apply(&ROOT, set("v", &[("size", "3G")])).await.unwrap();
     site.world.fail("set_quota", ErrorKind::Unavailable);
     control.apply(&ROOT, set("v", &[("size", "4G")])).await.unwrap();
     control.apply(&ROOT, docker("v", "m")).await.unwrap();

@@ -3,11 +3,11 @@
 
 use async_trait::async_trait;
 use orlop_control::{
-    AttachedVolume, BoundDirectory, Clock, Control, ControlConfig, Mounted, Mounter, VolumeFilter, VolumeWorker, faults::Faults,
+    AttachedVolume, BoundDirectory, Clock, Control, ControlConfig, Formatted, Mounted, Mounter, VolumeFilter, VolumeWorker, faults::Faults,
 };
 use orlop_model::{
-    Actor, AttachmentId, AttachmentKind, DetachBy, Error, ErrorKind, Intent, MountPlan, Outcome, Result, Usage, Volume, VolumeId,
-    VolumeOptions, VolumeRef,
+    Actor, AttachmentId, AttachmentKind, Capabilities, DetachBy, Error, ErrorKind, Examination, Intent, MountPlan, Outcome, Result, Store,
+    StoreSpec, Usage, Volume, VolumeId, VolumeOptions, VolumeRef,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,14 @@ pub const ROOT: Actor = Actor::Local { uid: 0, gid: 0, pid: 1 };
 pub struct State {
     /// Volumes with bytes, and what was written to them.
     pub bytes: BTreeMap<VolumeId, String>,
+    /// Folders of plain stores: which volume made each, if one did, and what is in it.
+    pub folders: BTreeMap<String, (Option<VolumeId>, String)>,
+    /// Folders of plain volumes in the trash.
+    pub trash: BTreeMap<VolumeId, String>,
+    /// What mounted volumes take, where it is not one block.
+    pub used: BTreeMap<VolumeId, u64>,
+    /// URLs of stores that overwrite what they must not.
+    pub careless: BTreeSet<String>,
     pub mounted: BTreeMap<VolumeId, AttachedVolume>,
     pub quotas: BTreeMap<VolumeId, Option<u64>>,
     pub in_use: BTreeSet<VolumeId>,
@@ -97,7 +105,9 @@ impl Mounter for World {
     async fn attach(&self, plan: &MountPlan) -> Result<Mounted> {
         self.call("attach", plan.name.as_str()).await?;
         let mut state = self.0.lock();
-        if !state.bytes.contains_key(&plan.volume) {
+        let there =
+            if plan.store.is_plain() { state.folders.contains_key(&plan.mountpoint) } else { state.bytes.contains_key(&plan.volume) };
+        if !there {
             state.violations.push(format!("attach of {} which was never formatted", plan.name));
         }
         let quota = plan.options.size.map(|s| s.0);
@@ -154,7 +164,7 @@ impl Mounter for World {
 
 #[async_trait]
 impl VolumeWorker for World {
-    async fn format(&self, plan: &MountPlan) -> Result<()> {
+    async fn format(&self, plan: &MountPlan) -> Result<Formatted> {
         {
             let mut state = self.0.lock();
             state.running += 1;
@@ -164,11 +174,15 @@ impl VolumeWorker for World {
         let mut state = self.0.lock();
         state.running -= 1;
         called?;
+        if plan.store.is_plain() {
+            let there = state.folders.entry(plan.mountpoint.clone()).or_insert((Some(plan.volume), String::new()));
+            return Ok(if there.0 == Some(plan.volume) { Formatted::Fresh } else { Formatted::Adopted });
+        }
         if state.bytes.get(&plan.volume).is_some_and(|b| !b.is_empty()) {
             state.violations.push(format!("format of {} over its data", plan.name));
         }
         state.bytes.insert(plan.volume, String::new());
-        Ok(())
+        Ok(Formatted::Fresh)
     }
 
     async fn destroy(&self, plan: &MountPlan) -> Result<()> {
@@ -178,6 +192,10 @@ impl VolumeWorker for World {
             state.violations.push(format!("destroy of {} while it is mounted", plan.name));
         }
         state.bytes.remove(&plan.volume);
+        state.trash.remove(&plan.volume);
+        if state.folders.get(&plan.mountpoint).is_some_and(|(maker, text)| *maker == Some(plan.volume) && text.is_empty()) {
+            state.folders.remove(&plan.mountpoint);
+        }
         Ok(())
     }
 
@@ -187,7 +205,7 @@ impl VolumeWorker for World {
         if !state.mounted.contains_key(&volume) {
             state.violations.push("usage of a volume that is not mounted".to_owned());
         }
-        Ok(Usage { used_bytes: 4096, inodes: 2, ..Usage::default() })
+        Ok(Usage { used_bytes: state.used.get(&volume).copied().unwrap_or(4096), inodes: 2, ..Usage::default() })
     }
 
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
@@ -196,8 +214,53 @@ impl VolumeWorker for World {
         if !state.mounted.contains_key(&volume) {
             state.violations.push("set_quota of a volume that is not mounted".to_owned());
         }
+        if bytes.is_some_and(|b| b < state.used.get(&volume).copied().unwrap_or(4096)) {
+            return Err(Error::new(ErrorKind::NoSpace, "quota exceeded"));
+        }
         state.quotas.insert(volume, bytes);
         Ok(())
+    }
+
+    async fn discard(&self, plan: &MountPlan) -> Result<()> {
+        self.call("discard", plan.name.as_str()).await?;
+        let mut state = self.0.lock();
+        if state.mounted.contains_key(&plan.volume) {
+            state.violations.push(format!("discard of {} while it is mounted", plan.name));
+        }
+        let ours = state.folders.get(&plan.mountpoint).is_some_and(|(maker, _)| *maker == Some(plan.volume));
+        if ours && !state.trash.contains_key(&plan.volume) {
+            let (_, text) = state.folders.remove(&plan.mountpoint).unwrap();
+            state.trash.insert(plan.volume, text);
+        }
+        Ok(())
+    }
+
+    async fn recover(&self, plan: &MountPlan) -> Result<()> {
+        self.call("recover", plan.name.as_str()).await?;
+        let mut state = self.0.lock();
+        let Some(text) = state.trash.get(&plan.volume).cloned() else { return Ok(()) };
+        if state.folders.contains_key(&plan.mountpoint) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is there", plan.mountpoint)));
+        }
+        state.folders.insert(plan.mountpoint.clone(), (Some(plan.volume), text));
+        state.trash.remove(&plan.volume);
+        Ok(())
+    }
+
+    async fn examine(&self, store: &StoreSpec) -> Result<Examination> {
+        self.call("examine", &store.url).await?;
+        if store.is_plain() {
+            return Ok(Examination::default());
+        }
+        let careful = !self.0.lock().careless.contains(&store.url);
+        let capabilities = Capabilities {
+            conditional_create: careful,
+            conditional_replace: careful,
+            ranged_get: true,
+            strong_list: true,
+            ..Capabilities::default()
+        };
+        Ok(Examination { capabilities: Some(capabilities), put_micros: Some(900), get_micros: Some(500) })
     }
 }
 
@@ -260,6 +323,26 @@ pub fn opts(pairs: &[(&str, &str)]) -> VolumeOptions {
 
 pub fn create(name: &str, pairs: &[(&str, &str)]) -> Intent {
     Intent::CreateVolume { name: name.parse().unwrap(), options: opts(pairs), labels: BTreeMap::new() }
+}
+
+pub fn add_store(name: &str, url: &str) -> Intent {
+    Intent::AddStore { name: name.parse().unwrap(), spec: StoreSpec::new(url) }
+}
+
+pub fn test_store(name: &str) -> Intent {
+    Intent::TestStore { name: name.parse().unwrap() }
+}
+
+pub fn remove_store(name: &str) -> Intent {
+    Intent::RemoveStore { name: name.parse().unwrap() }
+}
+
+pub fn store_of(outcome: Outcome) -> Store {
+    match outcome {
+        Outcome::Store(s) => *s,
+        Outcome::Tested(t) => t.store,
+        other => panic!("no store in {other:?}"),
+    }
 }
 
 pub fn remove(volume: &str, now: bool) -> Intent {
@@ -326,6 +409,8 @@ pub async fn picture(control: &Control) -> Vec<String> {
             format!("{} {:?} {:?} protected={} {holders:?}", v.name, v.state, v.options.to_pairs(), v.protected)
         })
         .collect();
+    let stores = control.stores().await.unwrap();
+    lines.extend(stores.iter().filter(|s| s.name.as_str() != "default").map(|s| format!("store {} {} {}", s.name, s.spec.url, s.volumes)));
     lines.sort();
     lines
 }

@@ -24,6 +24,8 @@ pub(crate) struct Mount {
     pub(crate) id: u64,
     /// Which file system.
     pub(crate) device: Device,
+    /// The folder of the file system that it shows: its root, or the source of a bind.
+    pub(crate) root: PathBuf,
     /// Where, seen from the root of the table's reader.
     pub(crate) point: PathBuf,
     /// Whether it is read-only.
@@ -66,7 +68,7 @@ fn parse_line(line: &str) -> Option<Mount> {
     let id = fields.next()?.parse().ok()?;
     let _parent = fields.next()?;
     let (major, minor) = fields.next()?.split_once(':')?;
-    let _root = fields.next()?;
+    let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let read_only = fields.next()?.split(',').any(|o| o == "ro");
     let mut peers = Vec::new();
@@ -80,7 +82,7 @@ fn parse_line(line: &str) -> Option<Mount> {
     }
     let fstype = fields.next()?.to_owned();
     let device = Device { major: major.parse().ok()?, minor: minor.parse().ok()? };
-    Some(Mount { id, device, point, read_only, peers, fstype })
+    Some(Mount { id, device, root, point, read_only, peers, fstype })
 }
 
 /// Reads a table; lines of an unknown form are left out.

@@ -34,6 +34,9 @@ fn card(v: &Volume) -> String {
     if let Some(at) = v.removed_at {
         line("removed", moment(at));
     }
+    if let Some(folder) = &v.folder {
+        line("folder", if v.adopted { format!("{folder}, adopted") } else { folder.clone() });
+    }
     if let Some(mountpoint) = &v.mountpoint {
         line("mountpoint", mountpoint.clone());
     }

@@ -32,6 +32,9 @@ struct Removal {
     /// Until when it can be restored; absent if its data is gone.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     restorable_until: Option<time::OffsetDateTime>,
+    /// Of an adopted folder: it stays, and only the volume is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder_stays: Option<String>,
     /// The command that takes it back.
     #[serde(skip_serializing_if = "Option::is_none")]
     restore_with: Option<String>,
@@ -66,20 +69,34 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 }
 
 async fn one(reference: &VolumeRef, args: &Args, cx: &Context) -> Result<Removal> {
+    let mut folder_stays = None;
     let removed = if args.dry_run {
         let volume = cx.client.volume(reference).await?;
         refused(&volume, cx)?;
+        folder_stays = volume.folder.filter(|_| volume.adopted);
         None
     } else {
         cx.client.remove(reference, args.now).await?
     };
+    if let Some(volume) = removed.as_ref().filter(|v| v.adopted) {
+        folder_stays.clone_from(&volume.folder);
+    }
     let until = removed.as_ref().and_then(|v| v.purge_at);
     let restore_with = match (&removed, args.dry_run, args.now) {
+        _ if folder_stays.is_some() => None,
         (Some(volume), false, false) => Some(format!("orlop volume restore {}{}", volume.name, cx.root_flag())),
         (None, true, false) => Some(format!("orlop volume restore {reference}{}", cx.root_flag())),
         _ => None,
     };
-    Ok(Removal { volume: reference.to_string(), removed: true, dry_run: args.dry_run, restorable_until: until, restore_with, error: None })
+    Ok(Removal {
+        volume: reference.to_string(),
+        removed: true,
+        dry_run: args.dry_run,
+        restorable_until: until,
+        folder_stays,
+        restore_with,
+        error: None,
+    })
 }
 
 /// What the daemon would answer now.
@@ -106,10 +123,22 @@ fn refused(volume: &Volume, cx: &Context) -> Result<()> {
 }
 
 fn failed(reference: &VolumeRef, dry_run: bool, e: Error) -> Removal {
-    Removal { volume: reference.to_string(), removed: false, dry_run, restorable_until: None, restore_with: None, error: Some(e) }
+    Removal {
+        volume: reference.to_string(),
+        removed: false,
+        dry_run,
+        restorable_until: None,
+        folder_stays: None,
+        restore_with: None,
+        error: Some(e),
+    }
 }
 
 fn line(r: &Removal) -> String {
+    if let Some(folder) = &r.folder_stays {
+        let verb = if r.dry_run { "would forget" } else { "forgot" };
+        return format!("{verb} {}; its folder {folder} was there before and stays as it is\n", r.volume);
+    }
     match (r.dry_run, r.restorable_until, &r.restore_with) {
         (true, _, Some(command)) => format!("would remove {}; its data would be kept, and taken back with: {command}\n", r.volume),
         (true, _, None) => format!("would delete {} for good\n", r.volume),
