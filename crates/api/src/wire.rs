@@ -56,6 +56,15 @@ pub struct Restore {
     pub name: Option<String>,
 }
 
+/// Asks for other keys.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeys {
+    /// The volume that gets a new data key; without it there is a new master key for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+}
+
 /// Asks for a volume to be mounted on a folder of the host.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -172,6 +181,9 @@ pub struct HostFacts {
     /// Why the plugin is not served although it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin_warning: Option<String>,
+    /// What has to be done about the master key: it was just made and has no backup, or it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_warning: Option<String>,
 }
 
 /// The keeper and what it holds.

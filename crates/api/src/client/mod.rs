@@ -6,10 +6,14 @@ mod transport;
 
 pub use transport::{Body, Endpoint, Transport};
 
-use crate::wire::{AddStore, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, Shutdown, ShutdownReport, Status};
+use crate::wire::{
+    AddStore, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, RotateKeys, Shutdown, ShutdownReport, Status,
+};
 use hyper::Method;
 use orlop_control::{AuditFilter, VerifyReport};
-use orlop_model::{AuditEvent, Error, ErrorKind, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate};
+use orlop_model::{
+    AuditEvent, Error, ErrorKind, KeyReport, KeyRotation, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -88,6 +92,22 @@ impl Client {
     /// A file of a volume, as a stream.
     pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Body> {
         self.stream(&format!("/v1/volumes/{volume}/content?path={}", encode(path))).await
+    }
+
+    /// The keys of encrypted volumes, by their names.
+    pub async fn keys(&self) -> Result<KeyReport> {
+        self.get("/v1/keys").await
+    }
+
+    /// Has the master key rotated, or the data key of one volume.
+    pub async fn rotate_keys(&self, volume: Option<&VolumeRef>) -> Result<KeyReport> {
+        let request = RotateKeys { volume: volume.map(ToString::to_string) };
+        self.send(Method::POST, "/v1/keys/rotate", &request).await
+    }
+
+    /// How far the rotation of the master key is.
+    pub async fn key_rotation(&self) -> Result<Option<KeyRotation>> {
+        self.get("/v1/keys/rotation").await
     }
 
     /// The stores, by name.

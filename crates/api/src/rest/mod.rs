@@ -9,6 +9,7 @@ mod body;
 mod daemon;
 mod error;
 mod files;
+mod keys;
 mod peer;
 mod stores;
 mod volumes;
@@ -48,6 +49,7 @@ pub(crate) struct Rest {
         (name = "attachments", description = "Why a volume is mounted on this host"),
         (name = "stores", description = "Named places where the bytes of volumes live"),
         (name = "files", description = "Reading what is in a volume"),
+        (name = "keys", description = "Keys of encrypted volumes, by their names"),
         (name = "audit", description = "The record of every change"),
         (name = "daemon", description = "The daemon itself"),
     ),
@@ -64,6 +66,9 @@ fn table() -> OpenApiRouter<Rest> {
         .routes(routes!(attachments::detach))
         .routes(routes!(files::list))
         .routes(routes!(files::content))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(keys::rotation))
         .routes(routes!(stores::list, stores::add))
         .routes(routes!(stores::inspect, stores::remove))
         .routes(routes!(stores::test))

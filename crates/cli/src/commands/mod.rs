@@ -5,6 +5,7 @@ mod cat;
 mod completion;
 mod doctor;
 mod down;
+mod key;
 mod ls;
 mod mount;
 mod pairs;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Ls(ls::Args),
     Cat(cat::Args),
     #[command(subcommand)]
+    Key(key::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
     Completion(completion::Args),
     Version(version::Args),
@@ -61,6 +64,7 @@ pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
         Command::Unmount(args) => client(unmount::run(&args, cx)),
         Command::Ls(args) => client(ls::run(&args, cx)),
         Command::Cat(args) => client(cat::run(&args, cx)),
+        Command::Key(command) => client(key::run(command, cx)),
         Command::Audit(command) => client(audit::run(command, cx)),
         Command::Completion(args) => completion::run(&args, cx),
         Command::Version(args) => version::run(&args, cx),

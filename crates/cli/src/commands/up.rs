@@ -117,6 +117,9 @@ fn report(status: &Status, already: bool, args: &Args, cx: &Context) -> Result<u
     if let Some(warning) = &host.plugin_warning {
         cx.ui.note(&format!("warning: {warning}"));
     }
+    if let Some(warning) = &host.key_warning {
+        cx.ui.note(&format!("warning: {warning}"));
+    }
     let asked = (!args.no_docker_plugin).then_some(args.plugin_name.as_str());
     if already && host.plugin_warning.is_none() && host.plugin.as_deref() != asked {
         cx.ui.note(&format!(

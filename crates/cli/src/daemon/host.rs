@@ -25,6 +25,9 @@ pub(crate) struct DaemonHost {
     pub(crate) started_at: OffsetDateTime,
     pub(crate) plugin: Option<(String, PathBuf)>,
     pub(crate) plugin_warning: Option<String>,
+    /// Whether this start made the master key, and what was wrong with it then.
+    pub(crate) key_made: bool,
+    pub(crate) key_warning: Option<String>,
     pub(crate) ports: Arc<Ports>,
     pub(crate) control: Arc<Control>,
     /// Told when the process shall end.
@@ -50,6 +53,7 @@ impl Host for DaemonHost {
             plugin: self.plugin.as_ref().map(|(name, _)| name.clone()),
             plugin_socket: self.plugin.as_ref().map(|(_, socket)| socket.display().to_string()),
             plugin_warning: self.plugin_warning.clone(),
+            key_warning: if self.key_made { super::keys::unsaved(&self.root, true) } else { self.key_warning.clone() },
             ..HostFacts::default()
         };
         match tokio::time::timeout(Duration::from_millis(1500), self.workers()).await {

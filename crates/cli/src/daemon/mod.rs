@@ -5,6 +5,7 @@
 mod files;
 mod host;
 mod keeper;
+mod keys;
 mod layout;
 mod lock;
 mod log;
@@ -122,6 +123,7 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::io("watching signals", &e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::io("watching signals", &e))?;
 
+    let (key_made, key_warning) = keys::prepare(root);
     let ports = Arc::new(Ports::new(root));
     ports.keeper.client().await?;
     let control = Control::open(ControlConfig::new(root, ports.clone(), ports.clone())).await?;
@@ -142,6 +144,8 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
         started_at: OffsetDateTime::now_utc(),
         plugin: plugin.as_ref().map(|c| (c.name.clone(), c.socket.clone())),
         plugin_warning,
+        key_made,
+        key_warning,
         ports,
         control: control.clone(),
         end: end.clone(),

@@ -7,6 +7,7 @@ use orlop_api::client::{Endpoint, Transport};
 use orlop_api::docker::{IDENTIFY, Identity};
 use orlop_api::wire::Status;
 use orlop_model::{Error, ErrorKind, Result};
+use orlop_store::keys::MasterKeys;
 use std::time::Duration;
 
 /// Everything about this Orlop.
@@ -28,6 +29,7 @@ pub(crate) async fn check(cx: &Context, status: &Result<Status>) -> Vec<Finding>
         }
         Err(e) => findings.push(no_daemon(cx, e)),
     }
+    findings.extend(keys(cx));
     findings.push(audit(cx).await);
     findings
 }
@@ -111,6 +113,27 @@ fn records(status: &Status) -> Vec<Finding> {
         findings.push(Finding::problem("reconcile", failure.clone(), "it is tried again every half minute; see log/daemon.log"));
     }
     findings
+}
+
+/// The master key, looked at in its file: encrypted volumes need it when the daemon does not run, too.
+fn keys(cx: &Context) -> Option<Finding> {
+    let dir = cx.root.join("keys");
+    if !dir.exists() {
+        return None;
+    }
+    let root = cx.root_flag();
+    Some(match MasterKeys::load(&dir) {
+        Err(e) => Finding::failed("keys", e, "put a backup of the master key back"),
+        Ok(_) if MasterKeys::rotation_is_open(&dir) => {
+            Finding::note("keys", "a rotation of the master key was begun and not finished", format!("go on with: orlop key rotate{root}"))
+        }
+        Ok(keys) if !keys.was_exported(&dir) => Finding::note(
+            "keys",
+            format!("master key {} was never backed up; without it nobody can read encrypted volumes", keys.current().id()),
+            format!("orlop key export{root}, and keep the file away from this host"),
+        ),
+        Ok(keys) => Finding::ok("keys", format!("master key {} is there and was backed up", keys.current().id())),
+    })
 }
 
 async fn audit(cx: &Context) -> Finding {

@@ -1,0 +1,59 @@
+//! `orlop key list`
+
+use crate::args::Context;
+use crate::ui::{Table, moment};
+use orlop_model::{KeyReport, Result};
+
+/// Lists the master keys of this host and the key ring of every encrypted volume, by their names only.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) async fn run(_args: &Args, cx: &Context) -> Result<u8> {
+    let report = cx.client.keys().await?;
+    cx.ui.show(&report, || text(&report))?;
+    if report.rotation_open && !report.rotation.as_ref().is_some_and(|r| r.running) {
+        cx.ui.note(&format!("warning: a rotation was begun and not finished; go on with: orlop key rotate{}", cx.root_flag()));
+    }
+    if report.masters.iter().any(|m| m.exported == Some(false)) {
+        cx.ui.note(&format!("warning: the current master key was never backed up; do it with: orlop key export{}", cx.root_flag()));
+    }
+    Ok(0)
+}
+
+fn text(report: &KeyReport) -> String {
+    let mut masters = Table::new(["MASTER KEY", "STATE", "BACKUP"]);
+    for key in &report.masters {
+        let backup = match key.exported {
+            Some(true) => "exported",
+            Some(false) => "none",
+            None => "",
+        };
+        masters.row([key.id.clone(), if key.current { "current" } else { "old" }.to_owned(), backup.to_owned()]);
+    }
+    let mut text = masters.text();
+    if report.volumes.is_empty() {
+        text.push_str("\nNo volume is encrypted.\n");
+        return text;
+    }
+    let mut rings = Table::new(["VOLUME", "STORE", "DATA KEY", "STATE", "MASTER KEY", "CREATED"]);
+    for volume in &report.volumes {
+        if let Some(e) = &volume.error {
+            let what = format!("unreadable: {}", e.message);
+            rings.row([volume.name.to_string(), volume.store.to_string(), String::new(), what, String::new(), String::new()]);
+        }
+        for key in &volume.keys {
+            let state = if key.current { "current" } else { "old" }.to_owned();
+            rings.row([
+                volume.name.to_string(),
+                volume.store.to_string(),
+                key.id.clone(),
+                state,
+                key.master.clone(),
+                moment(key.created_at),
+            ]);
+        }
+    }
+    text.push('\n');
+    text.push_str(&rings.text());
+    text
+}
