@@ -8,9 +8,12 @@ use crate::change::{Change, Record};
 use crate::fs::FileSystem;
 use crate::host::HostFile;
 use crate::key::Key;
+use crate::log::ship::{Shipping, Waits};
+use crate::row::{Row, Segment};
 use crate::state::{Bases, host_error};
 use crate::types::{FsError, FsResult, Ino};
-use std::collections::HashSet;
+use orlop_model::Durability;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +30,9 @@ const FOLD_JOURNAL: u64 = 64 << 20;
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// A quiet volume is folded after this time.
 const FOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How long closing a volume waits for its store.
+const CLOSE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Stands in a volume's folder after a sync failed, until what was read since is written anew.
 pub(crate) const FAILED_SYNC: &str = "failed-sync";
@@ -45,6 +51,9 @@ pub(crate) struct Wake {
 impl FileSystem {
     /// Waits until there is room for more changed rows.
     pub(crate) async fn admit(&self) -> FsResult<()> {
+        if let Some(shipping) = &self.shipping {
+            self.admit_unsent(shipping).await?;
+        }
         loop {
             let folded = self.wake.folded.notified();
             tokio::pin!(folded);
@@ -73,7 +82,10 @@ impl FileSystem {
             }
             st.journal.seq()
         };
-        self.sync(seq).await
+        match &self.shipping {
+            Some(shipping) if shipping.config.durability == Durability::Remote => self.ship(shipping, seq, Waits::AsThePolicySays).await,
+            _ => self.sync(seq).await,
+        }
     }
 
     /// Makes a file's changes durable, and with them all earlier ones.
@@ -88,6 +100,9 @@ impl FileSystem {
         let _turn = self.sync_turn.lock().await;
         if self.durable.load(Ordering::Acquire) >= seq {
             return Ok(());
+        }
+        if let Some(shipping) = &self.shipping {
+            self.say_unsent(shipping).await?;
         }
         // Everything written until here is taken along, so those who wait behind this sync find it done.
         let (upto, work) = {
@@ -137,8 +152,8 @@ impl FileSystem {
         let mut data: Vec<Arc<dyn HostFile>> = Vec::new();
         let numbers: Vec<u64> = st.unsynced.iter().copied().collect();
         for number in numbers {
-            // A segment that lost its row holds nothing that anybody refers to.
-            if let Some(row) = st.segments.get(&number) {
+            // A segment that lost its row holds nothing that anybody refers to; one that is a pack may have no file here.
+            if let Some(row) = st.segments.get(&number).filter(|s| s.pack.is_none() || st.copies.is_staged(number)) {
                 let id = row.id;
                 data.push(st.files.get(number, &id).map_err(|e| host_error("opening a segment", &e))?);
             }
@@ -162,6 +177,10 @@ impl FileSystem {
                     st.writable()?;
                     st.flush_dirty()?;
                     let dead = self.drop_dead(&mut st)?;
+                    if self.shipping.is_some() && st.current.as_ref().is_some_and(|c| c.next > 0) {
+                        // What the rows name becomes packs now: nothing more goes into it.
+                        st.current = None;
+                    }
                     let cut = st.journal.seq();
                     st.journal.rotate().map_err(|e| host_error("starting a journal file", &e))?;
                     st.overlay_weight = 0;
@@ -175,10 +194,16 @@ impl FileSystem {
             return Err(FsError::Io("an earlier fold is still unfinished".to_owned()));
         };
         // Data before the rows that name it.
-        self.sync(cut).await?;
+        let beside = match &self.shipping {
+            None => {
+                self.sync(cut).await?;
+                Vec::new()
+            }
+            Some(shipping) => self.bring_to_store(shipping, &rows, cut).await?,
+        };
         if !rows.is_empty() {
             loop {
-                match self.ns.fold(&rows, cut).await {
+                match self.ns.fold(&rows, &beside, cut).await {
                     Ok(()) => break,
                     Err(e @ (FsError::Fenced(_) | FsError::Corrupt(_))) => {
                         self.lock().break_down(e.to_string());
@@ -191,6 +216,8 @@ impl FileSystem {
                             return Err(e);
                         }
                         tokio::time::sleep(Duration::from_secs(1)).await;
+                        // Opening it would fence whoever has the volume now.
+                        self.may_reopen().await?;
                         if let Err(e) = self.ns.reopen().await {
                             tracing::warn!(error = %e, "the namespace could not be opened again");
                         }
@@ -213,15 +240,28 @@ impl FileSystem {
             st.folding = None;
             st.folds += 1;
             let mut gone = st.journal.take_folded(cut);
-            for (number, path) in dead {
-                st.files.forget(number);
-                gone.push(path);
+            for segment in &dead {
+                st.files.forget(segment.number);
+                gone.push(segment.file.clone());
             }
             gone
         };
         self.wake.folded.notify_waiters();
+        if let Some(shipping) = &self.shipping {
+            let packs = dead.iter().filter(|d| d.packed).map(|d| crate::pack::path(&shipping.prefix, &d.id));
+            let mut objects: Vec<_> = packs.collect();
+            for (key, row) in &beside {
+                if let (Key::LogStart, Row::LogStart(start)) = (key, row) {
+                    objects.extend(shipping.take_folded(*start));
+                }
+            }
+            shipping.delete(objects).await;
+        }
         for path in gone {
-            if let Err(e) = self.disk.remove(&path) {
+            if let Err(e) = self.disk.remove(&path)
+                // The copy of a pack may have been evicted, or never been here.
+                && !(self.shipping.is_some() && e.kind() == std::io::ErrorKind::NotFound)
+            {
                 tracing::warn!(path = %path.display(), error = %e, "a file that is no longer needed could not be removed");
             }
         }
@@ -253,7 +293,7 @@ impl FileSystem {
     }
 
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
-    fn drop_dead(&self, st: &mut crate::state::State) -> FsResult<Vec<(u64, PathBuf)>> {
+    fn drop_dead(&self, st: &mut crate::state::State) -> FsResult<Vec<Dead>> {
         // One that is being filled and holds nothing but garbage is given up too.
         if let Some(c) = &st.current
             && c.next > 0
@@ -263,17 +303,60 @@ impl FileSystem {
             st.current = None;
         }
         let current = st.current.as_ref().map(|c| c.segment);
-        let dead: Vec<(u64, PathBuf)> = st
+        let dead: Vec<Dead> = st
             .segments
             .iter()
             .filter(|(n, s)| s.live == 0 && Some(**n) != current && !st.pins.contains_key(n))
-            .map(|(n, s)| (*n, st.files.path(*n, &s.id)))
+            .map(|(n, s)| Dead { number: *n, file: st.files.path(*n, &s.id), id: s.id, packed: s.pack.is_some() })
             .collect();
         if !dead.is_empty() {
-            let changes = dead.iter().map(|(n, _)| Change::Delete(Key::Segment(*n))).collect();
+            let changes = dead.iter().map(|d| Change::Delete(Key::Segment(d.number))).collect();
             st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
         }
         Ok(dead)
+    }
+
+    /// On a volume whose home is the store: puts into packs what the rows of a fold name, and sends the log up to its
+    /// cut, however long that takes. Returns the rows that are written beside: the packs, and where recovery starts.
+    async fn bring_to_store(&self, shipping: &Shipping, rows: &BTreeMap<Key, Option<Row>>, cut: u64) -> FsResult<Vec<(Key, Row)>> {
+        let unpacked: Vec<(u64, Segment)> = rows
+            .iter()
+            .filter_map(|(key, row)| match (key, row) {
+                (Key::Segment(n), Some(Row::Segment(s))) if s.pack.is_none() && s.live > 0 => Some((*n, s.clone())),
+                _ => None,
+            })
+            .collect();
+        let packed = self.pack_segments(shipping, unpacked.iter().map(|(n, _)| *n).collect()).await;
+        let done = match packed {
+            Ok(()) => self.ship(shipping, cut, Waits::ForEver).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = done {
+            // The rows of this fold stay in memory and in the journal; the next opening starts it anew.
+            self.lock().break_down(e.to_string());
+            return Err(e);
+        }
+        let mut beside = vec![(Key::LogStart, Row::LogStart(shipping.start_after(cut)))];
+        let st = self.lock();
+        for (n, s) in unpacked {
+            let pack = st.segments.get(&n).and_then(|now| now.pack);
+            let pack = pack.ok_or_else(|| FsError::Io(format!("segment {n:016x} lost its row during a fold")))?;
+            beside.push((Key::Segment(n), Row::Segment(Segment { pack: Some(pack), ..s })));
+        }
+        Ok(beside)
+    }
+
+    /// Whether the namespace may be opened anew: that fences whoever has it open, so nobody else may have the volume.
+    async fn may_reopen(&self) -> FsResult<()> {
+        let Some(shipping) = &self.shipping else { return Ok(()) };
+        while !self.wake.stop.load(Ordering::Acquire) {
+            match self.renew_now(shipping).await {
+                Ok(()) => return Ok(()),
+                Err(e @ FsError::Fenced(_)) => return Err(e),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+        Err(FsError::Io("the volume is being closed".to_owned()))
     }
 
     /// Starts the work that goes on by itself. Ends when the volume is closed or dropped.
@@ -323,18 +406,33 @@ impl FileSystem {
     }
 
     /// Makes everything durable, moves it into the namespace and lets go of the volume. Later calls fail.
+    ///
+    /// When the store is away this ends after a while all the same: what was not sent stays in the journal on this host,
+    /// and the owner record goes on to say whose the volume is.
     pub async fn close(&self) -> FsResult<()> {
         self.reap_queued().await;
         let broken = self.lock().broken.clone();
-        let result = match broken {
-            None => self.fold().await,
+        let result = match (broken, &self.shipping) {
+            (None, None) => self.fold().await,
+            (None, Some(_)) => match tokio::time::timeout(CLOSE_WITHIN, self.fold()).await {
+                Ok(done) => done,
+                Err(_) => Err(FsError::Io(format!("the store did not take {} bytes in time; they stay on this host", self.unsent_bytes()))),
+            },
             // What was acknowledged before is in the journal, but nobody may take it for durable.
-            Some(why) => Err(FsError::Io(format!("the volume was closed for writing after an error: {why}"))),
+            (Some(why), _) => Err(FsError::Io(format!("the volume was closed for writing after an error: {why}"))),
         };
         self.stop().await;
-        let closed = self.ns.close().await;
+        let closed = match (&result, &self.shipping) {
+            // A database that cannot reach its store would wait for it.
+            (Err(_), Some(_)) => Ok(()),
+            _ => self.ns.close().await,
+        };
+        let released = match (&result, &closed, &self.shipping) {
+            (Ok(()), Ok(()), Some(shipping)) => shipping.lease.release().await,
+            _ => Ok(()),
+        };
         self.host_lock.lock().take();
-        result.and(closed)
+        result.and(closed).and(released)
     }
 
     /// Stops at once, as a killed process would: nothing is synced or folded. For tests.
@@ -354,6 +452,15 @@ impl FileSystem {
             let _ = t.await;
         }
     }
+}
+
+/// A segment that nothing refers to.
+struct Dead {
+    number: u64,
+    id: [u8; 16],
+    /// Its file on the host, which may be gone already.
+    file: PathBuf,
+    packed: bool,
 }
 
 struct SyncWork {

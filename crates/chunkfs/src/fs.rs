@@ -6,6 +6,7 @@
 use crate::fold::Wake;
 use crate::host::HostDisk;
 use crate::key::Key;
+use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
 use crate::row::Row;
 use crate::state::{State, Step, Stop};
@@ -39,6 +40,8 @@ pub struct FileSystem {
     pub(crate) wake: Arc<Wake>,
     pub(crate) disk: Arc<dyn HostDisk>,
     pub(crate) background: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// What sends to the store, of a volume whose home is there.
+    pub(crate) shipping: Option<Arc<Shipping>>,
     /// Keeps a second process of this host out; given up when the volume is closed.
     pub(crate) host_lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -60,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn HostDisk>,
     pub(crate) state_dir: PathBuf,
     pub(crate) host_lock: Box<dyn Send + Sync>,
+    pub(crate) shipping: Option<Arc<Shipping>>,
 }
 
 impl FileSystem {
@@ -77,6 +81,7 @@ impl FileSystem {
             wake: Arc::new(Wake::default()),
             disk: parts.disk,
             background: Mutex::new(Vec::new()),
+            shipping: parts.shipping,
             host_lock: Mutex::new(Some(parts.host_lock)),
         }
     }
@@ -97,6 +102,7 @@ impl FileSystem {
 
     /// Runs an operation to its end, fetching what it misses.
     pub(crate) async fn run<T>(&self, mut f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
+        self.may_answer().await?;
         loop {
             let (key, folds) = {
                 let mut st = self.lock();
@@ -130,6 +136,7 @@ impl FileSystem {
     ///
     /// A row that exists during the whole call is among them; one made or removed meanwhile may be or not.
     pub(crate) async fn scan(&self, mut from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
+        self.may_answer().await?;
         let batch = limit.max(64);
         let mut out = Vec::new();
         while out.len() < limit && from < to {
@@ -229,7 +236,8 @@ impl FileSystem {
 /// The least key above this one.
 pub(crate) fn after(key: Key) -> Key {
     match key {
-        Key::Applied => Key::Super,
+        Key::Applied => Key::LogStart,
+        Key::LogStart => Key::Super,
         Key::Super => Key::Inode(0),
         Key::Inode(i) => Key::Inode(i + 1),
         Key::Dirent(p, pos) => Key::Dirent(p, pos + 1),

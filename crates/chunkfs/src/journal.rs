@@ -92,20 +92,20 @@ impl Journal {
         self.end
     }
 
-    /// Appends a record and returns its number. On an error nothing was appended.
-    pub(crate) fn append(&mut self, record: &Record) -> io::Result<u64> {
+    /// Appends a record and returns its number; `written` sees its bytes. On an error nothing was appended.
+    pub(crate) fn append(&mut self, record: &Record, written: impl FnOnce(u64, &[u8])) -> io::Result<u64> {
         let seq = self.seq + 1;
-        self.write(seq, RECORD, |out| record.encode(out))?;
+        self.write(seq, RECORD, |out| record.encode(out), written)?;
         self.seq = seq;
         Ok(seq)
     }
 
     /// Notes that everything up to `seq` is durable.
     pub(crate) fn mark(&mut self, seq: u64) -> io::Result<()> {
-        self.write(seq, MARKER, |_| {})
+        self.write(seq, MARKER, |_| {}, |_, _| {})
     }
 
-    fn write(&mut self, seq: u64, kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+    fn write(&mut self, seq: u64, kind: u8, body: impl FnOnce(&mut Vec<u8>), written: impl FnOnce(u64, &[u8])) -> io::Result<()> {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         frame(&mut bytes, seq, kind, body);
@@ -115,6 +115,7 @@ impl Journal {
             if kind == RECORD && !self.unsynced.iter().any(|f| Arc::ptr_eq(f, &self.file)) {
                 self.unsynced.push(self.file.clone());
             }
+            written(seq, &bytes);
         }
         if done.is_err() {
             // What did reach the file must not be taken for a record: nobody was told that it counts.
@@ -274,6 +275,26 @@ fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Opt
         return Ok(None);
     }
     Ok(Some(h[32..48].try_into().expect("sixteen bytes")))
+}
+
+/// A record as its frame's bytes, for the log on the store.
+pub(crate) fn encode_frame(out: &mut Vec<u8>, seq: u64, record: &Record) {
+    frame(out, seq, RECORD, |out| record.encode(out));
+}
+
+/// Records of frames that must be whole and in order, the first of them number `first`.
+pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)>> {
+    let mut records = Vec::new();
+    let mut pos = 0;
+    while pos < bytes.len() {
+        let (seq, kind, body, end) = frame_at(bytes, pos)?;
+        if kind != RECORD || seq != first + records.len() as u64 {
+            return None;
+        }
+        records.push((seq, Record::decode(body).ok()?));
+        pos = end;
+    }
+    Some(records)
 }
 
 /// Frames from the front up to the first bad one; then any marker behind it.

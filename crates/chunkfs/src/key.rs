@@ -16,6 +16,8 @@ pub(crate) const SLOTS: u64 = 8;
 pub(crate) enum Key {
     /// Journal records up to this row's number are in the namespace.
     Applied,
+    /// Where in the store's log recovery starts, on a volume that has one.
+    LogStart,
     /// Counters of the volume.
     Super,
     /// An inode.
@@ -37,6 +39,7 @@ impl Key {
         let mut out = Vec::with_capacity(17);
         let (tag, a, b) = match self {
             Key::Applied => (b'A', None, None),
+            Key::LogStart => (b'A', Some(0), None),
             Key::Super => (b'B', None, None),
             Key::Inode(i) => (b'I', Some(i), None),
             Key::Dirent(p, pos) => (b'J', Some(p), Some(pos)),
@@ -58,6 +61,7 @@ impl Key {
         let n = |i: usize| rest.get(8 * i..8 * i + 8).map(|b| u64::from_be_bytes(b.try_into().expect("eight bytes")));
         let key = match (tag, rest.len()) {
             (b'A', 0) => Some(Key::Applied),
+            (b'A', 8) => n(0).filter(|n| *n == 0).map(|_| Key::LogStart),
             (b'B', 0) => Some(Key::Super),
             (b'I', 8) => n(0).map(Key::Inode),
             (b'J', 16) => n(0).zip(n(1)).map(|(p, pos)| Key::Dirent(p, pos)),

@@ -3,66 +3,44 @@
 //! The journal is the one log. A fold writes its rows in one batch together with the number of the last
 //! record in them, and is durable when `fold` returns; SlateDB's epoch fences an older writer.
 
+mod upkeep;
+
+use self::upkeep::Upkeep;
 use crate::key::Key;
 use crate::row::Row;
 use crate::ticks::Ticks;
 use crate::types::{FsError, FsResult};
 use object_store::ObjectStore;
-use slatedb::config::{
-    CloseOptions, CompactionWorkerOptions, CompactorOptions, FlushOptions, FlushType, GarbageCollectorDirectoryOptions,
-    GarbageCollectorOptions, PutOptions, ScanOptions, Settings, WriteOptions,
-};
+use slatedb::config::{CloseOptions, FlushOptions, FlushType, PutOptions, ScanOptions, Settings, WriteOptions};
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) struct Namespace {
     /// Replaced by a fresh one when it has stopped at an error of the store.
     db: parking_lot::RwLock<Db>,
+    /// Absent while the database is closed or being replaced.
+    upkeep: parking_lot::Mutex<Option<Upkeep>>,
     store: Arc<dyn ObjectStore>,
     path: String,
 }
 
 fn settings() -> Settings {
-    let collect = Some(GarbageCollectorDirectoryOptions {
-        interval: Some(Duration::from_secs(120)),
-        min_age: Duration::from_secs(300),
-        dry_run: false,
-    });
     Settings {
         // Only folds flush; nothing is written in between.
         flush_interval: None,
         wal_enabled: false,
-        manifest_poll_interval: Duration::from_secs(30),
+        // Upkeep looks when there is something to see, and a write that waits for a merge looks by itself. What is
+        // left is to notice a foreign writer, which a write would notice too.
+        manifest_poll_interval: Duration::from_secs(3600),
         l0_sst_size_bytes: 64 << 20,
         max_unflushed_bytes: 256 << 20,
         l0_max_ssts: 16,
         l0_max_ssts_per_key: 16,
-        compactor_options: Some(CompactorOptions {
-            poll_interval: Duration::from_secs(5),
-            max_concurrent_compactions: 2,
-            worker: Some(CompactionWorkerOptions {
-                max_concurrent_compactions: 2,
-                max_sst_size: 16 << 20,
-                max_fetch_tasks: 2,
-                bytes_to_fetch: 256 << 10,
-                max_subcompactions: 1,
-                ..CompactionWorkerOptions::default()
-            }),
-            ..CompactorOptions::default()
-        }),
-        garbage_collector_options: Some(GarbageCollectorOptions {
-            manifest_options: collect,
-            wal_options: None,
-            wal_fence_options: None,
-            compacted_options: collect,
-            compactions_options: collect,
-            detach_options: None,
-            // Local folders have no conditional replace; the host's lock keeps a second process out.
-            boundary_files_enabled: false,
-            ..GarbageCollectorOptions::default()
-        }),
+        // Upkeep calls them when a fold was made.
+        compactor_options: None,
+        garbage_collector_options: None,
         // A store that is away is asked until it is back: no state is final. Who waits is bounded by the caller.
         object_store_max_retries: None,
         ..Settings::default()
@@ -79,8 +57,8 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 
 impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
-        let db = connect(&store, &path).await?;
-        Ok(Namespace { db: parking_lot::RwLock::new(db), store, path })
+        let (db, upkeep) = connect(&store, &path).await?;
+        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, path })
     }
 
     fn db(&self) -> Db {
@@ -92,8 +70,9 @@ impl Namespace {
     /// The host's lock on the volume is held, so no other writer of this host is fenced by it.
     pub(crate) async fn reopen(&self) -> FsResult<()> {
         self.abandon().await;
-        let db = connect(&self.store, &self.path).await?;
+        let (db, upkeep) = connect(&self.store, &self.path).await?;
         *self.db.write() = db;
+        *self.upkeep.lock() = Some(upkeep);
         Ok(())
     }
 
@@ -116,9 +95,14 @@ impl Namespace {
     }
 
     /// Makes these rows durable, and the number of the last record in them, in one step.
-    pub(crate) async fn fold(&self, rows: &BTreeMap<Key, Option<Row>>, applied: u64) -> FsResult<()> {
+    /// `beside` are rows that stand in for those of the same key.
+    pub(crate) async fn fold(&self, rows: &BTreeMap<Key, Option<Row>>, beside: &[(Key, Row)], applied: u64) -> FsResult<()> {
         let mut batch = WriteBatch::new();
-        for (key, row) in rows {
+        let replaced: HashSet<Key> = beside.iter().map(|(key, _)| *key).collect();
+        for (key, row) in beside {
+            batch.put(key.encode(), row.encode());
+        }
+        for (key, row) in rows.iter().filter(|(key, _)| !replaced.contains(key)) {
             match row {
                 Some(row) => batch.put_with_options(key.encode(), row.encode(), &PutOptions::default()),
                 None => batch.delete(key.encode()),
@@ -127,20 +111,33 @@ impl Namespace {
         batch.put(Key::Applied.encode(), Row::Applied(applied).encode());
         let db = self.db();
         db.write_with_options(batch, &WriteOptions::default()).await.map_err(|e| fs_error(&e))?;
-        db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))
+        db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))?;
+        if let Some(upkeep) = &*self.upkeep.lock() {
+            upkeep.folded();
+        }
+        Ok(())
+    }
+
+    async fn end_upkeep(&self) {
+        let upkeep = self.upkeep.lock().take();
+        if let Some(upkeep) = upkeep {
+            upkeep.stop().await;
+        }
     }
 
     /// Lets go without writing anything.
     pub(crate) async fn abandon(&self) {
+        self.end_upkeep().await;
         let _ = self.db().close_with_options(CloseOptions { flush_type: None }).await;
     }
 
     pub(crate) async fn close(&self) -> FsResult<()> {
+        self.end_upkeep().await;
         self.db().close().await.map_err(|e| fs_error(&e))
     }
 }
 
-async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<Db> {
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<(Db, Upkeep)> {
     let ticks = Arc::new(Ticks::default());
     let db = loop {
         let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone()).build();
@@ -152,7 +149,8 @@ async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<Db> {
         }
     };
     ticks.not_before(db.manifest().last_l0_clock_tick());
-    Ok(db)
+    let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks);
+    Ok((db, upkeep))
 }
 
 fn decode(key: Key, bytes: &[u8]) -> FsResult<Row> {

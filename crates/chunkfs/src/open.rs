@@ -5,14 +5,23 @@
 //! that fails: nothing after it was ever acknowledged as durable. A break below a marker is damage: refused.
 
 use crate::cache::RowCache;
-use crate::change::Change;
+use crate::change::{Change, Record};
 use crate::fs::{FileSystem, Parts};
 use crate::host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
-use crate::journal::{Found, FoundFile, Journal, Scan, ScanError, scan};
+use crate::journal::{Found, FoundFile, Journal, Scan, ScanError, encode_frame, scan};
 use crate::key::{CHUNK_BLOCKS, Key};
+use crate::log::Place;
+use crate::log::chain::{self, Chain};
+use crate::log::lease::Lease;
+use crate::log::object::Extent;
+use crate::log::outbox::Outbox;
+use crate::log::ship::{LogEnd, Shipping};
+use crate::log::patience::Patience;
 use crate::namespace::Namespace;
-use crate::row::{Inode, Row, Segment, Super};
-use crate::segment::{SegmentFiles, open_error, parse_name, read_run};
+use crate::remote::Packs;
+use crate::remote::copies::{Copies, read_source};
+use crate::row::{Inode, Pack, Row, Segment, Super};
+use crate::segment::{PACK_BLOCKS, SEGMENT_BLOCKS, SegmentFiles, parse_name, write_blocks};
 use crate::state::{Bases, Page, State, Stop};
 use crate::types::{BLOCK, FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
@@ -203,15 +212,49 @@ impl FileSystem {
             }
             _ => Error::io(config.state_dir.join("lock").display(), &e),
         })?;
+        let lease = match &config.remote {
+            Some(remote) => Some(take_volume(&config, remote, &journal_dir).await?),
+            None => None,
+        };
+        match Self::open_taken(&config, host_lock, lease.clone(), journal_dir, segment_dir).await {
+            Ok(fs) => Ok(fs),
+            Err(e) => {
+                // Whoever tries next need not wait for a writer that never began.
+                if let Some(lease) = lease
+                    && let Err(e) = lease.give_back().await
+                {
+                    tracing::warn!(error = %e, "the volume could not be given back");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn open_taken(
+        config: &OpenConfig,
+        host_lock: Box<dyn Send + Sync>,
+        lease: Option<Arc<Lease>>,
+        journal_dir: PathBuf,
+        segment_dir: PathBuf,
+    ) -> Result<Arc<FileSystem>> {
+        let disk = config.host.clone();
         let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix))
             .await
             .map_err(|e| model_error("opening the namespace", e))?;
-        match Recovery::run(&config, ns, journal_dir, segment_dir).await {
-            Ok((ns, state)) => {
+        match Recovery::run(config, ns, lease.as_deref(), journal_dir, segment_dir).await {
+            Ok((ns, state, log)) => {
                 let state_dir = config.state_dir.clone();
-                let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock };
+                let shipping = match (&config.remote, lease, log) {
+                    (Some(remote), Some(lease), Some(log)) => {
+                        let patience = state.copies.packs.as_ref().map(|p| p.patience().clone());
+                        Some(Shipping::new(config, remote.clone(), lease, log, patience))
+                    }
+                    _ => None,
+                };
+                let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock, shipping };
                 let fs = Arc::new(FileSystem::new(parts));
-                fs.first_start(&config).await.map_err(|e| model_error("opening the volume", e))?;
+                fs.start_shipping();
+                fs.first_start(config).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
                 Ok(fs)
             }
@@ -263,19 +306,77 @@ impl FileSystem {
     }
 }
 
+/// Takes a volume whose home is the store: its owner record first, so that nobody else is writing. What an earlier
+/// writer of this host left is set aside if somebody else had the volume since.
+async fn take_volume(config: &OpenConfig, remote: &Remote, journal_dir: &Path) -> Result<Arc<Lease>> {
+    let disk = &*config.host;
+    let holder = holder_id(disk, &config.state_dir).map_err(|e| Error::io(config.state_dir.display(), &e))?;
+    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder, remote, |owner| {
+        supersede(disk, journal_dir, owner.epoch).map_err(|e| Error::io(journal_dir.display(), &e))
+    });
+    Ok(Arc::new(lease.await?))
+}
+
+const HOLDER: &str = "holder";
+
+/// The random id of a volume's folder on this host: who holds what lies in it.
+fn holder_id(disk: &dyn HostDisk, state_dir: &Path) -> std::io::Result<String> {
+    let path = state_dir.join(HOLDER);
+    if disk.list(state_dir)?.iter().any(|n| n == HOLDER) {
+        let mut bytes = [0u8; 64];
+        let n = disk.open(&path)?.read_at(&mut bytes, 0)?;
+        if let Ok(id) = std::str::from_utf8(&bytes[..n])
+            && id.len() == 32
+        {
+            return Ok(id.to_owned());
+        }
+        // Torn at its creation: nothing was taken under it.
+        disk.remove(&path)?;
+    }
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let file = disk.create(&path)?;
+    file.write_at(id.as_bytes(), 0)?;
+    file.sync_data()?;
+    disk.sync_dir(state_dir)?;
+    Ok(id)
+}
+
+/// Sets the journal of an earlier writer aside: another host has written since, and its records would contradict.
+fn supersede(disk: &dyn HostDisk, journal_dir: &Path, epoch: u64) -> std::io::Result<()> {
+    for name in disk.list(journal_dir)? {
+        if name.ends_with(".journal") {
+            tracing::warn!(%name, "another host has written since: this journal no longer counts and is set aside");
+            disk.rename(&journal_dir.join(&name), &journal_dir.join(format!("{name}.superseded-{epoch}")))?;
+        }
+    }
+    disk.sync_dir(journal_dir)
+}
+
 struct Recovery;
 
 type Failed = (Namespace, Error);
 
 impl Recovery {
-    async fn run(config: &OpenConfig, ns: Namespace, journal_dir: PathBuf, segment_dir: PathBuf) -> Result<(Namespace, State), Failed> {
-        match Self::try_run(config, &ns, journal_dir, segment_dir).await {
-            Ok(state) => Ok((ns, state)),
+    async fn run(
+        config: &OpenConfig,
+        ns: Namespace,
+        lease: Option<&Lease>,
+        journal_dir: PathBuf,
+        segment_dir: PathBuf,
+    ) -> Result<(Namespace, State, Option<LogEnd>), Failed> {
+        match Self::try_run(config, &ns, lease, journal_dir, segment_dir).await {
+            Ok((state, log)) => Ok((ns, state, log)),
             Err(e) => Err((ns, e)),
         }
     }
 
-    async fn try_run(config: &OpenConfig, ns: &Namespace, journal_dir: PathBuf, segment_dir: PathBuf) -> Result<State> {
+    async fn try_run(
+        config: &OpenConfig,
+        ns: &Namespace,
+        lease: Option<&Lease>,
+        journal_dir: PathBuf,
+        segment_dir: PathBuf,
+    ) -> Result<(State, Option<LogEnd>)> {
         let read = |e| model_error("reading the namespace", e);
         let applied = match ns.get(Key::Applied).await.map_err(read)? {
             Some(Row::Applied(seq)) => seq,
@@ -298,14 +399,33 @@ impl Recovery {
             }
         }
         let volume = *config.volume.as_bytes();
+        // The database is open, so no older writer folds any more: what is read here stays the truth.
+        let chain = match lease {
+            None => None,
+            Some(lease) => {
+                let from = match ns.get(Key::LogStart).await.map_err(read)? {
+                    Some(Row::LogStart(place)) => place,
+                    _ => Place::FIRST,
+                };
+                let taken = chain::take_over(&config.store, &config.prefix, volume, from, lease.epoch).await;
+                Some(taken.map_err(|e| model_error("reading the log on the store", e))?)
+            }
+        };
+        let sent = chain.as_ref().and_then(|(c, _)| c.records.last()).map_or(applied, |(seq, _)| (*seq).max(applied));
         let found = scan(&*config.host, &journal_dir, volume).map_err(|e| scan_error(&e))?;
-        let plan = Plan::make(&found, applied, &journal_dir)?;
+        let plan = Plan::make(&found, sent, &journal_dir)?;
         let (replay, finished, old_files) = plan.settle(&*config.host, found).map_err(|e| Error::io(journal_dir.display(), &e))?;
-        let last_found = replay.iter().flat_map(|(_, r)| r).map(|r| r.seq).max().unwrap_or(0).max(applied);
+        let last_found = replay.iter().flat_map(|(_, r)| r).map(|r| r.seq).max().unwrap_or(0).max(sent);
         // The state needs a journal to be; the file it starts is for the record after the last good one.
         let hash_key = *blake3::hash(&volume).as_bytes();
         let mut shell = Shell { config, ns, volume, segment_dir, hash_key, sb, segments };
-        shell.replay(replay, finished, old_files, journal_dir, applied, last_found).await
+        let (chain, next) = match chain {
+            None => (None, None),
+            Some((chain, next)) => (Some(chain), Some(next)),
+        };
+        let places = chain.as_ref().map(|c| c.places.clone()).unwrap_or_default();
+        let state = shell.replay(replay, finished, old_files, journal_dir, (applied, sent), last_found, chain).await?;
+        Ok((state, next.map(|next| LogEnd { next, places, sent })))
     }
 }
 
@@ -393,6 +513,40 @@ struct FileInfo {
     durable: u64,
 }
 
+/// Where a record was found.
+enum Origin {
+    /// In the store's log: whole, and arrived.
+    Store,
+    /// In the host's journal. Unless it is sure, a power failure may have taken the data that it names.
+    Host { sure: bool, offset: u64, path: PathBuf, file: Arc<dyn HostFile> },
+}
+
+/// What a record says of a segment before it became a pack holds no longer once a later record says that it did: the
+/// file on the host may be gone since. Returns those that did.
+fn know_packs(log: &mut [(u64, Record, Origin)]) -> HashMap<u64, Pack> {
+    let mut packs = HashMap::new();
+    for (_, record, _) in log.iter_mut().rev() {
+        for change in record.changes.iter_mut().rev() {
+            if let Change::Put(Key::Segment(n), Row::Segment(s)) = change {
+                match s.pack {
+                    Some(pack) => drop(packs.insert(*n, pack)),
+                    None => s.pack = packs.get(n).copied(),
+                }
+            }
+        }
+    }
+    packs
+}
+
+/// Puts data that travelled in the log where the records that name it expect it on the host.
+fn stage(files: &mut SegmentFiles, extent: &Extent, data: &[u8]) -> std::io::Result<()> {
+    let file = match files.get(extent.segment, &extent.id) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => files.create(extent.segment, &extent.id)?,
+        found => found?,
+    };
+    write_blocks(&*file, extent.at, data).map(|_| ())
+}
+
 /// Keeps a file that no longer counts, under a name that is not read.
 fn aside(disk: &dyn HostDisk, path: &Path) -> std::io::Result<()> {
     let mut name = path.as_os_str().to_owned();
@@ -418,39 +572,65 @@ impl Shell<'_> {
         mut finished: Vec<(u64, u64, PathBuf)>,
         old_files: Vec<Arc<dyn HostFile>>,
         journal_dir: PathBuf,
-        applied: u64,
+        (applied, sent): (u64, u64),
         last_found: u64,
+        chain: Option<Chain>,
     ) -> Result<State> {
         let disk = self.config.host.clone();
         let mut log = Vec::new();
         let mut cut = None;
-        let mut seq = applied;
+        let mut seq = sent;
+        let remote = chain.is_some();
+        let mut segment_files = SegmentFiles::new(disk.clone(), self.segment_dir.clone(), self.volume);
         // First the records are put in order and checked as far as they can be without the state.
+        let mut extents = Vec::new();
+        if let Some(chain) = chain {
+            extents = chain.extents;
+            let above = chain.records.into_iter().filter(|(seq, _)| *seq > applied);
+            log.extend(above.map(|(seq, record)| (seq, record, Origin::Store)));
+        }
         for (info, records) in replay {
             for r in records {
-                if r.seq <= applied {
+                if r.seq <= sent {
                     continue;
                 }
-                log.push((r, info.checked, info.durable, info.path.clone(), info.file.clone()));
+                let sure = info.checked || r.seq <= info.durable;
+                let origin = Origin::Host { sure, offset: r.offset, path: info.path.clone(), file: info.file.clone() };
+                log.push((r.seq, r.record, origin));
             }
         }
-        let segment_files = SegmentFiles::new(disk.clone(), self.segment_dir.clone(), self.volume);
+        let packed = know_packs(&mut log);
+        for (extent, data) in extents.iter().filter(|(e, _)| !packed.contains_key(&e.segment) && !self.is_packed(e.segment)) {
+            stage(&mut segment_files, extent, data).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
+        }
+        drop(extents);
         // A journal that starts where nothing was found cannot collide with a file that is there.
         let journal = Journal::start(disk.clone(), journal_dir.clone(), self.volume, last_found, Vec::new())
             .map_err(|e| Error::io(journal_dir.display(), &e))?;
         let mut st = self.state(journal, segment_files);
-        for (r, checked, durable, path, file) in log {
-            let sure = checked || r.seq <= durable;
-            match self.apply_one(&mut st, r.record, sure).await {
-                Ok(()) => seq = r.seq,
-                Err(FsError::Corrupt(why)) if !sure => {
-                    tracing::warn!(record = r.seq, %why, "the log ends here: what follows was never made durable");
-                    cut = Some((r.seq, r.offset, path, file));
+        st.copies = self.copies()?;
+        let mut outbox = Outbox::new(sent + 1);
+        let mut frame = Vec::new();
+        for (number, record, origin) in log {
+            if number > sent {
+                frame.clear();
+                encode_frame(&mut frame, number, &record);
+                outbox.push(number, &frame, &record);
+            }
+            let sure = matches!(&origin, Origin::Store | Origin::Host { sure: true, .. });
+            match (self.apply_one(&mut st, record, sure).await, origin) {
+                (Ok(()), _) => seq = number,
+                (Err(FsError::Corrupt(why)), Origin::Host { sure: false, offset, path, file }) => {
+                    tracing::warn!(record = number, %why, "the log ends here: what follows was never made durable");
+                    outbox.cut(number);
+                    cut = Some((number, offset, path, file));
                     break;
                 }
-                Err(e) => return Err(model_error(&format!("record {} of {}", r.seq, path.display()), e)),
+                (Err(e), Origin::Host { path, .. }) => return Err(model_error(&format!("record {number} of {}", path.display()), e)),
+                (Err(e), Origin::Store) => return Err(model_error(&format!("record {number} of the log on the store"), e)),
             }
         }
+        st.outbox = remote.then_some(outbox);
         if let Some((at, offset, path, file)) = cut {
             // The tail is kept in a copy, then cut; later files are set aside whole.
             self.cut(&journal_dir, at, offset, &path, &*file, &finished).map_err(|e| Error::io(path.display(), &e))?;
@@ -470,6 +650,10 @@ impl Shell<'_> {
             st.inherited_below = st.sb.next_ino;
         }
         Ok(st)
+    }
+
+    fn is_packed(&self, segment: u64) -> bool {
+        self.segments.get(&segment).is_some_and(|s| s.pack.is_some())
     }
 
     /// The journal that records go to: the one started before the replay, or another where the log was cut.
@@ -516,6 +700,21 @@ impl Shell<'_> {
         disk.sync_dir(dir)
     }
 
+    /// What of the segments is on this host, and how the others are read.
+    fn copies(&self) -> Result<Copies> {
+        let (config, disk) = (self.config, &self.config.host);
+        let packs = match &config.remote {
+            None => None,
+            Some(remote) => {
+                let dir = config.state_dir.join("cache");
+                let patience = Arc::new(Patience::new(remote.outage, remote.outage_deadline));
+                let packs = Packs::open(config.store.clone(), &config.prefix, disk.clone(), dir.clone(), remote.cache_bytes, patience);
+                Some(packs.map_err(|e| Error::io(dir.display(), &e))?)
+            }
+        };
+        Copies::find(packs, &**disk, &self.segment_dir, &self.segments).map_err(|e| Error::io(self.segment_dir.display(), &e))
+    }
+
     fn state(&self, journal: Journal, files: SegmentFiles) -> State {
         State {
             journal,
@@ -527,6 +726,7 @@ impl Shell<'_> {
             clean: RowCache::new(self.config.cache_bytes),
             sb: self.sb.clone(),
             segments: self.segments.clone(),
+            copies: Copies::default(),
             current: None,
             pins: HashMap::new(),
             unsynced: HashSet::new(),
@@ -537,6 +737,9 @@ impl Shell<'_> {
             inherited_below: 0,
             answers: HashMap::new(),
             answer_order: VecDeque::new(),
+            outbox: None,
+            full: None,
+            segment_blocks: if self.config.remote.is_some() { PACK_BLOCKS } else { SEGMENT_BLOCKS },
             quota_blocks: self.config.quota_bytes.map(|b| b / BLOCK),
             written_since_look: 0,
             host_free: 0,
@@ -551,7 +754,7 @@ impl Shell<'_> {
     }
 
     /// Applies one record. Unless it is sure to be whole, the data that it names is read and checked first.
-    async fn apply_one(&mut self, st: &mut State, record: crate::change::Record, sure: bool) -> FsResult<()> {
+    async fn apply_one(&mut self, st: &mut State, record: Record, sure: bool) -> FsResult<()> {
         // Segments that the record itself introduces count for its own mappings.
         let mut introduced: HashMap<u64, [u8; 16]> = HashMap::new();
         for c in &record.changes {
@@ -567,16 +770,16 @@ impl Shell<'_> {
                     if run.segment != 0 && !sure {
                         let id = introduced.get(&run.segment).copied().or_else(|| st.segments.get(&run.segment).map(|s| s.id));
                         let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
-                        let file = st.files.get(run.segment, &id).map_err(|e| open_error(run.segment, &e))?;
+                        let source = st.source_of(run.segment, id)?;
                         let mut buffer = vec![0; usize::from(run.len) * BLOCK as usize];
-                        read_run(&*file, run, &mut buffer)?;
+                        read_source(st.copies.packs.clone().as_deref(), &source, run, &mut buffer).await?;
                     }
                 }
                 Change::Unmap { ino, chunk, .. } => self.load_chunk(st, *ino, *chunk).await?,
                 Change::Patch { ino, block, .. } => {
                     self.load_chunk(st, *ino, block / CHUNK_BLOCKS).await?;
                     if !st.dirty.contains_key(&(*ino, *block)) {
-                        bases.insert((*ino, *block), self.base(st, *ino, *block)?);
+                        bases.insert((*ino, *block), self.base(st, *ino, *block).await?);
                     }
                 }
                 Change::Put(..) | Change::Delete(_) => {}
@@ -605,7 +808,7 @@ impl Shell<'_> {
     }
 
     /// What a block held before a small write.
-    fn base(&self, st: &mut State, ino: u64, block: u64) -> FsResult<Page> {
+    async fn base(&self, st: &mut State, ino: u64, block: u64) -> FsResult<Page> {
         let chunk = match st.chunk(ino, block / CHUNK_BLOCKS) {
             Ok(c) => c,
             Err(_) => return Err(FsError::Io("a chunk left memory during recovery".to_owned())),
@@ -614,8 +817,8 @@ impl Shell<'_> {
         let mut page = vec![0; BLOCK as usize];
         if let Some(run) = chunk.at(within).filter(|r| r.segment != 0) {
             let run = run.part(within, within + 1);
-            let file = st.segment_file(run.segment)?;
-            read_run(&*file, &run, &mut page)?;
+            let source = st.source(run.segment)?;
+            read_source(st.copies.packs.clone().as_deref(), &source, &run, &mut page).await?;
         }
         Ok(page.into())
     }
@@ -625,7 +828,10 @@ impl Shell<'_> {
         let disk = &*self.config.host;
         for name in disk.list(&self.segment_dir)? {
             let Some((number, id)) = parse_name(&name) else { continue };
-            if st.segments.get(&number).is_none_or(|s| s.id != id) && self.segments.get(&number).is_none_or(|s| s.id != id) {
+            let is_here = |segments: &HashMap<u64, Segment>| segments.get(&number).is_some_and(|s| s.id == id);
+            // Of a pack that the namespace knows only a whole copy is of use.
+            let stale = self.is_packed(number) && !st.copies.is_staged(number);
+            if stale || !is_here(&st.segments) && !is_here(&self.segments) {
                 tracing::info!(%name, "removing a staged segment that nothing refers to");
                 disk.remove(&self.segment_dir.join(name))?;
             }

@@ -3,6 +3,7 @@
 use crate::chunk::Chunk;
 use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_time, put_varint};
 use crate::key::Key;
+use crate::log::Place;
 use crate::types::{Attr, BLOCK, FileKind, Ino, NAME_MAX, Time};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -115,6 +116,7 @@ pub(crate) struct Super {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Row {
     Applied(u64),
+    LogStart(Place),
     Super(Super),
     Inode(Arc<Inode>),
     Dirent(Dirent),
@@ -165,6 +167,10 @@ impl Row {
         let mut out = vec![V1];
         match self {
             Row::Applied(seq) => put_varint(&mut out, *seq),
+            Row::LogStart(place) => {
+                put_varint(&mut out, place.epoch);
+                put_varint(&mut out, place.n);
+            }
             Row::Super(s) => {
                 for n in [s.next_ino, s.next_segment, s.used_blocks, s.inodes] {
                     put_varint(&mut out, n);
@@ -225,6 +231,7 @@ impl Row {
         let u32v = |r: &mut Reader<'_>| u32::try_from(r.varint()?).map_err(|_| Malformed("number"));
         let row = match key {
             Key::Applied => Row::Applied(r.varint()?),
+            Key::LogStart => Row::LogStart(Place { epoch: r.varint()?, n: r.varint()? }),
             Key::Super => {
                 Row::Super(Super { next_ino: r.varint()?, next_segment: r.varint()?, used_blocks: r.varint()?, inodes: r.varint()? })
             }
@@ -318,6 +325,7 @@ mod tests {
         let xattrs = BTreeMap::from([(Bytes::from_static(b"user.a"), Bytes::new()), (Bytes::from_static(b"b"), Bytes::from_static(b"1"))]);
         let rows = [
             (Key::Applied, Row::Applied(1 << 60)),
+            (Key::LogStart, Row::LogStart(Place { epoch: 3, n: 1 << 40 })),
             (Key::Super, Row::Super(Super { next_ino: 9, next_segment: 8, used_blocks: 7, inodes: 6 })),
             (Key::Inode(4), Row::Inode(Arc::new(inode))),
             (Key::Dirent(1, 8), Row::Dirent(Dirent { ino: 300, kind: FileKind::Fifo, name: Bytes::from_static(b"\xffname") })),

@@ -17,6 +17,9 @@ const B: usize = BLOCK as usize;
 /// Blocks after which a segment is full: 64 MiB.
 pub(crate) const SEGMENT_BLOCKS: u32 = 16384;
 
+/// The same on a volume whose home is the store, where a segment becomes one object: 16 MiB.
+pub(crate) const PACK_BLOCKS: u32 = 4096;
+
 /// Open files at most; an idle one is closed for another.
 const HANDLES: usize = 256;
 
@@ -57,9 +60,7 @@ impl SegmentFiles {
         self.dir.join(file_name(segment, id))
     }
 
-    pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
-        let path = self.path(segment, id);
-        let file = self.disk.create(&path)?;
+    fn header(&self, segment: u64, id: &[u8; 16]) -> Vec<u8> {
         let mut header = vec![0u8; B];
         header[..8].copy_from_slice(MAGIC);
         header[8..24].copy_from_slice(&self.volume);
@@ -67,7 +68,20 @@ impl SegmentFiles {
         header[32..48].copy_from_slice(id);
         let crc = crc32c::crc32c(&header[..60]);
         header[60..64].copy_from_slice(&crc.to_le_bytes());
-        if let Err(e) = file.write_at(&header, 0) {
+        header
+    }
+
+    /// Whether the header of a segment's file is what was written: nobody needs it to read a block.
+    pub(crate) fn has_good_header(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<bool> {
+        let mut header = vec![0; B];
+        let got = self.get(segment, id)?.read_at(&mut header, 0)?;
+        Ok(got == B && header == self.header(segment, id))
+    }
+
+    pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
+        let path = self.path(segment, id);
+        let file = self.disk.create(&path)?;
+        if let Err(e) = file.write_at(&self.header(segment, id), 0) {
             let _ = self.disk.remove(&path);
             return Err(e);
         }

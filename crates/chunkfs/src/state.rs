@@ -11,8 +11,10 @@ use crate::chunk::Chunk;
 use crate::host::{Clock, HostDisk, HostFile};
 use crate::journal::Journal;
 use crate::key::{CHUNK_BLOCKS, Key};
+use crate::log::outbox::Outbox;
+use crate::remote::copies::{Copies, became_pack};
 use crate::row::{Orphan, Row, Segment, Super};
-use crate::segment::{SEGMENT_BLOCKS, SegmentFiles, write_blocks};
+use crate::segment::{SegmentFiles, write_blocks};
 use crate::types::{BLOCK, FsError, FsResult, Ino, Time};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -77,6 +79,8 @@ pub(crate) struct State {
     pub(crate) sb: Super,
     /// Every segment's row, always in memory.
     pub(crate) segments: HashMap<u64, Segment>,
+    /// What of the segments is on this host.
+    pub(crate) copies: Copies,
     pub(crate) current: Option<Current>,
     /// Segments with reservations in flight.
     pub(crate) pins: HashMap<u64, u32>,
@@ -93,6 +97,12 @@ pub(crate) struct State {
     pub(crate) inherited_below: Ino,
     pub(crate) answers: HashMap<u64, u64>,
     pub(crate) answer_order: VecDeque<u64>,
+    /// What the store's log does not have yet, on a volume that has one.
+    pub(crate) outbox: Option<Outbox>,
+    /// Told when a segment is full, if somebody wants to know.
+    pub(crate) full: Option<Arc<tokio::sync::Notify>>,
+    /// Blocks after which a segment is full.
+    pub(crate) segment_blocks: u32,
     pub(crate) quota_blocks: Option<u64>,
     /// Data bytes written since the host's free space was looked at, and what was free then.
     pub(crate) written_since_look: u64,
@@ -161,7 +171,13 @@ impl State {
     /// of the blocks that are patched and were not pending yet.
     pub(crate) fn commit(&mut self, record: Record, bases: &Bases) -> FsResult<u64> {
         self.writable()?;
-        let seq = self.journal.append(&record).map_err(|e| host_error("writing the journal", &e))?;
+        let outbox = &mut self.outbox;
+        let sent = |seq: u64, frame: &[u8]| {
+            if let Some(outbox) = outbox {
+                outbox.push(seq, frame, &record);
+            }
+        };
+        let seq = self.journal.append(&record, sent).map_err(|e| host_error("writing the journal", &e))?;
         if record.request != 0 {
             self.remember(record.request, record.answer);
         }
@@ -203,6 +219,9 @@ impl State {
                 match (&key, &row) {
                     (Key::Super, Row::Super(s)) => self.sb = s.clone(),
                     (Key::Segment(n), Row::Segment(s)) => {
+                        if let Some(pack) = became_pack(self.segments.get(n), &row) {
+                            self.copies.packed(*n, self.journal.seq(), &pack);
+                        }
                         self.segments.insert(*n, s.clone());
                     }
                     (Key::Orphan(ino), Row::Orphan(Orphan::Unlinked)) => {
@@ -216,6 +235,7 @@ impl State {
                 match key {
                     Key::Segment(n) => {
                         self.segments.remove(&n);
+                        self.copies.dropped(n);
                     }
                     Key::Orphan(ino) => {
                         self.orphans.remove(&ino);
@@ -318,13 +338,13 @@ impl State {
         self.writable()?;
         let mut out = Vec::with_capacity(1);
         while blocks > 0 {
-            let full = self.current.as_ref().is_none_or(|c| c.next >= SEGMENT_BLOCKS);
+            let full = self.current.as_ref().is_none_or(|c| c.next >= self.segment_blocks);
             if full && let Err(e) = self.new_segment() {
                 self.unpin(&out);
                 return Err(e);
             }
             let current = self.current.as_mut().expect("a segment was just opened if there was none");
-            let n = blocks.min(SEGMENT_BLOCKS - current.next);
+            let n = blocks.min(self.segment_blocks - current.next);
             out.push(Reserved { segment: current.segment, at: current.next, blocks: n, file: current.file.clone() });
             current.next += n;
             *self.pins.entry(current.segment).or_default() += 1;
@@ -334,13 +354,19 @@ impl State {
     }
 
     fn new_segment(&mut self) -> FsResult<()> {
+        if let Some(full) = &self.full {
+            full.notify_one();
+        }
         let number = self.sb.next_segment;
         let id: [u8; 16] = rand::random();
         let file = self.files.create(number, &id).map_err(|e| host_error("creating a segment", &e))?;
+        self.copies.made(number);
         self.segment_dir_unsynced = true;
         let sb = Super { next_segment: number + 1, ..self.sb.clone() };
-        let changes =
-            vec![Change::Put(Key::Super, Row::Super(sb)), Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0, pack: None }))];
+        let changes = vec![
+            Change::Put(Key::Super, Row::Super(sb)),
+            Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0, pack: None })),
+        ];
         self.commit(Record { changes, ..Record::default() }, &Bases::new())?;
         self.current = Some(Current { segment: number, file, next: 0 });
         Ok(())
@@ -424,7 +450,13 @@ impl State {
         let current = self.current.as_ref().filter(|c| c.next == 0).map(|c| c.segment);
         let dead = self.segments.iter().filter(|(n, s)| s.live == 0 && Some(**n) != current && !self.pins.contains_key(n));
         let filling = self.current.as_ref().map_or((0, 0), |c| (c.segment, u64::from(c.next)));
-        dead.map(|(n, _)| if *n == filling.0 { filling.1 } else { u64::from(SEGMENT_BLOCKS) }).sum()
+        dead.map(|(n, _)| if *n == filling.0 { filling.1 } else { u64::from(self.segment_blocks) }).sum()
+    }
+
+    /// Bytes of segments that are only on this host, on a volume whose home is the store.
+    pub(crate) fn unpacked_bytes(&self) -> u64 {
+        let only_here = self.segments.values().filter(|s| s.pack.is_none()).count() as u64;
+        only_here * u64::from(self.segment_blocks) * BLOCK
     }
 
     /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.

@@ -3,4 +3,7 @@
 mod basic;
 mod durable;
 mod full;
+mod idle;
+mod packs;
+mod remote;
 mod world;

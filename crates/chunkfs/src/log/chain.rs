@@ -1,0 +1,178 @@
+//! Reading the store's log at an opening, and ending it for whoever wrote it before.
+//!
+//! Objects follow each other without a gap. A writer counts an object as arrived only when all before it have, so
+//! whatever stands after a gap was never acknowledged. The new writer puts a fence into the first gap: create-only,
+//! so either the fence stands there, or the old writer's object does and is read like the others.
+
+use super::Place;
+use super::object::{Body, Extent, Head, decode, encode_fence};
+use crate::change::Record;
+use crate::types::{FsError, FsResult};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Log objects fetched at once.
+const FETCHES: usize = 8;
+
+/// What the store's log holds above what is folded.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    /// Records by number, without a gap.
+    pub(crate) records: Vec<(u64, Record)>,
+    /// Data that travelled with them, oldest first.
+    pub(crate) extents: Vec<(Extent, Bytes)>,
+    /// Objects that count, fences included: they go when they are folded.
+    pub(crate) places: Vec<Place>,
+}
+
+/// Walks the log from a place on. Returns what it holds and the first place where nothing is.
+pub(crate) async fn read(store: &Arc<dyn ObjectStore>, prefix: &str, volume: [u8; 16], from: Place) -> FsResult<(Chain, Place)> {
+    let mut found = fetch_listed(store, prefix, from).await?;
+    let mut chain = Chain::default();
+    let mut place = from;
+    loop {
+        let bytes = match found.remove(&place) {
+            Some(bytes) => bytes,
+            // It may have arrived after the listing.
+            None => match get(store, prefix, place).await? {
+                Some(bytes) => bytes,
+                None => return Ok((chain, place)),
+            },
+        };
+        place = step(&mut chain, bytes, prefix, volume, place)?;
+    }
+}
+
+/// Takes the log over from the writer before: whatever he still sends no longer counts. Returns what it holds and where the
+/// writer of `epoch` goes on.
+pub(crate) async fn take_over(
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    volume: [u8; 16],
+    from: Place,
+    epoch: u64,
+) -> FsResult<(Chain, Place)> {
+    let (mut chain, mut place) = read(store, prefix, volume, from).await?;
+    while place.epoch != epoch {
+        let head = Head { volume, place, nonce: rand::random() };
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match store.put_opts(&place.path(prefix), encode_fence(&head, epoch).into(), options).await {
+            Ok(_) => {}
+            // The old writer was faster, or our own attempt arrived and its answer did not.
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+            Err(e) => return Err(FsError::Io(format!("{}: {e}", place.path(prefix)))),
+        }
+        let bytes = get(store, prefix, place)
+            .await?
+            .ok_or_else(|| FsError::Corrupt(format!("{}: the store took it and does not have it", place.path(prefix))))?;
+        place = step(&mut chain, bytes, prefix, volume, place)?;
+    }
+    Ok((chain, place))
+}
+
+/// Adds one object to the chain and returns the next place.
+fn step(chain: &mut Chain, bytes: Bytes, prefix: &str, volume: [u8; 16], place: Place) -> FsResult<Place> {
+    let corrupt = |why: &str| FsError::Corrupt(format!("{}: {why}", place.path(prefix)));
+    let object = decode(&bytes, volume, place).map_err(|e| corrupt(&e.to_string()))?;
+    chain.places.push(place);
+    match object.body {
+        Body::Fence { next_epoch } => Ok(Place { epoch: next_epoch, n: place.n + 1 }),
+        Body::Records { records, extents } => {
+            if let (Some((last, _)), Some((first, _))) = (chain.records.last(), records.first())
+                && *first != last + 1
+            {
+                // After a takeover numbers may only go on, never start again.
+                return Err(corrupt(&format!("it starts with record {first}, after record {last}")));
+            }
+            chain.records.extend(records);
+            chain.extents.extend(extents);
+            Ok(place.next())
+        }
+    }
+}
+
+async fn get(store: &Arc<dyn ObjectStore>, prefix: &str, place: Place) -> FsResult<Option<Bytes>> {
+    let path = place.path(prefix);
+    let got = async { store.get(&path).await?.bytes().await }.await;
+    match got {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(FsError::Io(format!("{path}: {e}"))),
+    }
+}
+
+/// Everything that a listing shows from a place on, fetched side by side.
+async fn fetch_listed(store: &Arc<dyn ObjectStore>, prefix: &str, from: Place) -> FsResult<BTreeMap<Place, Bytes>> {
+    let folder = object_store::path::Path::from(format!("{prefix}/log"));
+    let failed = |e: object_store::Error| FsError::Io(format!("listing {folder}: {e}"));
+    let listed: Vec<_> = store.list(Some(&folder)).try_collect().await.map_err(failed)?;
+    let places = listed.iter().filter_map(|o| Place::parse(o.location.filename()?)).filter(|p| p.n >= from.n);
+    let all: Vec<Option<(Place, Bytes)>> = futures::stream::iter(places)
+        .map(|place| async move { Ok::<_, FsError>(get(store, prefix, place).await?.map(|b| (place, b))) })
+        .buffer_unordered(FETCHES)
+        .try_collect()
+        .await?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Change;
+    use crate::journal::encode_frame;
+    use crate::key::Key;
+    use crate::log::object::encode_records;
+    use object_store::memory::InMemory;
+    use std::convert::Infallible;
+
+    const VOLUME: [u8; 16] = [1; 16];
+
+    async fn send(store: &Arc<dyn ObjectStore>, place: Place, records: std::ops::Range<u64>) -> bool {
+        let mut frames = Vec::new();
+        for n in records.clone() {
+            encode_frame(&mut frames, n, &Record { request: 0, answer: 0, changes: vec![Change::Delete(Key::Inode(n))] });
+        }
+        let head = Head { volume: VOLUME, place, nonce: [9; 16] };
+        let bytes = encode_records(&head, records.start, &frames, &[], |_| Ok::<(), Infallible>(())).expect("infallible");
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        store.put_opts(&place.path("v"), bytes.into(), options).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_takeover_ends_the_old_chain_and_nothing_after_the_gap_counts() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let at = |epoch, n| Place { epoch, n };
+        assert!(send(&store, at(1, 1), 1..4).await);
+        assert!(send(&store, at(1, 2), 4..6).await);
+        // Sent side by side: this one arrived, the one before it did not.
+        assert!(send(&store, at(1, 4), 8..9).await);
+        let (chain, next) = take_over(&store, "v", VOLUME, Place::FIRST, 2).await.expect("takes over");
+        assert_eq!(next, at(2, 4));
+        assert_eq!(chain.records.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(chain.places, [at(1, 1), at(1, 2), at(1, 3)]);
+        assert!(!send(&store, at(1, 3), 6..8).await, "the old writer is refused where it would go on");
+        // The new writer's object of the same number is another one.
+        assert!(send(&store, next, 6..7).await);
+        let (chain, next) = take_over(&store, "v", VOLUME, Place::FIRST, 7).await.expect("again");
+        assert_eq!(chain.records.last().map(|(n, _)| *n), Some(6));
+        assert_eq!(next, at(7, 6));
+        // Half a takeover is finished by the next one.
+        let (_, again) = take_over(&store, "v", VOLUME, at(2, 5), 8).await.expect("and again");
+        assert_eq!(again, at(8, 7));
+    }
+
+    #[tokio::test]
+    async fn damage_is_refused_by_name() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        assert!(send(&store, Place::FIRST, 1..2).await);
+        let path = Place::FIRST.path("v");
+        let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("bytes").to_vec();
+        bytes[20] ^= 1;
+        store.put(&path, bytes.into()).await.expect("put");
+        let e = read(&store, "v", VOLUME, Place::FIRST).await.expect_err("damaged");
+        assert!(matches!(&e, FsError::Corrupt(why) if why.contains("log/")), "{e}");
+    }
+}

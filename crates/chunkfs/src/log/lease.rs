@@ -1,0 +1,394 @@
+//! Who may write a volume: the owner record in its store, replaced only by who knows the one before.
+//!
+//! A writer shows that it lives by replacing its record now and then. Who wants the volume watches the record for as
+//! long as it says it may stand still, by its own clock: no two clocks are compared. A new owner has a new epoch.
+//! Epochs order writers; what keeps a writer of an older epoch from doing harm is the fence in the log's chain and
+//! SlateDB's own, not this record: it only says when to try.
+
+use crate::open::Remote;
+use crate::types::{FsError, FsResult};
+use object_store::path::Path as StorePath;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use orlop_model::{Durability, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+const VERSION: u32 = 1;
+/// How long taking the record waits for a store that does not answer.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The object `owner.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    version: u32,
+    /// Raised by every opening.
+    pub(crate) epoch: u64,
+    /// The folder on a host that holds the volume's local state, by a random id.
+    pub(crate) holder: String,
+    /// The host's name, for messages.
+    pub(crate) name: String,
+    /// Raised by every sign of life.
+    renewed: u64,
+    /// How long after one this writer counts as alive.
+    lease_ms: u64,
+    /// Let go of in an orderly way.
+    pub(crate) released: bool,
+    /// What its fsyncs promised.
+    durability: Durability,
+    /// Whether its host may hold acknowledged changes that are not in the store.
+    pub(crate) unsent: bool,
+    /// Tells this record from another attempt.
+    nonce: String,
+}
+
+/// The owner record, as this process holds it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    store: Arc<dyn ObjectStore>,
+    path: StorePath,
+    pub(crate) epoch: u64,
+    pub(crate) duration: Duration,
+    held: tokio::sync::Mutex<Held>,
+    /// Until when nobody else can have taken the volume, in milliseconds of the host's running time, sleep included.
+    valid_until: AtomicU64,
+    /// Whether the record in the store says for sure that there is something unsent.
+    unsent: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Held {
+    owner: Owner,
+    at: UpdateVersion,
+}
+
+/// Milliseconds since the host's boot, time asleep included: a suspended host's lease runs out too.
+pub(crate) fn uptime_ms() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+}
+
+pub(crate) fn path(prefix: &str) -> StorePath {
+    StorePath::from(format!("{prefix}/owner.json"))
+}
+
+/// What the record says, if there is one.
+pub(crate) async fn look(store: &dyn ObjectStore, path: &StorePath) -> object_store::Result<Option<(Owner, UpdateVersion)>> {
+    let got = match store.get(path).await {
+        Ok(got) => got,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let at = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+    let bytes = got.bytes().await?;
+    let owner = serde_json::from_slice(&bytes)
+        .map_err(|e| object_store::Error::Generic { store: "owner record", source: format!("{path} cannot be read: {e}").into() })?;
+    Ok(Some((owner, at)))
+}
+
+async fn look_patiently(store: &dyn ObjectStore, path: &StorePath) -> Result<Option<(Owner, UpdateVersion)>> {
+    patiently(path, || look(store, path)).await
+}
+
+async fn patiently<T, F>(path: &StorePath, mut f: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = object_store::Result<T>>,
+{
+    let ask = async {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match f().await {
+                Ok(it) => return Ok(it),
+                Err(e @ (object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. })) => return Err(e),
+                Err(e) => tracing::warn!(%path, error = %e, "the owner record could not be reached; trying again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    };
+    match tokio::time::timeout(STORE_PATIENCE, ask).await {
+        Ok(done) => done.map_err(|e| Error::new(ErrorKind::Busy, format!("{path}: {e}"))),
+        Err(_) => Err(Error::unavailable(format!("the store does not answer for {path}"))
+            .with_remedy("see whether the store can be reached: orlop store test NAME")),
+    }
+}
+
+impl Lease {
+    /// Takes the volume for this holder: at once if nobody has it, after a full lease without a sign of life if
+    /// somebody had, and not at all while he lives or while his host holds what was promised and never sent.
+    ///
+    /// `superseded` is called before the record is taken if somebody else had it last.
+    pub(crate) async fn acquire(
+        store: Arc<dyn ObjectStore>,
+        prefix: &str,
+        holder: &str,
+        config: &Remote,
+        mut superseded: impl FnMut(&Owner) -> Result<()>,
+    ) -> Result<Lease> {
+        let path = path(prefix);
+        loop {
+            let seen = look_patiently(&*store, &path).await?;
+            let (epoch, mode) = match seen {
+                None => (1, PutMode::Create),
+                Some((owner, at)) => {
+                    let at = wait_for_turn(&*store, &path, owner.clone(), at, holder, config).await?;
+                    let Some((owner, at)) = at else { continue };
+                    if owner.holder != holder {
+                        superseded(&owner)?;
+                    }
+                    (owner.epoch + 1, PutMode::Update(at))
+                }
+            };
+            let owner = Owner {
+                version: VERSION,
+                epoch,
+                holder: holder.to_owned(),
+                name: config.holder.clone(),
+                renewed: 0,
+                lease_ms: config.lease.as_millis() as u64,
+                released: false,
+                durability: config.durability,
+                // Nothing was acknowledged by this writer yet, but its journal may hold what an earlier one did.
+                unsent: config.durability == Durability::Local,
+                nonce: nonce(),
+            };
+            let began = uptime_ms();
+            match write(&*store, &path, &owner, mode).await {
+                Ok(at) => {
+                    let lease = Lease {
+                        store,
+                        path,
+                        epoch,
+                        unsent: AtomicBool::new(owner.unsent),
+                        duration: config.lease,
+                        held: tokio::sync::Mutex::new(Held { owner, at }),
+                        valid_until: AtomicU64::new(0),
+                    };
+                    lease.extend(began);
+                    return Ok(lease);
+                }
+                // Somebody was faster; or the answer to our own attempt was lost, which the next look tells.
+                Err(e) if is_lost_race(&e) => {}
+                Err(e) => {
+                    tracing::warn!(%path, error = %e, "the owner record could not be written; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn extend(&self, began: u64) {
+        // A fifth is kept back for what is done between looking at the clock and acting.
+        self.valid_until.store(began + self.duration.as_millis() as u64 * 4 / 5, Ordering::Release);
+    }
+
+    /// Whether nobody else can have taken the volume yet.
+    pub(crate) fn is_valid(&self) -> bool {
+        uptime_ms() < self.valid_until.load(Ordering::Acquire)
+    }
+
+    /// Shows a sign of life, and whether this host holds acknowledged changes that are not in the store; as before if
+    /// `None`. `Fenced` if somebody else has the volume.
+    pub(crate) async fn renew(&self, unsent: Option<bool>) -> FsResult<()> {
+        let mut held = self.held.lock().await;
+        let mut owner = held.owner.clone();
+        owner.renewed += 1;
+        owner.nonce = nonce();
+        owner.unsent = unsent.unwrap_or(owner.unsent);
+        if unsent == Some(false) {
+            // From now on nobody may rely on it, whether the answer comes or not.
+            self.unsent.store(false, Ordering::Release);
+        }
+        self.replace(&mut held, owner).await?;
+        if unsent == Some(true) {
+            self.unsent.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Whether the record says for sure that this host holds unsent changes.
+    pub(crate) fn says_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Acquire)
+    }
+
+    /// Lets go in an orderly way, everything sent: the next one need not wait.
+    pub(crate) async fn release(&self) -> FsResult<()> {
+        self.let_go(Some(false)).await
+    }
+
+    /// Lets go of a volume that could not be opened; what may lie unsent on this host still does.
+    pub(crate) async fn give_back(&self) -> FsResult<()> {
+        self.let_go(None).await
+    }
+
+    async fn let_go(&self, unsent: Option<bool>) -> FsResult<()> {
+        let mut held = self.held.lock().await;
+        let unsent = unsent.unwrap_or(held.owner.unsent);
+        let owner = Owner { released: true, unsent, nonce: nonce(), renewed: held.owner.renewed + 1, ..held.owner.clone() };
+        let done = self.replace(&mut held, owner).await;
+        self.valid_until.store(0, Ordering::Release);
+        done
+    }
+
+    async fn replace(&self, held: &mut Held, owner: Owner) -> FsResult<()> {
+        let io = |e: object_store::Error| FsError::Io(format!("{}: {e}", self.path));
+        loop {
+            let began = uptime_ms();
+            match write(&*self.store, &self.path, &owner, PutMode::Update(held.at.clone())).await {
+                Ok(at) => {
+                    *held = Held { owner, at };
+                    self.extend(began);
+                    return Ok(());
+                }
+                Err(e) if is_lost_race(&e) => match look(&*self.store, &self.path).await.map_err(io)? {
+                    // An earlier attempt of ours arrived and its answer did not: nobody else has this epoch.
+                    Some((now, at)) if now.epoch == self.epoch && now.holder == owner.holder => held.at = at,
+                    Some((now, _)) => {
+                        return Err(FsError::Fenced(format!("host {:?} has taken the volume (epoch {})", now.name, now.epoch)));
+                    }
+                    None => return Err(FsError::Fenced("the volume's owner record is gone: the volume was deleted".to_owned())),
+                },
+                Err(e) => return Err(io(e)),
+            }
+        }
+    }
+}
+
+fn nonce() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn is_lost_race(e: &object_store::Error) -> bool {
+    matches!(e, object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. } | object_store::Error::NotFound { .. })
+}
+
+async fn write(store: &dyn ObjectStore, path: &StorePath, owner: &Owner, mode: PutMode) -> object_store::Result<UpdateVersion> {
+    let bytes = serde_json::to_vec(owner).expect("a plain struct is JSON");
+    let done = store.put_opts(path, bytes.into(), PutOptions { mode, ..PutOptions::default() }).await?;
+    Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
+}
+
+/// Returns once the volume may be taken from this owner; `None` if the record changed and is to be looked at anew.
+async fn wait_for_turn(
+    store: &dyn ObjectStore,
+    path: &StorePath,
+    owner: Owner,
+    at: UpdateVersion,
+    holder: &str,
+    config: &Remote,
+) -> Result<Option<(Owner, UpdateVersion)>> {
+    if owner.holder == holder {
+        // Our own, and the host's lock says that its process is gone.
+        return Ok(Some((owner, at)));
+    }
+    if !owner.released {
+        tracing::info!(owner = %owner.name, epoch = owner.epoch, "another host had the volume; watching for a sign of life");
+        let lease = Duration::from_millis(owner.lease_ms);
+        let until = uptime_ms() + owner.lease_ms;
+        while uptime_ms() < until {
+            tokio::time::sleep((lease / 10).max(Duration::from_millis(10))).await;
+            match look_patiently(store, path).await? {
+                Some((now, _)) if now == owner => {}
+                Some((now, _)) if now.released || now.epoch != owner.epoch => return Ok(None),
+                Some((now, _)) => {
+                    return Err(Error::new(ErrorKind::Busy, format!("the volume is in use on host {:?}", now.name))
+                        .with_remedy("stop what uses it there, or wait: if that host is dead it can be taken after its lease ran out"));
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+    if owner.unsent && !config.abandon_unsynced {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "host {:?} acknowledged changes to the volume under durability local and may not have sent them all to the store",
+                owner.name
+            ),
+        )
+        .with_remedy(
+            "bring that host back and detach the volume there; or give its unsent changes up for good with: orlop mount --abandon-unsynced",
+        ));
+    }
+    Ok(Some((owner, at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    fn config(name: &str, durability: Durability) -> Remote {
+        Remote { durability, lease: Duration::from_millis(300), holder: name.to_owned(), ..Remote::default() }
+    }
+
+    async fn acquire(store: &Arc<dyn ObjectStore>, who: &str, c: &Remote) -> Result<Lease> {
+        Lease::acquire(store.clone(), "v", who, c, |_| Ok(())).await
+    }
+
+    #[tokio::test]
+    async fn a_living_owner_is_respected_and_a_dead_one_is_succeeded() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let remote = config("a", Durability::Remote);
+        let first = Arc::new(acquire(&store, "a", &remote).await.expect("free"));
+        assert!(first.is_valid());
+        let alive = tokio::spawn({
+            let first = first.clone();
+            async move {
+                for _ in 0..8 {
+                    tokio::time::sleep(Duration::from_millis(60)).await;
+                    first.renew(None).await.expect("still ours");
+                }
+            }
+        });
+        let e = acquire(&store, "b", &config("b", Durability::Remote)).await.expect_err("in use");
+        assert_eq!(e.kind, ErrorKind::Busy, "{e}");
+        alive.await.expect("renews");
+        let second = acquire(&store, "b", &config("b", Durability::Remote)).await.expect("after the lease");
+        assert_eq!(second.epoch, 2);
+        assert!(!first.is_valid(), "the first one's lease ran out by its own clock");
+        assert!(matches!(first.renew(None).await, Err(FsError::Fenced(_))));
+        second.release().await.expect("lets go");
+        // No waiting after an orderly end: the time limit is far below the lease.
+        let third = tokio::time::timeout(Duration::from_millis(100), acquire(&store, "c", &remote)).await.expect("at once").expect("free");
+        assert_eq!(third.epoch, 3);
+    }
+
+    #[tokio::test]
+    async fn unsent_changes_are_given_up_only_by_name() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let first = acquire(&store, "a", &config("a", Durability::Local)).await.expect("free");
+        drop(first);
+        let e = acquire(&store, "b", &config("b", Durability::Local)).await.expect_err("unsent");
+        assert!(e.message.contains("acknowledged") && e.remedy.is_some(), "{e}");
+        // The same holder comes back at once, whatever is unsent: it is there that it lies.
+        let again = acquire(&store, "a", &config("a", Durability::Local)).await.expect("its own");
+        again.renew(Some(false)).await.expect("all was sent");
+        drop(again);
+        let mut told = 0;
+        let lease = Lease::acquire(store.clone(), "v", "b", &config("b", Durability::Local), |owner| {
+            assert_eq!(owner.holder, "a");
+            told += 1;
+            Ok(())
+        })
+        .await
+        .expect("nothing is lost");
+        assert_eq!((lease.epoch, told), (3, 1));
+        let give_up = Remote { abandon_unsynced: true, ..config("c", Durability::Local) };
+        acquire(&store, "c", &give_up).await.expect("given up by name");
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_no_loss_of_the_volume() {
+        use orlop_store::wrap::{Fault, Plan};
+        let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        // The second mutation is made and its answer is lost.
+        let fault = Fault::wrap(inner, Plan { lose_answer: Some(2), ..Plan::default() });
+        let store: Arc<dyn ObjectStore> = fault;
+        let lease = acquire(&store, "a", &config("a", Durability::Remote)).await.expect("free");
+        assert!(lease.renew(None).await.is_err(), "nobody said that it arrived");
+        // The next one finds its predecessor there.
+        lease.renew(None).await.expect("still ours");
+    }
+}

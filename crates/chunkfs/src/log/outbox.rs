@@ -1,0 +1,140 @@
+//! What was committed and is not in the store's log yet: the records as bytes, and which blocks they name.
+
+use crate::change::{Change, Record};
+use crate::types::BLOCK;
+use std::collections::BTreeMap;
+
+/// Records and blocks that wait to be sent. Kept in memory: its size is bounded by whoever admits changes.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    frames: Vec<u8>,
+    /// Where the newest record's bytes begin.
+    newest: usize,
+    /// Numbers of the first and last record in it; `last + 1 == first` if there is none.
+    first: u64,
+    last: u64,
+    /// Blocks by segment and first block, neither overlapping nor touching.
+    extents: BTreeMap<(u64, u32), u32>,
+    /// Bytes of what was taken and is not known to be in the store.
+    in_flight: u64,
+}
+
+/// What one log object will carry.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) frames: Vec<u8>,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Segment, first block, blocks.
+    pub(crate) extents: Vec<(u64, u32, u32)>,
+    /// What it counts for in `unsent`.
+    pub(crate) weight: u64,
+}
+
+impl Outbox {
+    /// Empty; the next record has number `next`.
+    pub(crate) fn new(next: u64) -> Outbox {
+        Outbox { frames: Vec::new(), newest: 0, first: next, last: next - 1, extents: BTreeMap::new(), in_flight: 0 }
+    }
+
+    /// Adds the next record, of which `frame` are the journal's bytes.
+    pub(crate) fn push(&mut self, seq: u64, frame: &[u8], record: &Record) {
+        debug_assert_eq!(seq, self.last + 1);
+        self.newest = self.frames.len();
+        self.frames.extend_from_slice(frame);
+        self.last = seq;
+        for change in &record.changes {
+            if let Change::Map { run, .. } = change
+                && run.segment != 0
+            {
+                self.add(run.segment, run.at, u32::from(run.len));
+            }
+        }
+    }
+
+    fn add(&mut self, segment: u64, at: u32, blocks: u32) {
+        let (mut from, mut to) = (at, at + blocks);
+        // Those that overlap or touch become one.
+        while let Some((&(_, start), &len)) = self.extents.range((segment, 0)..=(segment, to)).next_back() {
+            if start + len < from {
+                break;
+            }
+            self.extents.remove(&(segment, start));
+            from = from.min(start);
+            to = to.max(start + len);
+        }
+        self.extents.insert((segment, from), to - from);
+    }
+
+    /// Takes back the newest record, which turned out not to count. What it named may be sent: nothing refers to it.
+    pub(crate) fn cut(&mut self, seq: u64) {
+        debug_assert_eq!(seq, self.last);
+        self.frames.truncate(self.newest);
+        self.last = seq - 1;
+    }
+
+    /// Whether there is nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.last < self.first
+    }
+
+    /// Number of the first record that was not taken.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Bytes of records that wait.
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Segments with blocks that wait, with their number.
+    pub(crate) fn segments(&self) -> BTreeMap<u64, u64> {
+        let mut out = BTreeMap::new();
+        for ((segment, _), blocks) in &self.extents {
+            *out.entry(*segment).or_default() += u64::from(*blocks);
+        }
+        out
+    }
+
+    /// Bytes that a loss of this host would take.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.frames.len() as u64 + self.extents.values().map(|n| u64::from(*n) * BLOCK).sum::<u64>() + self.in_flight
+    }
+
+    /// Takes everything.
+    pub(crate) fn take(&mut self) -> Parcel {
+        let extents: Vec<_> = std::mem::take(&mut self.extents).into_iter().map(|((s, at), n)| (s, at, n)).collect();
+        let frames = std::mem::take(&mut self.frames);
+        let weight = frames.len() as u64 + extents.iter().map(|(_, _, n)| u64::from(*n) * BLOCK).sum::<u64>();
+        self.in_flight += weight;
+        let parcel = Parcel { frames, first: self.first, last: self.last, extents, weight };
+        self.first = self.last + 1;
+        parcel
+    }
+
+    /// A parcel has arrived.
+    pub(crate) fn arrived(&mut self, weight: u64) {
+        self.in_flight = self.in_flight.saturating_sub(weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_that_touch_become_one() {
+        let mut o = Outbox::new(1);
+        for (at, n) in [(10, 2), (20, 5), (12, 8), (0, 1), (24, 3), (3, 40)] {
+            o.add(7, at, n);
+        }
+        o.add(8, 43, 1);
+        assert_eq!(o.segments(), BTreeMap::from([(7, 41), (8, 1)]));
+        let parcel = o.take();
+        assert_eq!(parcel.extents, [(7, 0, 1), (7, 3, 40), (8, 43, 1)]);
+        assert_eq!(o.unsent(), 42 * BLOCK);
+        o.arrived(parcel.weight);
+        assert_eq!((o.unsent(), o.is_empty(), o.first()), (0, true, 1));
+    }
+}

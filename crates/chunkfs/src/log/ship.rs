@@ -1,0 +1,603 @@
+//! Sending: log objects in order, packs beside them, the sign of life, and what an fsync waits for.
+//!
+//! A log object carries all records since the one before, and the blocks that they name unless these are in a pack
+//! already; much data goes into packs first. Several objects may be under way; one counts as arrived only when all
+//! before it have. So whatever counts is a prefix of the volume's history, and its data is there.
+
+use super::Place;
+use super::chain;
+use super::lease::{Lease, uptime_ms};
+use super::object::{Body, Extent, Head, decode, encode_records};
+use super::outbox::Parcel;
+use super::patience::Patience;
+use crate::change::{Change, Record};
+use crate::fold::blocking;
+use crate::fs::FileSystem;
+use crate::host::HostFile;
+use crate::key::Key;
+use crate::open::{OpenConfig, Remote};
+use crate::pack;
+use crate::row::Row;
+use crate::state::{Bases, host_error};
+use crate::types::{BLOCK, FsError, FsResult};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use orlop_model::{Durability, OutagePolicy};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// Log objects under way at most.
+const IN_FLIGHT: usize = 4;
+/// Packs under way at most; each is held in memory whole.
+const UPLOADS: usize = 4;
+/// Data that travels in a log object; more goes into packs first.
+const INLINE: u64 = 4 << 20;
+/// Bytes of records at which they are sent without being asked for.
+const SEND_AT: usize = 4 << 20;
+/// Bytes of records that may wait in memory; changes wait above it.
+const RECORDS_MAX: usize = 32 << 20;
+/// How long an operation waits to learn whether somebody else took the volume, after a pause of this process.
+const DOUBT: Duration = Duration::from_secs(2);
+
+/// How long somebody waits for the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    AsThePolicySays,
+    ForEver,
+}
+
+/// Where recovery found the log to end.
+#[derive(Debug)]
+pub(crate) struct LogEnd {
+    pub(crate) next: Place,
+    /// Objects that are not folded yet.
+    pub(crate) places: Vec<Place>,
+    /// Number of the last record that the store has.
+    pub(crate) sent: u64,
+}
+
+/// The sending half of a volume whose home is the store.
+pub(crate) struct Shipping {
+    pub(crate) config: Remote,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) prefix: String,
+    volume: [u8; 16],
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) patience: Arc<Patience>,
+    /// Where the next log object goes.
+    next: Mutex<Place>,
+    /// Objects, under way or arrived, that are not folded, with the number of the last record in each.
+    places: Mutex<Vec<(Place, u64)>>,
+    /// Every record up to this number is in the store.
+    arrived: watch::Sender<u64>,
+    want: AtomicU64,
+    wake: Notify,
+    /// Why this writer must stop, once somebody else has the volume.
+    fenced: Mutex<Option<String>>,
+    /// Until when, by the host's running time, an unreachable store is not asked again by those who wait.
+    excused_until: AtomicU64,
+    asking: tokio::sync::Mutex<()>,
+    uploading: Mutex<HashSet<u64>>,
+    uploaded: Notify,
+    upload_permits: Semaphore,
+    upload_wake: Arc<Notify>,
+}
+
+impl Shipping {
+    pub(crate) fn new(config: &OpenConfig, remote: Remote, lease: Arc<Lease>, end: LogEnd, patience: Option<Arc<Patience>>) -> Arc<Shipping> {
+        // Shared with those who read packs: whether the store is away is known once.
+        let patience = patience.unwrap_or_else(|| Arc::new(Patience::new(remote.outage, remote.outage_deadline)));
+        Arc::new(Shipping {
+            store: config.store.clone(),
+            prefix: config.prefix.clone(),
+            volume: *config.volume.as_bytes(),
+            lease,
+            patience,
+            next: Mutex::new(end.next),
+            places: Mutex::new(end.places.into_iter().map(|p| (p, end.sent)).collect()),
+            arrived: watch::Sender::new(end.sent),
+            want: AtomicU64::new(end.sent),
+            wake: Notify::new(),
+            fenced: Mutex::new(None),
+            excused_until: AtomicU64::new(0),
+            asking: tokio::sync::Mutex::new(()),
+            uploading: Mutex::new(HashSet::new()),
+            uploaded: Notify::new(),
+            upload_permits: Semaphore::new(UPLOADS),
+            upload_wake: Arc::new(Notify::new()),
+            config: remote,
+        })
+    }
+
+    /// Number of the last record that the store has.
+    pub(crate) fn arrived(&self) -> u64 {
+        *self.arrived.borrow()
+    }
+
+    /// Asks for everything up to a record to be sent.
+    pub(crate) fn ask(&self, seq: u64) {
+        self.want.fetch_max(seq, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// A segment is full: it may go.
+    pub(crate) fn segment_is_full(&self) {
+        self.upload_wake.notify_one();
+    }
+
+    /// Those who wait look again.
+    fn tell_waiters(&self) {
+        self.arrived.send_modify(|_| {});
+    }
+
+    fn check_fenced(&self) -> FsResult<()> {
+        match &*self.fenced.lock() {
+            Some(why) => Err(FsError::Fenced(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails under the policies `fail` and `readonly` once the store has been away for the deadline.
+    pub(crate) fn check_outage(&self) -> FsResult<()> {
+        let away = self.patience.away_for();
+        if self.config.outage == OutagePolicy::Wait || away < self.config.outage_deadline {
+            return Ok(());
+        }
+        Err(FsError::Io(format!("the store has not answered for {} seconds", away.as_secs())))
+    }
+
+    /// Where the log object with records up to `last` goes; only the sending task calls it.
+    fn take_place(&self, last: u64) -> Place {
+        let mut next = self.next.lock();
+        let place = *next;
+        *next = place.next();
+        self.places.lock().push((place, last));
+        place
+    }
+
+    /// What a fold that covers records up to `cut` writes beside its rows: where recovery starts afterwards.
+    pub(crate) fn start_after(&self, cut: u64) -> Place {
+        let places = self.places.lock();
+        match places.iter().find(|(_, last)| *last > cut) {
+            Some((place, _)) => *place,
+            None => *self.next.lock(),
+        }
+    }
+
+    /// Takes the objects that a durable fold has made superfluous.
+    pub(crate) fn take_folded(&self, start: Place) -> Vec<object_store::path::Path> {
+        let mut places = self.places.lock();
+        let (gone, kept): (Vec<_>, Vec<_>) = places.drain(..).partition(|(p, _)| p.n < start.n);
+        *places = kept;
+        gone.into_iter().map(|(p, _)| p.path(&self.prefix)).collect()
+    }
+
+    /// Deletes objects that nothing refers to any more. One that stays costs space and is found by a collection.
+    pub(crate) async fn delete(&self, paths: Vec<object_store::path::Path>) {
+        for some in paths.chunks(8) {
+            let deleted = futures::future::join_all(some.iter().map(|path| self.store.delete(path))).await;
+            for (path, done) in some.iter().zip(deleted) {
+                match done {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(e) => tracing::warn!(%path, error = %e, "an object that is no longer needed could not be deleted"),
+                }
+            }
+        }
+    }
+
+    /// Creates an object, or returns what is there already.
+    async fn create(&self, path: &object_store::path::Path, bytes: Bytes) -> object_store::Result<Option<Bytes>> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(path, bytes.into(), options).await {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Some(self.store.get(path).await?.bytes().await?))
+            }
+            done => done.map(|_| None),
+        }
+    }
+
+    /// Sends one object; comes back only when it is there, when somebody else has the volume, or with a broken disk.
+    async fn send(&self, place: Place, parcel: Parcel, extents: Vec<(Extent, Arc<dyn HostFile>)>) -> FsResult<(u64, u64)> {
+        let head = Head { volume: self.volume, place, nonce: rand::random() };
+        let (first, last, weight, frames) = (parcel.first, parcel.last, parcel.weight, parcel.frames);
+        let bytes: Bytes = blocking(move || {
+            let list: Vec<Extent> = extents.iter().map(|(e, _)| *e).collect();
+            encode_records(&head, first, &frames, &list, |out| {
+                for (e, file) in &extents {
+                    let from = out.len();
+                    out.resize(from + e.blocks as usize * BLOCK as usize, 0);
+                    // A block that is short here was never written whole, and no record names it.
+                    file.read_at(&mut out[from..], (u64::from(e.at) + 1) * BLOCK)?;
+                }
+                Ok::<(), std::io::Error>(())
+            })
+        })
+        .await
+        .map_err(|e| host_error("reading a segment", &e))?;
+        let path = place.path(&self.prefix);
+        let put = self.patience.for_ever(path.as_ref(), || self.create(&path, bytes.clone()));
+        let put = put.await?.map_err(|e| FsError::Io(format!("{path}: {e}")))?;
+        if let Some(there) = put {
+            // An attempt of ours whose answer was lost, or the fence of a successor.
+            let object = decode(&there, self.volume, place).map_err(|e| FsError::Corrupt(format!("{path}: {e}")))?;
+            if object.head != head {
+                let why = match object.body {
+                    Body::Fence { next_epoch } => format!("another host has taken the volume (epoch {next_epoch})"),
+                    Body::Records { .. } => format!("{path} was written by somebody else"),
+                };
+                return Err(FsError::Fenced(why));
+            }
+        }
+        Ok((last, weight))
+    }
+}
+
+impl FileSystem {
+    /// Starts what sends, of a volume whose home is the store.
+    pub(crate) fn start_shipping(self: &Arc<Self>) {
+        let Some(shipping) = self.shipping.clone() else { return };
+        self.lock().full = Some(shipping.upload_wake.clone());
+        let mut tasks = self.background.lock();
+        tasks.push(tokio::spawn(send_loop(Arc::downgrade(self), shipping.clone())));
+        tasks.push(tokio::spawn(upload_loop(Arc::downgrade(self), shipping.clone())));
+        tasks.push(tokio::spawn(lease_loop(Arc::downgrade(self), shipping)));
+    }
+
+    /// Bytes that a loss of this host would take: acknowledged and not in the store.
+    pub fn unsent_bytes(&self) -> u64 {
+        self.lock().outbox.as_ref().map_or(0, super::outbox::Outbox::unsent)
+    }
+
+    /// Returns once the store has every record up to this number, or as the outage policy says.
+    pub(crate) async fn ship(&self, shipping: &Shipping, seq: u64, waits: Waits) -> FsResult<()> {
+        let mut arrived = shipping.arrived.subscribe();
+        shipping.ask(seq);
+        loop {
+            if *arrived.borrow_and_update() >= seq {
+                return Ok(());
+            }
+            shipping.check_fenced()?;
+            if let Some(why) = &self.lock().broken {
+                return Err(FsError::Io(why.clone()));
+            }
+            if waits == Waits::AsThePolicySays {
+                shipping.check_outage()?;
+            }
+            // Looked at again now and then: the policy's deadline may pass.
+            let _ = tokio::time::timeout(Duration::from_millis(500), arrived.changed()).await;
+        }
+    }
+
+    /// Before anything is answered: whether this process may still speak for the volume. After a pause longer than its
+    /// lease it asks the store; if that does not answer it goes on with what it has, as the outage policy allows.
+    pub(crate) async fn may_answer(&self) -> FsResult<()> {
+        let Some(shipping) = &self.shipping else { return Ok(()) };
+        if shipping.lease.is_valid() {
+            return Ok(());
+        }
+        self.ask_whether_ours(shipping).await
+    }
+
+    #[cold]
+    async fn ask_whether_ours(&self, shipping: &Shipping) -> FsResult<()> {
+        shipping.check_fenced()?;
+        let excused = || uptime_ms() < shipping.excused_until.load(Ordering::Acquire);
+        if excused() {
+            return Ok(());
+        }
+        let _turn = shipping.asking.lock().await;
+        shipping.check_fenced()?;
+        if shipping.lease.is_valid() || excused() {
+            return Ok(());
+        }
+        match tokio::time::timeout(DOUBT, shipping.lease.renew(None)).await {
+            Ok(Ok(())) => shipping.patience.answered(),
+            Ok(Err(FsError::Fenced(why))) => return Err(self.fence(shipping, why)),
+            Ok(Err(_)) | Err(_) => {
+                shipping.patience.failed();
+                shipping.excused_until.store(uptime_ms() + 1000, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops for good: another host has the volume.
+    fn fence(&self, shipping: &Shipping, why: String) -> FsError {
+        shipping.fenced.lock().get_or_insert_with(|| why.clone());
+        self.lock().break_down(why.clone());
+        shipping.tell_waiters();
+        self.wake.folded.notify_waiters();
+        FsError::Fenced(why)
+    }
+
+    /// Waits while more is unsent than may be, or fails as the outage policy says.
+    pub(crate) async fn admit_unsent(&self, shipping: &Shipping) -> FsResult<()> {
+        if shipping.config.outage == OutagePolicy::Readonly && shipping.check_outage().is_err() {
+            return Err(FsError::ReadOnly("the store does not answer".to_owned()));
+        }
+        loop {
+            let mut arrived = shipping.arrived.subscribe();
+            arrived.borrow_and_update();
+            {
+                let st = self.lock();
+                st.writable()?;
+                let Some(outbox) = &st.outbox else { return Ok(()) };
+                let last = st.journal.seq();
+                if outbox.record_bytes() >= SEND_AT {
+                    shipping.ask(last);
+                }
+                if outbox.record_bytes() < RECORDS_MAX && st.unpacked_bytes() < shipping.config.staged_bytes {
+                    return Ok(());
+                }
+                shipping.ask(last);
+                shipping.segment_is_full();
+                self.wake.fold.notify_one();
+            }
+            shipping.check_fenced()?;
+            shipping.check_outage()?;
+            let _ = tokio::time::timeout(Duration::from_millis(200), arrived.changed()).await;
+        }
+    }
+
+    /// Makes packs of segments, side by side, and notes each in the history.
+    pub(crate) async fn pack_segments(&self, shipping: &Shipping, numbers: Vec<u64>) -> FsResult<()> {
+        futures::future::try_join_all(numbers.into_iter().map(|n| self.pack_segment(shipping, n))).await.map(|_| ())
+    }
+
+    /// Makes a pack of a segment that is not filled any more; at most one at a time does it.
+    async fn pack_segment(&self, shipping: &Shipping, number: u64) -> FsResult<()> {
+        loop {
+            let uploaded = shipping.uploaded.notified();
+            tokio::pin!(uploaded);
+            uploaded.as_mut().enable();
+            if self.lock().segments.get(&number).is_none_or(|s| s.pack.is_some()) {
+                return Ok(());
+            }
+            if shipping.uploading.lock().insert(number) {
+                break;
+            }
+            uploaded.await;
+        }
+        let done = self.pack_now(shipping, number).await;
+        shipping.uploading.lock().remove(&number);
+        shipping.uploaded.notify_waiters();
+        done
+    }
+
+    async fn pack_now(&self, shipping: &Shipping, number: u64) -> FsResult<()> {
+        let _permit = shipping.upload_permits.acquire().await.expect("the semaphore is never closed");
+        // Writes that were given room in it come to their end first.
+        let (id, file) = loop {
+            {
+                let mut st = self.lock();
+                let Some(id) = st.segments.get(&number).map(|s| s.id) else { return Ok(()) };
+                if !st.pins.contains_key(&number) {
+                    break (id, st.segment_file(number)?);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        let size = file.size().map_err(|e| host_error("asking for a segment's size", &e))?;
+        let blocks = (size / BLOCK).saturating_sub(1) as u32;
+        let what = pack::path(&shipping.prefix, &id);
+        let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume };
+        let packed = pack::upload(&shipping.patience, &target, number, &id, file, blocks, shipping.config.compression).await?;
+        {
+            let mut st = self.lock();
+            if let Some(row) = st.segments.get(&number).cloned() {
+                let row = crate::row::Segment { pack: Some(packed), ..row };
+                let changes = vec![Change::Put(Key::Segment(number), Row::Segment(row))];
+                st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
+                drop(st);
+                shipping.tell_waiters();
+                return Ok(());
+            }
+        }
+        // All of it was overwritten or removed meanwhile.
+        shipping.delete(vec![what]).await;
+        Ok(())
+    }
+
+    /// Before a log object is made: puts into packs what would be too much to travel in it.
+    async fn pack_what_is_much(&self, shipping: &Shipping) -> FsResult<()> {
+        loop {
+            let numbers: Vec<u64> = {
+                let mut st = self.lock();
+                let Some(outbox) = &st.outbox else { return Ok(()) };
+                let unpacked: Vec<(u64, u64)> =
+                    outbox.segments().into_iter().filter(|(n, _)| st.segments.get(n).is_some_and(|s| s.pack.is_none())).collect();
+                if unpacked.iter().map(|(_, blocks)| blocks * BLOCK).sum::<u64>() <= INLINE {
+                    return Ok(());
+                }
+                let numbers: Vec<u64> = unpacked.iter().map(|(n, _)| *n).collect();
+                if st.current.as_ref().is_some_and(|c| numbers.contains(&c.segment)) {
+                    st.current = None;
+                }
+                numbers
+            };
+            self.pack_segments(shipping, numbers).await?;
+        }
+    }
+
+    /// Takes what waits and makes it ready to be sent; `None` if nothing waits.
+    fn take_parcel(&self) -> FsResult<Option<(Parcel, Vec<(Extent, Arc<dyn HostFile>)>)>> {
+        let mut st = self.lock();
+        let Some(outbox) = st.outbox.as_mut().filter(|o| !o.is_empty()) else { return Ok(None) };
+        let parcel = outbox.take();
+        let mut extents = Vec::with_capacity(parcel.extents.len());
+        for (segment, at, blocks) in &parcel.extents {
+            // A segment without a row holds nothing that anybody refers to.
+            let Some(row) = st.segments.get(segment) else { continue };
+            if row.pack.is_none() {
+                let id = row.id;
+                extents.push((Extent { segment: *segment, id, at: *at, blocks: *blocks }, st.segment_file(*segment)?));
+            }
+        }
+        Ok(Some((parcel, extents)))
+    }
+
+    fn parcel_arrived(&self, shipping: &Shipping, last: u64, weight: u64) {
+        if let Some(outbox) = self.lock().outbox.as_mut() {
+            outbox.arrived(weight);
+        }
+        shipping.arrived.send_modify(|seq| *seq = (*seq).max(last));
+    }
+
+    fn sending_failed(&self, shipping: &Shipping, e: FsError) {
+        match e {
+            FsError::Fenced(why) => {
+                self.fence(shipping, why);
+            }
+            e => {
+                self.lock().break_down(e.to_string());
+                shipping.tell_waiters();
+            }
+        }
+    }
+}
+
+/// Makes and sends log objects, one after the other taken, several at once under way.
+async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
+    let mut under_way = FuturesOrdered::new();
+    let mut taken = shipping.arrived();
+    let every = shipping.config.ship_every;
+    let mut next_turn = tokio::time::Instant::now() + every;
+    loop {
+        while under_way.len() < IN_FLIGHT && shipping.want.load(Ordering::Acquire) > taken {
+            let Some(fs) = fs.upgrade() else { return };
+            let made = match fs.pack_what_is_much(&shipping).await {
+                Ok(()) => fs.take_parcel(),
+                Err(e) => Err(e),
+            };
+            match made {
+                Ok(Some((parcel, extents))) => {
+                    taken = parcel.last;
+                    let (place, shipping) = (shipping.take_place(parcel.last), shipping.clone());
+                    under_way.push_back(async move { shipping.send(place, parcel, extents).await });
+                }
+                Ok(None) => taken = taken.max(shipping.want.load(Ordering::Acquire)),
+                Err(e) => return fs.sending_failed(&shipping, e),
+            }
+        }
+        tokio::select! {
+            Some(done) = under_way.next(), if !under_way.is_empty() => {
+                let Some(fs) = fs.upgrade() else { return };
+                match done {
+                    Ok((last, weight)) => fs.parcel_arrived(&shipping, last, weight),
+                    Err(e) => return fs.sending_failed(&shipping, e),
+                }
+            }
+            () = shipping.wake.notified() => {}
+            () = tokio::time::sleep_until(next_turn) => {
+                next_turn = tokio::time::Instant::now() + every;
+                let Some(fs) = fs.upgrade() else { return };
+                // What was not asked for goes too, so that a loss of this host takes no more than this time.
+                let last = fs.lock().journal.seq();
+                shipping.want.fetch_max(last, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// Sends full segments while they are still hot, so that an fsync finds little left to do.
+async fn upload_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
+    loop {
+        shipping.upload_wake.notified().await;
+        let Some(fs) = fs.upgrade() else { return };
+        let full: Vec<u64> = {
+            let st = fs.lock();
+            let current = st.current.as_ref().map(|c| c.segment);
+            let waits = |(n, s): &(&u64, &crate::row::Segment)| s.pack.is_none() && s.live > 0 && Some(**n) != current;
+            st.segments.iter().filter(waits).map(|(n, _)| *n).collect()
+        };
+        if let Err(e) = fs.pack_segments(&shipping, full).await {
+            fs.sending_failed(&shipping, e);
+            return;
+        }
+    }
+}
+
+/// Shows signs of life, and learns when somebody else has the volume.
+async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
+    let every = shipping.lease.duration / 3;
+    let mut pause = every;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(fs) = fs.upgrade() else { return };
+        let renewed = fs.show_life(&shipping).await;
+        pause = match renewed {
+            Ok(()) => {
+                shipping.patience.answered();
+                every
+            }
+            Err(FsError::Fenced(why)) => {
+                fs.fence(&shipping, why);
+                return;
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "no sign of life could be given");
+                shipping.patience.failed();
+                (every / 10).max(Duration::from_millis(20))
+            }
+        };
+    }
+}
+
+impl FileSystem {
+    /// One sign of life, now.
+    pub(crate) async fn renew_now(&self, shipping: &Shipping) -> FsResult<()> {
+        match shipping.lease.renew(None).await {
+            Ok(()) => {
+                shipping.patience.answered();
+                Ok(())
+            }
+            Err(FsError::Fenced(why)) => Err(self.fence(shipping, why)),
+            Err(e) => {
+                shipping.patience.failed();
+                Err(e)
+            }
+        }
+    }
+
+    async fn show_life(&self, shipping: &Shipping) -> FsResult<()> {
+        if shipping.config.durability == Durability::Local && shipping.lease.says_unsent() {
+            // No fsync is answered meanwhile: one that is answered afterwards says again that there is something unsent.
+            let _turn = self.sync_turn.lock().await;
+            let unsent = self.unsent_bytes() > 0;
+            return shipping.lease.renew(Some(unsent)).await;
+        }
+        shipping.lease.renew(None).await
+    }
+
+    /// Under durability `local`: before an fsync is answered, the owner record says that this host holds what the
+    /// store does not have.
+    pub(crate) async fn say_unsent(&self, shipping: &Shipping) -> FsResult<()> {
+        while shipping.config.durability == Durability::Local && !shipping.lease.says_unsent() && self.unsent_bytes() > 0 {
+            match shipping.lease.renew(Some(true)).await {
+                Ok(()) => shipping.patience.answered(),
+                Err(FsError::Fenced(why)) => return Err(self.fence(shipping, why)),
+                Err(_) => {
+                    shipping.patience.failed();
+                    shipping.check_outage()?;
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the log again as a stranger would. For tests.
+    #[doc(hidden)]
+    pub async fn log_objects(&self) -> FsResult<usize> {
+        let Some(shipping) = &self.shipping else { return Ok(0) };
+        let from = shipping.places.lock().first().map_or(*shipping.next.lock(), |(p, _)| *p);
+        let (chain, _) = chain::read(&shipping.store, &shipping.prefix, shipping.volume, from).await?;
+        Ok(chain.places.len())
+    }
+}

@@ -1,0 +1,116 @@
+//! What an open volume asks of its store when nobody uses it, and that upkeep keeps up when somebody does.
+
+use crate::world::World;
+use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO};
+use orlop_store::wrap::{Hooked, Meter};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+
+struct Metered {
+    _world: World,
+    meter: Arc<Hooked<Meter>>,
+    fs: Arc<FileSystem>,
+}
+
+impl Metered {
+    async fn new() -> Metered {
+        let (world, fs) = World::new().await;
+        fs.close().await.expect("closes");
+        let config = world.config();
+        let meter = Meter::wrap(config.store.clone());
+        let fs = FileSystem::open(OpenConfig { store: meter.clone(), ..config }).await.expect("opens");
+        Metered { _world: world, meter, fs }
+    }
+
+    fn requests(&self) -> u64 {
+        let c = self.meter.hook().counts();
+        c.writes + c.reads + c.heads + c.lists + c.deletes
+    }
+
+    /// A change that is in the namespace when this returns.
+    async fn fold(&self, name: &str) {
+        self.fs.mknod(&CX, ROOT_INO, name.as_bytes(), FileKind::File, 0o644, 0).await.expect("made");
+        self.fs.compact_all().await.expect("folded");
+    }
+
+    /// How many requests came in this time.
+    async fn during(&self, time: Duration) -> u64 {
+        let before = self.requests();
+        tokio::time::sleep(time).await;
+        self.requests() - before
+    }
+
+    /// Waits until what the last change set off has ended.
+    async fn settled(&self) {
+        for _ in 0..20 {
+            if self.during(Duration::from_secs(3)).await == 0 {
+                return;
+            }
+        }
+        panic!("a minute after the last change the store is still asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_volume_asks_its_store_for_nothing() {
+    let volume = Metered::new().await;
+    for n in 0..6 {
+        volume.fold(&format!("{n}")).await;
+    }
+    volume.settled().await;
+    assert_eq!(volume.during(Duration::from_secs(20)).await, 0, "requests of an idle volume");
+    // It is open all the same.
+    volume.fold("more").await;
+    volume.fs.lookup(ROOT_INO, b"more").await.expect("there");
+    volume.fs.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes thirteen minutes"]
+async fn after_its_last_change_a_volume_is_tidied_twice_at_most_and_then_left_alone() {
+    let volume = Metered::new().await;
+    for n in 0..6 {
+        volume.fold(&format!("{n}")).await;
+    }
+    volume.settled().await;
+    let tidying = volume.during(Duration::from_secs(12 * 60 + 30)).await;
+    assert!(tidying > 0, "what was merged away is collected");
+    eprintln!("{tidying} requests to tidy up");
+    assert!(tidying < 200, "{tidying} requests");
+    assert_eq!(volume.during(Duration::from_secs(30)).await, 0);
+    volume.fs.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_volume_is_merged_in_time() {
+    let volume = Metered::new().await;
+    let mut longest = Duration::ZERO;
+    // Sixteen unmerged tables stop all writing: many times as many must pass.
+    for n in 0..120 {
+        let since = Instant::now();
+        let folded = tokio::time::timeout(Duration::from_secs(60), volume.fold(&format!("{n}"))).await;
+        folded.unwrap_or_else(|_| panic!("change {n} waits for a merge that does not come"));
+        longest = longest.max(since.elapsed());
+    }
+    assert!(longest < Duration::from_secs(20), "a change took {longest:?}");
+    volume.settled().await;
+    for n in [0, 60, 119] {
+        volume.fs.lookup(ROOT_INO, format!("{n}").as_bytes()).await.expect("there");
+    }
+    volume.fs.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_were_given_back_are_found_again() {
+    let volume = Metered::new().await;
+    volume.fold("a").await;
+    let before = volume.requests();
+    let known = volume.fs.lookup(ROOT_INO, b"a").await.expect("there");
+    assert_eq!(volume.requests(), before, "it is in memory");
+    volume.fs.forget_rows();
+    assert_eq!(volume.fs.lookup(ROOT_INO, b"a").await.expect("there").ino, known.ino);
+    assert!(volume.requests() > before, "it is fetched");
+    volume.fs.close().await.expect("closes");
+}
