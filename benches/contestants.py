@@ -27,6 +27,12 @@ LETTERS = {
 }
 
 
+def plain_environment():
+    """Without what others have set for their own clouds and proxies."""
+    foreign = ("AWS_", "AWSSECRET", "RCLONE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return {k: v for k, v in os.environ.items() if not k.upper().startswith(foreign)}
+
+
 class Contestant:
     """A folder to work in, and who serves it."""
 
@@ -47,9 +53,11 @@ class Contestant:
     def end(self):
         """Ends what was started. May be called again."""
 
-    def folder(self, name):
-        path = self.point / name
-        path.mkdir(exist_ok=True)
+    def folder(self, *names):
+        """A folder inside the contestant's."""
+        path = self.point.joinpath(*names)
+        # Never by this process itself: a file system that hangs would hang the clean-up too.
+        run(["mkdir", "-p", path], timeout=60)
         return path
 
     def pids(self):
@@ -115,7 +123,7 @@ class Orlop(Contestant):
         return []
 
     def orlop(self, *words, timeout=30, env=None):
-        return run([self.program, "--root", self.root, *words], timeout=timeout, env=env)
+        return run([self.program, "--root", self.root, *words], timeout=timeout, env=env or plain_environment())
 
     def end(self):
         if not processes_with(str(self.root)):
@@ -174,7 +182,7 @@ class S3fs(Contestant):
         password.chmod(0o600)
         (self.home / "tmp").mkdir()
         options = f"url={self.proxy.url},use_path_request_style,passwd_file={password},tmpdir={self.home / 'tmp'},dbglevel=crit"
-        self.child = self.world.spawn(self.name, [program, bucket, self.point, "-f", "-o", options])
+        self.child = self.world.spawn(self.name, [program, bucket, self.point, "-f", "-o", options], env=plain_environment())
         self.world.at_end.append(self.end)
         wait_for("mounting", lambda: is_mounted(self.point), child=self.child, log=self.world.log(self.name))
 
@@ -205,6 +213,7 @@ class Rclone(Contestant):
             self.name,
             [program, "mount", f"s3:{bucket}", self.point, "--vfs-cache-mode", "full", "--cache-dir", self.home / "cache",
              "--config", config, "--rc", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{self.control}"],
+            env=plain_environment(),
         )
         self.world.at_end.append(self.end)
         wait_for("mounting", lambda: is_mounted(self.point), child=self.child, log=self.world.log(self.name))

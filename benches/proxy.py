@@ -10,7 +10,8 @@ a line of JSON; ends with its input:
     latency MS      hold each request back by so much before it goes on; `latency 0` ends that
 
 Only the heads of requests are parsed, to count them and to find where the next one begins; everything else passes as
-it comes. The `Host` header is left alone, so that signatures stay valid.
+it comes, but for one answer that a real S3 server never gives (see below). The `Host` header is left alone, so that
+signatures stay valid.
 """
 
 import argparse
@@ -130,6 +131,11 @@ async def answers_down(reader, writer, counts, waiting):
             head = head.partition(b"\r\n\r\n")[2]
         if waiting and head.startswith(b"HTTP/1."):
             status = head[9:12].decode("latin-1")
+            if status == "500" and waiting == ["HEAD"]:
+                # s3s-fs answers so when it keeps a folder under an object's name; S3 has no folders and says 404.
+                status = "500 made 404"
+                _, rest = head.split(b"\r\n", 1)
+                data = b"HTTP/1.1 404 Not Found\r\n" + rest
             waiting.clear()
             counts.open -= 1
             counts.statuses[status] += 1
