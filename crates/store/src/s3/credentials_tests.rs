@@ -52,7 +52,7 @@ fn a_file_that_others_can_read_is_refused() {
 #[test]
 fn no_error_and_no_debug_repeats_what_was_read() {
     for text in [
-        format!("{PLANTED}"),
+        PLANTED.to_owned(),
         format!("[default]\naws_secret_access_key={PLANTED}\n"),
         format!("{{\"secret_access_key\": \"{PLANTED}\""),
         format!("{{\"secret_access_key\": \"{PLANTED}\"}}"),

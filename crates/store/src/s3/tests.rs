@@ -120,7 +120,8 @@ async fn a_server_that_ignores_conditions_is_found_out() {
     assert_eq!(honest.refusal(), None);
     assert!(honest.clock_skew_ms.is_some_and(|ms| ms.abs() < 2_000), "{honest:?}");
     proxy.set(Faults::only(Fault::OneAtATime));
-    assert!(probe(store.as_ref()).await.expect("probes").atomic_conditions);
+    let decides = probe(store.as_ref()).await.expect("probes");
+    assert!(decides.atomic_conditions, "{decides:?} {:?}", proxy.seen());
     proxy.set(Faults::only(Fault::StripConditions));
     let found = probe(store.as_ref()).await.expect("probes");
     assert!(!found.conditional_create && !found.conditional_replace && !found.atomic_conditions, "{found:?}");

@@ -57,8 +57,8 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Counts the changes of the faults; none means that the handle is gone.
     generation: watch::Sender<Option<u64>>,
-    /// Held by the one conditional write that may pass.
-    turn: tokio::sync::Mutex<()>,
+    /// For [`Fault::OneAtATime`]: held by the one write that may pass, or by reads.
+    turn: tokio::sync::RwLock<()>,
 }
 
 impl Shared {
@@ -113,7 +113,7 @@ impl FaultProxy {
             judge: Mutex::default(),
             seen: Mutex::default(),
             generation: watch::Sender::new(Some(0)),
-            turn: tokio::sync::Mutex::default(),
+            turn: tokio::sync::RwLock::default(),
         });
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");

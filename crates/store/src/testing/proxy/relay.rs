@@ -105,8 +105,10 @@ async fn exchange(shared: &Shared, client: &mut Wire, upstream: &mut Option<Wire
         strip(&mut head);
     }
 
-    let conditional = method != "GET" && method != "HEAD" && (head.get("if-match").is_some() || head.get("if-none-match").is_some());
-    let _turn = if conditional && suffers.has(Fault::OneAtATime) { Some(shared.turn.lock().await) } else { None };
+    let one_at_a_time = suffers.has(Fault::OneAtATime);
+    let reads = method == "GET" || method == "HEAD";
+    let _write = if one_at_a_time && !reads { Some(shared.turn.write().await) } else { None };
+    let _read = if one_at_a_time && reads { Some(shared.turn.read().await) } else { None };
     let (mut server, answer) = ask(shared, upstream.take(), &head, framing, &body).await?;
     let end = answer_back(shared, client, &mut server, answer, &method, &suffers).await?;
     if end == End::Open {
@@ -131,13 +133,20 @@ async fn ask(shared: &Shared, old: Option<Wire>, head: &Head, framing: Framing, 
 }
 
 async fn ask_on(server: &mut Wire, head: &Head, framing: Framing, body: &[u8]) -> Result<Head> {
-    server.send(&head.bytes()).await?;
-    if !body.is_empty() {
-        server.send_piece(framing, body).await?;
+    let sent = async {
+        server.send(&head.bytes()).await?;
+        if !body.is_empty() {
+            server.send_piece(framing, body).await?;
+        }
+        server.send_end(framing).await
     }
-    server.send_end(framing).await?;
+    .await;
     loop {
-        let answer = server.head().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        // A server that refuses before it has read the body answers, and then resets what is still on its way.
+        let Ok(Some(answer)) = server.head().await else {
+            sent?;
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
         // 100 and its like come before the answer.
         if !answer.word(1).starts_with('1') {
             return Ok(answer);

@@ -23,7 +23,8 @@ pub enum Fault {
     Flip,
     /// The server does not see `If-Match` and `If-None-Match`: it behaves as one that ignores them.
     StripConditions,
-    /// Writes with a condition reach the server one at a time: one that looks first and writes later decides races then.
+    /// Writes reach the server one at a time, and reads in between: one that looks first and writes later, and reads a
+    /// body and its version apart, decides races then.
     OneAtATime,
 }
 
