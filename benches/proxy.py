@@ -23,6 +23,11 @@ import sys
 import time
 
 READ = 1 << 18
+FOLDER = (
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-type: application/x-directory\r\n"
+    b'etag: "d41d8cd98f00b204e9800998ecf8427e"\r\nlast-modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n'
+)
+ABSENT = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
 class Counts:
@@ -46,7 +51,7 @@ class Counts:
 
 
 class Requests:
-    """Finds request heads in a stream of bytes: yields pieces, each with the method if a request begins with it."""
+    """Finds request heads in a stream of bytes: yields pieces, each with method and target if a request begins with it."""
 
     def __init__(self):
         self.head = bytearray()
@@ -92,7 +97,7 @@ class Requests:
             piece, view = bytes(self.head[: end + 4]), bytes(self.head[end + 4 :])
             self.head.clear()
             lines = piece.split(b"\r\n")
-            method = lines[0].split(b" ")[0].decode("latin-1")
+            method = (lines[0].decode("latin-1").split(" ") + ["", ""])[:2]
             for line in lines[1:]:
                 name, _, value = line.partition(b":")
                 name = name.strip().lower()
@@ -112,7 +117,7 @@ async def requests_up(reader, writer, counts, settings, waiting):
         counts.last = time.monotonic()
         for method, piece in parse.feed(data):
             if method is not None:
-                counts.methods[method] += 1
+                counts.methods[method[0]] += 1
                 counts.open += 1
                 waiting.append(method)
                 if settings["latency"] > 0:
@@ -131,11 +136,12 @@ async def answers_down(reader, writer, counts, waiting):
             head = head.partition(b"\r\n\r\n")[2]
         if waiting and head.startswith(b"HTTP/1."):
             status = head[9:12].decode("latin-1")
-            if status == "500" and waiting == ["HEAD"]:
-                # s3s-fs answers so when it keeps a folder under an object's name; S3 has no folders and says 404.
-                status = "500 made 404"
-                _, rest = head.split(b"\r\n", 1)
-                data = b"HTTP/1.1 404 Not Found\r\n" + rest
+            if status == "500" and waiting[0][0] == "HEAD":
+                # s3s-fs answers so when it keeps a folder under this name. S3 has no folders: there "name" is absent,
+                # and "name/" an empty object that somebody has put, as s3fs does for its folders.
+                folder = waiting[0][1].partition("?")[0].endswith("/")
+                status = "500 made 200" if folder else "500 made 404"
+                data = FOLDER if folder else ABSENT
             waiting.clear()
             counts.open -= 1
             counts.statuses[status] += 1
