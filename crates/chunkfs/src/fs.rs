@@ -207,7 +207,7 @@ impl FileSystem {
                 used_bytes: st.sb.used_blocks * crate::types::BLOCK,
                 inodes: st.sb.inodes,
                 unsynced_bytes: st.unsynced_bytes,
-                host_bytes: st.journal.len(),
+                host_bytes: st.journal.len() + st.copies.packs.as_ref().map_or(0, |p| p.cached_bytes()),
             };
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
         };

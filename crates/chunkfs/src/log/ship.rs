@@ -396,6 +396,7 @@ impl FileSystem {
                 st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
                 drop(st);
                 shipping.tell_waiters();
+                self.keep_to_budget().await;
                 return Ok(());
             }
         }

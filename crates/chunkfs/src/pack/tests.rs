@@ -7,6 +7,7 @@ use orlop_model::OutagePolicy;
 use std::time::Duration;
 
 const ID: [u8; 16] = [0xab; 16];
+const FRAME: usize = FRAME_BLOCKS as usize * B;
 
 /// A staged file of blocks that compress well in some frames and not at all in others.
 fn staged(blocks: u32) -> (tempfile::TempDir, Arc<dyn HostFile>, Vec<u8>) {

@@ -148,9 +148,11 @@ impl FileSystem {
 
     /// Lets copies of packs go until no more than the budget is left.
     pub(crate) async fn keep_to_budget(&self) {
-        if let Some(packs) = self.packs().filter(|p| p.over_budget()) {
-            // A little further than needed, so that not every read does it.
-            self.evict(packs.budget() - packs.budget() / 16).await;
+        let Some(packs) = self.packs().filter(|p| p.over_budget() && p.may_look()) else { return };
+        // A little further than needed, so that not every read does it.
+        if self.evict(packs.budget() - packs.budget() / 16).await == 0 {
+            // All that is here has still to be sent.
+            packs.look_later();
         }
     }
 

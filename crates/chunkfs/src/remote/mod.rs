@@ -30,7 +30,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 const B: usize = BLOCK as usize;
@@ -66,6 +66,8 @@ pub(crate) struct Packs {
     distrusted: Mutex<HashSet<u64>>,
     sequences: Mutex<Sequences>,
     permits: Semaphore,
+    /// When it makes sense again to look for copies that may go.
+    look_at: Mutex<Option<Instant>>,
 }
 
 impl Packs {
@@ -87,6 +89,7 @@ impl Packs {
             distrusted: Mutex::default(),
             sequences: Mutex::default(),
             permits: Semaphore::new(AHEAD),
+            look_at: Mutex::default(),
         }))
     }
 
@@ -103,6 +106,14 @@ impl Packs {
     /// Whether copies take more than they may.
     pub(crate) fn over_budget(&self) -> bool {
         self.cache.bytes() + self.staged_bytes.load(Ordering::Acquire) > self.budget
+    }
+
+    pub(crate) fn may_look(&self) -> bool {
+        self.look_at.lock().is_none_or(|at| at <= Instant::now())
+    }
+
+    pub(crate) fn look_later(&self) {
+        *self.look_at.lock() = Some(Instant::now() + Duration::from_millis(500));
     }
 
     pub(crate) fn budget(&self) -> u64 {

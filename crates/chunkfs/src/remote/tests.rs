@@ -184,7 +184,8 @@ async fn a_damaged_pack_is_named_and_never_waited_for() {
         };
         let mut bad = good.clone();
         // Within block 71, or within its compressed frame.
-        let place = if compression == Compression::None { pack::raw_range(71..72).start as usize + 5 } else { 64 + (good.len() - 144) * 10 / 21 };
+        let place =
+            if compression == Compression::None { pack::raw_range(71..72).start as usize + 5 } else { 64 + (good.len() - 144) * 10 / 21 };
         bad[place] ^= 4;
         far.replace(&at, bad).await;
         let why = expect("flipped").await;
