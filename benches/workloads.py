@@ -222,7 +222,7 @@ class BigFile(Group):
             finally:
                 limit.close()
         # As many places in every contestant and round, so that the time limit alone makes a difference.
-        count = max(64, min(20_000, big // SMALL // 8))
+        count = max(64, min(10_000, big // SMALL // 32))
         measure("randwrite", lambda: bench.drive("randwrite", kept, io=SMALL, size=big, count=count, seconds=seconds, seed=n + 2))
 
 
