@@ -388,17 +388,20 @@ impl FileSystem {
         let what = pack::path(&shipping.prefix, &id);
         let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume };
         let packed = pack::upload(&shipping.patience, &target, number, &id, file, blocks, shipping.config.compression).await?;
-        {
+        let wanted = {
             let mut st = self.lock();
-            if let Some(row) = st.segments.get(&number).cloned() {
-                let row = crate::row::Segment { pack: Some(packed), ..row };
+            let row = st.segments.get(&number).cloned();
+            if let Some(row) = &row {
+                let row = crate::row::Segment { pack: Some(packed), ..row.clone() };
                 let changes = vec![Change::Put(Key::Segment(number), Row::Segment(row))];
                 st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
-                drop(st);
-                shipping.tell_waiters();
-                self.keep_to_budget().await;
-                return Ok(());
             }
+            row.is_some()
+        };
+        if wanted {
+            shipping.tell_waiters();
+            self.keep_to_budget().await;
+            return Ok(());
         }
         // All of it was overwritten or removed meanwhile.
         shipping.delete(vec![what]).await;
