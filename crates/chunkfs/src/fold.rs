@@ -438,8 +438,8 @@ impl FileSystem {
     /// Stops at once, as a killed process would: nothing is synced or folded. For tests.
     pub async fn abandon(&self) {
         self.stop().await;
-        self.ns.abandon().await;
         self.host_lock.lock().take();
+        self.ns.abandon().await;
     }
 
     async fn stop(&self) {

@@ -250,7 +250,8 @@ async fn durability_local_keeps_others_out_while_something_is_unsent() {
     a.write(&CX, ino, 0, b"kept").await.expect("writes");
     a.fsync(ino, false).await.expect("the host's disk has it");
     cable.hook().set(Plan { outage_from: Some(0), ..Plan::default() });
-    a.abandon().await;
+    // All but the database stops at once; that waits for its store.
+    let _ = tokio::time::timeout(Duration::from_millis(500), a.abandon()).await;
     let refused = FileSystem::open(local("b", inner.clone())).await.expect_err("unsent");
     assert_eq!(refused.kind, ErrorKind::Busy, "{refused}");
     assert!(refused.message.contains("acknowledged"), "{refused}");
