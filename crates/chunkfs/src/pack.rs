@@ -27,7 +27,6 @@ const B: usize = BLOCK as usize;
 
 /// Blocks of a frame: what a reader fetches at least.
 pub(crate) const FRAME_BLOCKS: u32 = 64;
-const FRAME: usize = FRAME_BLOCKS as usize * B;
 /// Bytes of the header, in front of the first frame.
 pub(crate) const HEADER: usize = 64;
 const ENTRY: usize = 12;

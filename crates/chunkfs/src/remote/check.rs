@@ -17,11 +17,14 @@ const B: usize = BLOCK as usize;
 /// Blocks gathered before packs are read: about 64 MiB of memory.
 const GATHER: usize = 4 << 20;
 
+/// A block of a pack that is referred to: its number, its checksum, and by which inode.
+type Named = (u32, u32, Ino);
+
 /// Blocks of packs that are referred to, and which packs were read.
 #[derive(Debug, Default)]
 pub(crate) struct PacksSeen {
-    /// By segment: the pack, then block, checksum and inode of each reference not compared yet.
-    named: BTreeMap<u64, (PackAt, Vec<(u32, u32, Ino)>)>,
+    /// By segment, those that are not compared yet.
+    named: BTreeMap<u64, (PackAt, Vec<Named>)>,
     gathered: usize,
     whole: HashSet<u64>,
 }
@@ -99,13 +102,7 @@ impl FileSystem {
     }
 }
 
-async fn check_pack(
-    packs: &Packs,
-    volume: [u8; 16],
-    at: &PackAt,
-    mut named: Vec<(u32, u32, Ino)>,
-    report: &mut CheckReport,
-) -> FsResult<()> {
+async fn check_pack(packs: &Packs, volume: [u8; 16], at: &PackAt, mut named: Vec<Named>, report: &mut CheckReport) -> FsResult<()> {
     let whole = packs.whole(at).await?;
     let corrupt = |why: &str| FsError::Corrupt(format!("{}: {why}", packs.name(at)));
     if whole.of != (Of { volume, segment: at.segment, id: at.id, blocks: at.pack.blocks }) {
