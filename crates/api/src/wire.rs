@@ -74,6 +74,25 @@ pub struct Attach {
     /// Whether writing through that folder is refused.
     #[serde(default)]
     pub read_only: bool,
+    /// Gives up for good what another host acknowledged under durability `local` and never sent to the store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandon_unsynced: bool,
+}
+
+/// Makes a volume known here that lies in a store already.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptVolume {
+    /// Its name here.
+    pub name: String,
+    /// Its id, as the list of the store's volumes shows it.
+    pub id: String,
+    /// Options by name, as it shall be used here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// Free text of the owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What came of an attach.

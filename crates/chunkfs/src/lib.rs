@@ -32,5 +32,6 @@ mod types;
 pub use check::CheckReport;
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
+pub use log::facts::{OwnerFacts, holder_of, owner_of};
 pub use open::{OpenConfig, Remote, format_volume};
 pub use types::*;

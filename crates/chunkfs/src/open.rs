@@ -154,7 +154,7 @@ pub async fn format_volume(store: &Arc<dyn ObjectStore>, prefix: &str, volume: V
     }
 }
 
-async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
+pub(crate) async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
     let path = header_path(prefix);
     let corrupt = |why: String| {
         Error::new(ErrorKind::Corrupt, format!("{path}: {why}"))
@@ -317,7 +317,7 @@ async fn take_volume(config: &OpenConfig, remote: &Remote, journal_dir: &Path) -
     Ok(Arc::new(lease.await?))
 }
 
-const HOLDER: &str = "holder";
+pub(crate) const HOLDER: &str = "holder";
 
 /// The random id of a volume's folder on this host: who holds what lies in it.
 fn holder_id(disk: &dyn HostDisk, state_dir: &Path) -> std::io::Result<String> {

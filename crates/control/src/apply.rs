@@ -110,11 +110,12 @@ impl Inner {
     async fn run(&self, actor: &Actor, intent: Intent) -> Result<Changed> {
         match intent {
             Intent::CreateVolume { name, options, labels } => self.create(name, options, labels).await,
+            Intent::AdoptVolume { name, store, volume, options, labels } => self.adopt(name, store, volume, options, labels).await,
             Intent::SetVolume { volume, update } => self.set(&volume, &update).await,
             Intent::ProtectVolume { volume, protected } => self.protect(&volume, protected).await,
             Intent::RemoveVolume { volume, now } => self.remove(actor, &volume, now).await,
             Intent::RestoreVolume { volume, rename } => self.restore(&volume, rename).await,
-            Intent::Attach { volume, attachment } => self.attach(&volume, attachment).await,
+            Intent::Attach { volume, attachment, abandon_unsynced } => self.attach(&volume, attachment, abandon_unsynced).await,
             Intent::Detach { volume, attachment } => self.detach(actor, &volume, &attachment).await,
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,
             Intent::RotateKeys { volume } => self.rotate_keys(volume).await,
@@ -133,7 +134,7 @@ impl Inner {
             Actor::Docker => match intent {
                 Intent::CreateVolume { .. }
                 | Intent::RemoveVolume { now: false, .. }
-                | Intent::Attach { attachment: AttachmentKind::Docker { .. }, .. }
+                | Intent::Attach { attachment: AttachmentKind::Docker { .. }, abandon_unsynced: false, .. }
                 | Intent::Detach { attachment: DetachBy::DockerMountId(_), .. } => Ok(()),
                 _ => Err(self.denied(actor, intent.verb())),
             },

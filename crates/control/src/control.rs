@@ -6,7 +6,7 @@ use crate::inner::Inner;
 use crate::registry::{Registry, StoreRow};
 use crate::status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus};
 use crate::volumes::read;
-use orlop_model::{Actor, Error, ErrorKind, Intent, MountPlan, Outcome, Result, Store, StoreName, Volume, VolumeRef};
+use orlop_model::{Actor, Error, ErrorKind, FoundVolume, Intent, MountPlan, Outcome, Result, Store, StoreName, Volume, VolumeRef};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +107,11 @@ impl Control {
     /// The stores, by name.
     pub async fn stores(&self) -> Result<Vec<Store>> {
         self.inner.list_stores().await
+    }
+
+    /// The volumes that lie in a store, whoever made them.
+    pub async fn found_volumes(&self, store: &StoreName) -> Result<Vec<FoundVolume>> {
+        self.inner.found_volumes(store).await
     }
 
     /// One store. The default one is examined the first time that somebody looks.

@@ -6,7 +6,7 @@ use crate::locks::Locks;
 use crate::ports::{AttachedVolume, Formatted, Mounted};
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
-use orlop_model::{Durability, Error, Examination, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
+use orlop_model::{Durability, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -64,6 +64,7 @@ impl Inner {
             state_dir: self.config.root.join("state").join(v.id.to_string()).display().to_string(),
             mountpoint: self.mountpoint(v.id, v.folder.as_deref()),
             options,
+            abandon_unsynced: false,
         })
     }
 
@@ -157,6 +158,20 @@ impl Inner {
 
     pub(crate) async fn port_examine(&self, store: &StoreSpec) -> Result<Examination> {
         self.port("worker.examine", EXAMINE_DEADLINE, self.config.worker.examine(store)).await
+    }
+
+    pub(crate) async fn port_find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
+        self.port("worker.find", EXAMINE_DEADLINE, self.config.worker.find(store)).await
+    }
+
+    pub(crate) async fn port_recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
+        self.port("worker.recognise", EXAMINE_DEADLINE, self.config.worker.recognise(plan)).await
+    }
+
+    /// Without a deadline, as for destroying.
+    pub(crate) async fn port_forget(&self, plan: &MountPlan) -> Result<()> {
+        self.config.faults.at("worker.forget").await?;
+        self.config.worker.forget(plan).await
     }
 
     async fn port<T>(&self, name: &str, deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {

@@ -4,7 +4,7 @@
 //! numbered because the reconciler relies on each of them.
 
 use async_trait::async_trait;
-use orlop_model::{Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use time::OffsetDateTime;
 
 /// What an attach came to.
@@ -86,6 +86,9 @@ pub enum Formatted {
 ///    the plan's folder. Both are idempotent and succeed when there is nothing to move; neither ever touches a folder that
 ///    `format` did not make for this volume. `recover` fails with kind AlreadyExists if something is in its way.
 /// 5. `examine` tries out what a store can do and leaves nothing behind. It fails if the store cannot be reached.
+/// 6. `find` and `recognise` change nothing. `recognise` fails with kind NotFound if the plan's volume is not in its store,
+///    and if it is encrypted and this host has no key for it.
+/// 7. `forget` deletes what this host keeps of a volume (state folder, mountpoint folder) and leaves the store as it is.
 #[async_trait]
 pub trait VolumeWorker: Send + Sync {
     /// Makes an empty volume.
@@ -102,6 +105,12 @@ pub trait VolumeWorker: Send + Sync {
     async fn recover(&self, plan: &MountPlan) -> Result<()>;
     /// Finds out what a store can do, and how fast it is.
     async fn examine(&self, store: &StoreSpec) -> Result<Examination>;
+    /// The volumes that lie in a store, whoever made them.
+    async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>>;
+    /// What is known of the plan's volume, which was made elsewhere; the plan's option `encrypt` is not looked at.
+    async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume>;
+    /// Deletes this host's part of a volume that lives on elsewhere.
+    async fn forget(&self, plan: &MountPlan) -> Result<()>;
 }
 
 /// The time of day.

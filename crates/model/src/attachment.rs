@@ -58,4 +58,7 @@ pub struct MountPlan {
     pub mountpoint: String,
     /// As created or set.
     pub options: VolumeOptions,
+    /// Asked for by name: what another host acknowledged under durability `local` and never sent is given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandon_unsynced: bool,
 }

@@ -61,6 +61,20 @@ pub enum Intent {
         /// Its labels.
         labels: BTreeMap<String, String>,
     },
+    /// Makes a volume known here that lies in a store already, made on another host.
+    #[serde(rename = "volume.adopt")]
+    AdoptVolume {
+        /// Its name on this host.
+        name: VolumeName,
+        /// The store it lies in.
+        store: StoreName,
+        /// Which of those in the store.
+        volume: VolumeId,
+        /// Its options on this host.
+        options: VolumeOptions,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
     /// Changes options and labels.
     #[serde(rename = "volume.set")]
     SetVolume {
@@ -100,6 +114,9 @@ pub enum Intent {
         volume: VolumeRef,
         /// For whom.
         attachment: AttachmentKind,
+        /// Gives up what another host acknowledged under durability `local` and never sent to the store.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        abandon_unsynced: bool,
     },
     /// Lets go of one attachment; the last one unmounts the volume. Unknown ones succeed, since calls get lost.
     #[serde(rename = "volume.detach")]
@@ -161,6 +178,7 @@ impl Intent {
     pub fn verb(&self) -> &'static str {
         match self {
             Intent::CreateVolume { .. } => "volume.create",
+            Intent::AdoptVolume { .. } => "volume.adopt",
             Intent::SetVolume { .. } => "volume.set",
             Intent::ProtectVolume { .. } => "volume.protect",
             Intent::RemoveVolume { .. } => "volume.remove",
@@ -178,7 +196,7 @@ impl Intent {
     /// What it is done to, for the audit journal.
     pub fn target(&self) -> String {
         match self {
-            Intent::CreateVolume { name, .. } => name.to_string(),
+            Intent::CreateVolume { name, .. } | Intent::AdoptVolume { name, .. } => name.to_string(),
             Intent::SetVolume { volume, .. }
             | Intent::ProtectVolume { volume, .. }
             | Intent::RemoveVolume { volume, .. }

@@ -25,4 +25,4 @@ pub use name::{StoreName, VolumeName};
 pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
 pub use size::ByteSize;
 pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest};
-pub use volume::{Usage, Volume, VolumeKind, VolumeState};
+pub use volume::{FoundVolume, Usage, Volume, VolumeKind, VolumeState};

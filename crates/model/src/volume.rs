@@ -88,3 +88,28 @@ pub struct Volume {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
+
+/// A volume that was found in a store, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FoundVolume {
+    /// Its id.
+    pub id: VolumeId,
+    /// When it was made, by the store's clock.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub made_at: Option<OffsetDateTime>,
+    /// Whether it is encrypted: then this host needs the master key that wraps its ring.
+    pub encrypted: bool,
+    /// The host that had it last, if anybody had it and it can be read here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_host: Option<String>,
+    /// Whether that host let go of it in an orderly way.
+    #[serde(default)]
+    pub released: bool,
+    /// Why more cannot be told, such as a missing key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Its name here, if this Orlop knows it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_as: Option<VolumeName>,
+}

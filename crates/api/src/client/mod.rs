@@ -7,12 +7,12 @@ mod transport;
 pub use transport::{Body, Endpoint, Transport};
 
 use crate::wire::{
-    AddStore, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, RotateKeys, Shutdown, ShutdownReport, Status,
+    AddStore, AdoptVolume, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, RotateKeys, Shutdown, ShutdownReport, Status,
 };
 use hyper::Method;
 use orlop_control::{AuditFilter, VerifyReport};
 use orlop_model::{
-    AuditEvent, Error, ErrorKind, KeyReport, KeyRotation, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
+    AuditEvent, Error, ErrorKind, FoundVolume, KeyReport, KeyRotation, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -133,6 +133,16 @@ impl Client {
     /// Forgets a store.
     pub async fn remove_store(&self, store: &StoreName) -> Result<()> {
         self.send::<_, Option<Store>>(Method::DELETE, &format!("/v1/stores/{store}"), &()).await.map(drop)
+    }
+
+    /// The volumes that lie in a store, whoever made them.
+    pub async fn found(&self, store: &StoreName) -> Result<Vec<FoundVolume>> {
+        self.get(&format!("/v1/stores/{store}/volumes")).await
+    }
+
+    /// Makes a volume known that lies in a store.
+    pub async fn adopt(&self, store: &StoreName, request: &AdoptVolume) -> Result<Volume> {
+        self.send(Method::POST, &format!("/v1/stores/{store}/volumes"), request).await
     }
 
     /// Records of the audit journal, oldest first.

@@ -66,7 +66,7 @@ pub(crate) async fn mount(State(plugin): State<Plugin>, body: Bytes) -> Answer {
     let request = Request::read(&body)?;
     let volume = VolumeRef::Name(request.volume()?);
     let attachment = AttachmentKind::Docker { mount_id: mount_id(&request)? };
-    match plugin.control.apply(&Actor::Docker, Intent::Attach { volume, attachment }).await? {
+    match plugin.control.apply(&Actor::Docker, Intent::Attach { volume, attachment, abandon_unsynced: false }).await? {
         Outcome::Attached { mountpoint, .. } => Ok(Reply(json!({ "Mountpoint": mountpoint, "Err": "" }))),
         _ => Err(Error::internal("the volume was mounted, but nobody said where").into()),
     }

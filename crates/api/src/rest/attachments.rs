@@ -22,7 +22,8 @@ pub(crate) async fn attach(State(rest): State<Rest>, Caller(actor): Caller, Name
             .into());
     }
     let attachment = AttachmentKind::Directory { path: request.directory, read_only: request.read_only };
-    match rest.control.apply(&actor, Intent::Attach { volume, attachment }).await? {
+    let intent = Intent::Attach { volume, attachment, abandon_unsynced: request.abandon_unsynced };
+    match rest.control.apply(&actor, intent).await? {
         Outcome::Attached { attachment, mountpoint } => Ok(Json(Attached { attachment, mountpoint })),
         _ => Err(Error::internal("the volume was attached, but nobody said where").into()),
     }

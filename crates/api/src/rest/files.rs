@@ -61,7 +61,7 @@ impl Visit {
         // By id from here on: a name may be given to another volume meanwhile.
         let volume = VolumeRef::Id(rest.control.volume_brief(&volume).await?.id);
         let attachment = AttachmentKind::Internal { purpose: purpose.to_owned() };
-        let intent = Intent::Attach { volume: volume.clone(), attachment };
+        let intent = Intent::Attach { volume: volume.clone(), attachment, abandon_unsynced: false };
         match rest.control.apply(&actor, intent).await? {
             Outcome::Attached { attachment, mountpoint } => {
                 Ok(Visit { control: rest.control.clone(), actor, volume, attachment: Some(attachment), mountpoint })

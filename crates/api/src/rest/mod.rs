@@ -72,6 +72,7 @@ fn table() -> OpenApiRouter<Rest> {
         .routes(routes!(stores::list, stores::add))
         .routes(routes!(stores::inspect, stores::remove))
         .routes(routes!(stores::test))
+        .routes(routes!(stores::found, stores::adopt))
         .routes(routes!(audit::list))
         .routes(routes!(audit::export))
         .routes(routes!(audit::verify))

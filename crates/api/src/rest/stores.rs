@@ -1,15 +1,16 @@
-//! `/v1/stores`: add, list, inspect, test, remove.
+//! `/v1/stores`: add, list, inspect, test, remove; the volumes that lie in one, and adopting them.
 
 use super::Rest;
 use super::body::{NamedStore, decode};
 use super::error::Answer;
 use super::peer::Caller;
-use crate::wire::AddStore;
+use super::volumes::the_volume;
+use crate::wire::{AddStore, AdoptVolume};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use orlop_model::{Error, Intent, Outcome, Store, StoreSpec, StoreTest};
+use orlop_model::{Error, FoundVolume, Intent, Outcome, Store, StoreSpec, StoreTest, Volume, VolumeOptions};
 
 fn said_nothing<T>() -> Answer<T> {
     Err(Error::internal("the change succeeded without saying what it changed").into())
@@ -60,4 +61,33 @@ pub(crate) async fn test(State(rest): State<Rest>, Caller(actor): Caller, NamedS
 pub(crate) async fn remove(State(rest): State<Rest>, Caller(actor): Caller, NamedStore(name): NamedStore) -> Answer<Json<Option<Store>>> {
     rest.control.apply(&actor, Intent::RemoveStore { name }).await?;
     Ok(Json(None))
+}
+
+/// Lists the volumes that lie in a store, whoever made them.
+#[utoipa::path(get, path = "/v1/stores/{store}/volumes", tag = "stores", params(("store" = String, Path, description = "Name")),
+    responses((status = 200, body = Vec<FoundVolume>), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
+pub(crate) async fn found(State(rest): State<Rest>, NamedStore(name): NamedStore) -> Answer<Json<Vec<FoundVolume>>> {
+    Ok(Json(rest.control.found_volumes(&name).await?))
+}
+
+/// Makes a volume known here that lies in a store already, made on another host. Adopting it again as it stands
+/// changes nothing.
+#[utoipa::path(post, path = "/v1/stores/{store}/volumes", tag = "stores", params(("store" = String, Path, description = "Name")),
+    request_body = AdoptVolume,
+    responses((status = 201, body = Volume), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
+pub(crate) async fn adopt(
+    State(rest): State<Rest>,
+    Caller(actor): Caller,
+    NamedStore(store): NamedStore,
+    body: Bytes,
+) -> Answer<(StatusCode, Json<Volume>)> {
+    let request: AdoptVolume = decode(&body)?;
+    let intent = Intent::AdoptVolume {
+        name: request.name.parse()?,
+        store,
+        volume: request.id.parse()?,
+        options: VolumeOptions::parse(request.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))?,
+        labels: request.labels,
+    };
+    Ok((StatusCode::CREATED, Json(the_volume(rest.control.apply(&actor, intent).await?)?)))
 }

@@ -10,7 +10,7 @@ use orlop_api::docker::Identity;
 use orlop_api::rest::Peer;
 use orlop_api::wire::{HostFacts, Listing, Shutdown, ShutdownReport};
 use orlop_control::{AttachedVolume, BoundDirectory, Control, ControlConfig, Formatted, Mounted, Mounter, VolumeWorker};
-use orlop_model::{Actor, Capabilities, Error, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{Actor, Capabilities, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -86,6 +86,15 @@ impl VolumeWorker for FakeHost {
         };
         Ok(Examination { capabilities: Some(capabilities), put_micros: Some(1200), get_micros: Some(700) })
     }
+    async fn find(&self, _store: &StoreSpec) -> Result<Vec<FoundVolume>> {
+        Ok(vec![FoundVolume { last_host: Some("elsewhere".to_owned()), ..there(VolumeId::from_bytes([7; 16])) }])
+    }
+    async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
+        Ok(there(plan.volume))
+    }
+    async fn forget(&self, _plan: &MountPlan) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -145,4 +154,8 @@ pub(crate) async fn send(door: &Router, request: Request<Body>) -> (StatusCode, 
     let status = response.status();
     let body = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
     (status, body.to_vec())
+}
+
+fn there(id: VolumeId) -> FoundVolume {
+    FoundVolume { id, made_at: None, encrypted: false, last_host: None, released: true, problem: None, known_as: None }
 }

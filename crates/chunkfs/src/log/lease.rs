@@ -300,10 +300,13 @@ async fn wait_for_turn(
         }
     }
     if owner.unsent && !config.abandon_unsynced {
+        // By the store's clock: whoever decides wants to know how old what he gives up is.
+        let since = store.head(path).await.map_or_else(|_| String::new(), |m| format!(" since {}", m.last_modified.format("%F %T UTC")));
         return Err(Error::new(
             ErrorKind::Busy,
             format!(
-                "host {:?} acknowledged changes to the volume under durability local and may not have sent them all to the store",
+                "host {:?} acknowledged changes to the volume under durability local and may not have sent them all to the store; \
+                 nothing was heard of it{since}",
                 owner.name
             ),
         )

@@ -4,6 +4,7 @@
 //! in objects that are created once, in a chain without gaps. docs/design/0002-log-on-the-store.md has the reasons.
 
 pub(crate) mod chain;
+pub(crate) mod facts;
 pub(crate) mod lease;
 pub(crate) mod object;
 pub(crate) mod outbox;

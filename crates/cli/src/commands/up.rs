@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &Args, cx: &Context) -> Result<u8> {
     daemon::check_plugin_name(&args.plugin_name)?;
+    // Workers read it much later, where nobody sees a mistake.
+    orlop_mount::worker::lease()?;
     if args.foreground || args.detached {
         let plugin = (!args.no_docker_plugin).then(|| args.plugin_name.clone());
         daemon::run(&cx.root, Settings { plugin, detached: args.detached })?;

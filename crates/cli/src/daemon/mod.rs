@@ -2,6 +2,7 @@
 //!
 //! It holds no mount itself. Killed at any moment and started again it goes on with what the keeper holds.
 
+mod adopt;
 mod files;
 mod host;
 mod keeper;
@@ -126,7 +127,10 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     let (key_made, key_warning) = keys::prepare(root);
     let ports = Arc::new(Ports::new(root));
     ports.keeper.client().await?;
-    let control = Control::open(ControlConfig::new(root, ports.clone(), ports.clone())).await?;
+    let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
+    // Whoever mounts a volume that another host had watches that host for a lease first.
+    config.attach_deadline += 2 * orlop_mount::worker::lease()?;
+    let control = Control::open(config).await?;
 
     let (plugin, plugin_warning) = match &settings.plugin {
         None => (None, None),

@@ -3,7 +3,7 @@
 use super::lock;
 use async_trait::async_trait;
 use orlop_control::{AttachedVolume, Control, ControlConfig, Formatted, Mounted, Mounter, VerifyReport, VolumeWorker};
-use orlop_model::{Error, ErrorKind, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{Error, ErrorKind, Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,6 +68,15 @@ impl VolumeWorker for Nobody {
         refused()
     }
     async fn examine(&self, _store: &StoreSpec) -> Result<Examination> {
+        refused()
+    }
+    async fn find(&self, _store: &StoreSpec) -> Result<Vec<FoundVolume>> {
+        refused()
+    }
+    async fn recognise(&self, _plan: &MountPlan) -> Result<FoundVolume> {
+        refused()
+    }
+    async fn forget(&self, _plan: &MountPlan) -> Result<()> {
         refused()
     }
 }

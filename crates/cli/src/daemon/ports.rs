@@ -1,5 +1,6 @@
 //! What control asks of the host, done by the keeper (mounts) and by chunkfs and the store (a volume's bytes).
 
+use super::adopt;
 use super::keeper::Keeper;
 use super::plain::{self, Plain};
 use super::speed;
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_control::{AttachedVolume, BoundDirectory, Formatted, Mounted, Mounter, VolumeWorker, plain_folder};
-use orlop_model::{Error, ErrorKind, Examination, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{Error, ErrorKind, Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
 use orlop_mount::WorkerState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,6 +118,7 @@ impl VolumeWorker for Ports {
         if !plan.prefix.contains(&id) || state != self.root.join("state").join(&id) || mountpoint != self.root.join("mnt").join(&id) {
             return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
         }
+        adopt::refuse_if_used_elsewhere(plan, &self.root.join("keys")).await?;
         let store = orlop_store::open_spec(&plan.store)?;
         // First, so that whatever is left of a sealed volume, here or in a copy, cannot be read any more.
         orlop_store::keys::shred(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
@@ -155,6 +157,18 @@ impl VolumeWorker for Ports {
         self.plain.run(move |p| p.recover(&plan)).await
     }
 
+    async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
+        adopt::find(store, &self.root.join("keys")).await
+    }
+
+    async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
+        adopt::recognise(plan, &self.root.join("keys")).await
+    }
+
+    async fn forget(&self, plan: &MountPlan) -> Result<()> {
+        adopt::forget(plan, &self.root).await
+    }
+
     async fn examine(&self, spec: &StoreSpec) -> Result<Examination> {
         if spec.is_plain() {
             let folder = plain_folder(spec)?;
@@ -187,7 +201,7 @@ async fn delete_below(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
         .await
 }
 
-async fn remove_tree(path: &Path) -> Result<()> {
+pub(super) async fn remove_tree(path: &Path) -> Result<()> {
     match tokio::fs::remove_dir_all(path).await {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format_args!("removing {}", path.display()), &e)),
         _ => Ok(()),

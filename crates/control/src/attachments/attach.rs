@@ -6,13 +6,13 @@
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::{AttachmentPhase, AttachmentRow, VolumeRow};
-use orlop_model::{AttachmentId, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeRef};
+use orlop_model::{AttachmentId, AttachmentKind, Error, ErrorKind, MountPlan, Outcome, Result, VolumeRef};
 use std::path::{Component, Path};
 
 const MOUNT_ID_MAX: usize = 256;
 
 impl Inner {
-    pub(crate) async fn attach(&self, volume: &VolumeRef, kind: AttachmentKind) -> Result<Changed> {
+    pub(crate) async fn attach(&self, volume: &VolumeRef, kind: AttachmentKind, abandon_unsynced: bool) -> Result<Changed> {
         let kind = self.checked(kind)?;
         let (_guard, mut row) = self.lock_active(volume).await?;
         let existing = self.same_holder(&row, &kind).await?;
@@ -28,7 +28,7 @@ impl Inner {
                 suspect_since: None,
             },
         };
-        match self.hold(&mut row, &attachment, was_held).await {
+        match self.hold(&mut row, &attachment, was_held, abandon_unsynced).await {
             Ok(mountpoint) => Ok((Outcome::Attached { attachment: attachment.id, mountpoint }, Some(row.id))),
             Err(e) => {
                 // One that was held before stays held: its holder has it still, whatever this repetition met.
@@ -40,12 +40,13 @@ impl Inner {
         }
     }
 
-    async fn hold(&self, row: &mut VolumeRow, attachment: &AttachmentRow, was_held: bool) -> Result<String> {
+    async fn hold(&self, row: &mut VolumeRow, attachment: &AttachmentRow, was_held: bool, abandon_unsynced: bool) -> Result<String> {
         let known = was_held || self.registry.attachments_of(row.id).await?.iter().any(|a| a.id == attachment.id);
         if !known {
             self.registry.insert_attachment(attachment).await?;
         }
-        let mut mountpoint = self.port_attach(&self.plan(row).await?).await?.mountpoint;
+        let plan = MountPlan { abandon_unsynced, ..self.plan(row).await? };
+        let mut mountpoint = self.port_attach(&plan).await?.mountpoint;
         if row.quota_pending {
             // It was mounted before with the old quota.
             self.push_quota(row).await?;

@@ -1,5 +1,6 @@
 //! The life of a volume: created, set, protected, removed to the trash, restored, deleted for good.
 
+pub(crate) mod adopt;
 mod create;
 mod options;
 mod plain;

@@ -6,7 +6,7 @@ use crate::inner::Inner;
 use crate::registry::{AttachmentRow, Phase, VolumeRow};
 use crate::volumes::plain::moves;
 use crate::volumes::read::shown;
-use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef};
+use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeKind, VolumeRef};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -32,7 +32,8 @@ impl Inner {
         let old = row.clone();
         let when = self.now();
         // An adopted folder is not Orlop's to keep or delete: the volume is forgotten, the folder stays.
-        let at_once = now || row.adopted;
+        let folder_stays = row.adopted && row.kind == VolumeKind::Plain;
+        let at_once = now || folder_stays;
         row.removed_at = Some(when);
         row.purge_at = Some(if at_once { when } else { when + self.retention(&row) });
         row.phase = if at_once { Phase::Purging } else { Phase::Removed };
@@ -40,7 +41,7 @@ impl Inner {
         self.registry.update_volume(&row).await?;
         if at_once {
             self.finish_purge(&row).await?;
-            if !row.adopted {
+            if !folder_stays {
                 return Ok((Outcome::Done, Some(row.id)));
             }
             row.phase = Phase::Removed;
@@ -117,7 +118,12 @@ impl Inner {
         if moves(row) {
             self.port_discard(&plan).await.map_err(during)?;
         }
-        self.port_destroy(&plan).await.map_err(during)?;
+        if row.adopted && row.kind == VolumeKind::Chunked {
+            // Made on another host, which may use it: its bytes in the store are not this one's to delete.
+            self.port_forget(&plan).await.map_err(during)?;
+        } else {
+            self.port_destroy(&plan).await.map_err(during)?;
+        }
         self.registry.delete_volume(row.id).await.map_err(during)
     }
 

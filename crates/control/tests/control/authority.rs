@@ -8,6 +8,7 @@ use orlop_model::{Actor, AttachmentId, AttachmentKind, AuditPhase, DetachBy, Err
 fn every_intent() -> Vec<Intent> {
     let all = vec![
         create("v", &[]),
+        adopt("v", "s", VolumeId::random(), &[]),
         set("v", &[("size", "1G")]),
         protect("v", true),
         remove("v", false),
@@ -15,7 +16,7 @@ fn every_intent() -> Vec<Intent> {
         restore("v", None),
         docker("v", "m"),
         folder("v", "/x", false),
-        Intent::Attach { volume: named("v"), attachment: AttachmentKind::Internal { purpose: "ls".to_owned() } },
+        Intent::Attach { volume: named("v"), attachment: AttachmentKind::Internal { purpose: "ls".to_owned() }, abandon_unsynced: false },
         undocker("v", "m"),
         unfolder("v", "/x"),
         Intent::Detach { volume: named("v"), attachment: DetachBy::Id(AttachmentId::random()) },

@@ -6,8 +6,8 @@ use orlop_control::{
     AttachedVolume, BoundDirectory, Clock, Control, ControlConfig, Formatted, Mounted, Mounter, VolumeFilter, VolumeWorker, faults::Faults,
 };
 use orlop_model::{
-    Actor, AttachmentId, AttachmentKind, Capabilities, DetachBy, Error, ErrorKind, Examination, Intent, MountPlan, Outcome, Result, Store,
-    StoreSpec, Usage, Volume, VolumeId, VolumeOptions, VolumeRef,
+    Actor, AttachmentId, AttachmentKind, Capabilities, DetachBy, Error, ErrorKind, Examination, FoundVolume, Intent, MountPlan, Outcome,
+    Result, Store, StoreSpec, Usage, Volume, VolumeId, VolumeOptions, VolumeRef,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,8 @@ pub struct State {
     pub trash: BTreeMap<VolumeId, String>,
     /// What mounted volumes take, where it is not one block.
     pub used: BTreeMap<VolumeId, u64>,
+    /// Volumes that lie in a store and were made elsewhere.
+    pub elsewhere: BTreeMap<VolumeId, FoundVolume>,
     /// URLs of stores that overwrite what they must not.
     pub careless: BTreeSet<String>,
     pub mounted: BTreeMap<VolumeId, AttachedVolume>,
@@ -262,6 +264,25 @@ impl VolumeWorker for World {
         };
         Ok(Examination { capabilities: Some(capabilities), put_micros: Some(900), get_micros: Some(500) })
     }
+
+    async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
+        self.call("find", &store.url).await?;
+        Ok(self.0.lock().elsewhere.values().cloned().collect())
+    }
+
+    async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
+        self.call("recognise", plan.name.as_str()).await?;
+        let found = self.0.lock().elsewhere.get(&plan.volume).cloned();
+        found.ok_or_else(|| Error::not_found(format!("the store holds no volume {}", plan.volume)))
+    }
+
+    async fn forget(&self, plan: &MountPlan) -> Result<()> {
+        self.call("forget", plan.name.as_str()).await?;
+        if self.0.lock().mounted.contains_key(&plan.volume) {
+            self.0.lock().violations.push(format!("forget of {} while it is mounted", plan.name));
+        }
+        Ok(())
+    }
 }
 
 /// A clock that stands still until it is moved.
@@ -345,6 +366,11 @@ pub fn store_of(outcome: Outcome) -> Store {
     }
 }
 
+pub fn adopt(name: &str, store: &str, volume: VolumeId, pairs: &[(&str, &str)]) -> Intent {
+    let (name, store) = (name.parse().unwrap(), store.parse().unwrap());
+    Intent::AdoptVolume { name, store, volume, options: opts(pairs), labels: BTreeMap::new() }
+}
+
 pub fn remove(volume: &str, now: bool) -> Intent {
     Intent::RemoveVolume { volume: volume.parse().unwrap(), now }
 }
@@ -354,7 +380,11 @@ pub fn restore(volume: &str, rename: Option<&str>) -> Intent {
 }
 
 pub fn docker(volume: &str, mount_id: &str) -> Intent {
-    Intent::Attach { volume: volume.parse().unwrap(), attachment: AttachmentKind::Docker { mount_id: mount_id.to_owned() } }
+    Intent::Attach {
+        volume: volume.parse().unwrap(),
+        attachment: AttachmentKind::Docker { mount_id: mount_id.to_owned() },
+        abandon_unsynced: false,
+    }
 }
 
 pub fn undocker(volume: &str, mount_id: &str) -> Intent {
@@ -362,7 +392,11 @@ pub fn undocker(volume: &str, mount_id: &str) -> Intent {
 }
 
 pub fn folder(volume: &str, path: &str, read_only: bool) -> Intent {
-    Intent::Attach { volume: volume.parse().unwrap(), attachment: AttachmentKind::Directory { path: path.to_owned(), read_only } }
+    Intent::Attach {
+        volume: volume.parse().unwrap(),
+        attachment: AttachmentKind::Directory { path: path.to_owned(), read_only },
+        abandon_unsynced: false,
+    }
 }
 
 pub fn unfolder(volume: &str, path: &str) -> Intent {

@@ -94,7 +94,7 @@ impl Keeper {
         tracing::info!(volume = %served.plan.name, worker = pid, "taken over");
         let slot: Arc<Slot> = self.slot(volume);
         *slot.volume.lock() = Some(Volume {
-            plan: served.plan,
+            plan: orlop_model::MountPlan { abandon_unsynced: false, ..served.plan },
             negotiated: served.negotiated,
             device: Arc::new(device),
             mounted,

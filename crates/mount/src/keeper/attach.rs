@@ -98,7 +98,8 @@ impl Keeper {
                 let attached = Attached { mountpoint: plan.mountpoint.clone(), worker_pid: worker.pid };
                 tracing::info!(volume = %plan.name, id = %plan.volume, worker = worker.pid, "attached");
                 let volume = Volume {
-                    plan,
+                    // Said once, for this opening: a later worker asks anew.
+                    plan: MountPlan { abandon_unsynced: false, ..plan },
                     negotiated,
                     device: Arc::new(device),
                     mounted,

@@ -6,6 +6,8 @@
 mod control;
 mod open;
 
+pub use open::{LEASE_VARIABLE, lease};
+
 use crate::fuse::Session;
 use crate::kernel::init::Negotiated;
 use crate::layout::Layout;

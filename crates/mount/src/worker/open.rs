@@ -5,6 +5,7 @@ use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
 use orlop_model::{Compression, Durability, Error, MountPlan, OutagePolicy, Result};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
     let store = (worker.open_store)(plan, &worker.root).await?;
@@ -21,6 +22,8 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             outage: plan.options.outage.unwrap_or(OutagePolicy::Wait),
             compression: plan.options.compression.unwrap_or(Compression::None),
             holder: host_name(),
+            lease: lease()?,
+            abandon_unsynced: plan.abandon_unsynced,
             ..Remote::default()
         });
     }
@@ -31,4 +34,36 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
+}
+
+/// The environment variable that says how long a silent host still counts as alive, in seconds.
+pub const LEASE_VARIABLE: &str = "ORLOP_LEASE";
+
+/// The lease that the environment asks for, or the default. Daemon, keeper and workers inherit it from one another.
+pub fn lease() -> Result<Duration> {
+    let Some(text) = std::env::var_os(LEASE_VARIABLE) else { return Ok(Remote::default().lease) };
+    parse_lease(&text.to_string_lossy())
+}
+
+fn parse_lease(text: &str) -> Result<Duration> {
+    match text.parse() {
+        Ok(seconds) if (5..=600).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::invalid(format!("{LEASE_VARIABLE}={text:?} is not a number of seconds from 5 to 600"))
+            .with_remedy(format!("set {LEASE_VARIABLE} to such a number, or unset it for {} seconds", Remote::default().lease.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_five_seconds_to_ten_minutes() {
+        assert_eq!(parse_lease("5").expect("short"), Duration::from_secs(5));
+        assert_eq!(parse_lease("600").expect("long"), Duration::from_secs(600));
+        for bad in ["", "4", "601", "-5", "30s", "1e2", "99999999999999999999"] {
+            let e = parse_lease(bad).expect_err(bad);
+            assert!(e.message.contains(LEASE_VARIABLE) && e.remedy.is_some(), "{e}");
+        }
+    }
 }

@@ -103,7 +103,7 @@ pub(crate) fn be_worker() {
     let ended = orlop_mount::worker::serve(WorkerConfig {
         root,
         volume,
-        open_store: |plan, _| Box::pin(async { orlop_store::open(&plan.store.url) }),
+        open_store: |plan, _| Box::pin(async { orlop_store::open_spec(&plan.store) }),
     });
     if let Err(e) = &ended {
         eprintln!("worker: {e}");
@@ -150,6 +150,7 @@ impl World {
             state_dir: at("state"),
             mountpoint: at("mnt"),
             options: VolumeOptions::default(),
+            abandon_unsynced: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! `orlop volume`: one file per command.
 
+mod adopt;
 mod create;
 mod inspect;
 mod list;
@@ -11,10 +12,11 @@ mod set;
 use crate::args::Context;
 use orlop_model::Result;
 
-/// Creates, shows, changes, removes and restores volumes.
+/// Creates, adopts, shows, changes, removes and restores volumes.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Create(create::Args),
+    Adopt(adopt::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
     Inspect(inspect::Args),
@@ -28,6 +30,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
     match command {
         Command::Create(args) => create::run(&args, cx).await,
+        Command::Adopt(args) => adopt::run(&args, cx).await,
         Command::List(args) => list::run(&args, cx).await,
         Command::Inspect(args) => inspect::run(&args, cx).await,
         Command::Set(args) => set::run(&args, cx).await,

@@ -1,0 +1,35 @@
+//! What a stranger may know of a volume in a store without opening it: whether it is one, and who has it.
+
+use super::lease;
+use crate::open::check_header;
+use object_store::ObjectStore;
+use orlop_model::{Error, Result, VolumeId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The owner record of a volume, as it stands in its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerFacts {
+    /// The host that has the volume, or had it last.
+    pub host: String,
+    /// The id of the folder on that host which holds the volume's local state.
+    pub holder: String,
+    /// Whether it let go in an orderly way.
+    pub released: bool,
+    /// Whether it may hold acknowledged changes that it never sent.
+    pub unsent: bool,
+}
+
+/// Reads a volume's header and owner record; fails if what is there is not this volume. `None`: nobody ever opened it
+/// with its home in the store.
+pub async fn owner_of(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<Option<OwnerFacts>> {
+    check_header(store, prefix, volume).await?;
+    let path = lease::path(prefix);
+    let seen = lease::look(&**store, &path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?;
+    Ok(seen.map(|(o, _)| OwnerFacts { host: o.name, holder: o.holder, released: o.released, unsent: o.unsent }))
+}
+
+/// The id of a state folder of this host, if a volume was ever opened there.
+pub fn holder_of(state_dir: &Path) -> Option<String> {
+    std::fs::read_to_string(state_dir.join(crate::open::HOLDER)).ok()
+}
