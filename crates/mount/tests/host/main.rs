@@ -2,11 +2,13 @@
 //! killed. Every test is root's, makes its own root folder, and leaves no mount, process or file behind.
 
 mod attach;
+mod away;
 mod binds;
 mod busy;
 mod files;
 mod harness;
 mod keeper_killed;
+mod quiet;
 mod seek;
 mod stuck;
 mod sys;

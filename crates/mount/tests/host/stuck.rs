@@ -5,7 +5,7 @@ use crate::harness::{InProcess, World, alive, need_fuse, until};
 use async_trait::async_trait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use orlop_chunkfs::{FileSystem, OpenConfig};
+use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
 use orlop_model::MountPlan;
 use orlop_store::wrap::{Hook, Hooked, Op};
 use std::fs;
@@ -67,11 +67,17 @@ impl Cold {
     }
 
     fn mount(&self) -> InProcess {
+        self.mount_as(None)
+    }
+
+    /// With `remote`, the store is the volume's home, and an fsync waits for it.
+    fn mount_as(&self, remote: Option<Remote>) -> InProcess {
         let store = orlop_store::open(&self.plan.store.url).expect("a store");
         let store = Hooked::new(store, self.gate.clone());
         let config = OpenConfig::new(self.plan.volume, store, &self.plan.prefix, &self.plan.state_dir);
+        let config = OpenConfig { remote, ..config };
         let fs = self.world.runtime.block_on(FileSystem::open(config)).expect("opens");
-        self.world.serve(&self.plan.name.to_string(), fs)
+        self.world.serve(self.plan.name.as_ref(), fs)
     }
 }
 
@@ -208,6 +214,53 @@ fn a_hundred_who_wait_stop_nobody_who_has_what_he_wants() {
     for reader in readers {
         assert_eq!(reader.join().expect("no panic").expect("reads"), 300 << 10);
     }
+    volume.end();
+}
+
+#[test]
+fn fsyncs_that_wait_for_the_store_can_be_killed_and_stop_nobody() {
+    need_fuse!();
+    const STUCK: usize = 64;
+    let world = World::new();
+    let plan = world.volume("v");
+    let cold = Cold { world, plan, gate: Gate::new() };
+    let volume = cold.mount_as(Some(Remote { holder: "this test".into(), ..Remote::default() }));
+    let at = |name: &str| volume.point.join(name);
+    fs::write(at("other"), "other").expect("written");
+    let files: Vec<_> = (0..STUCK).map(|n| fs::File::create(at(&n.to_string())).expect("made")).collect();
+    files[0].sync_all().expect("synced");
+
+    cold.gate.set(false);
+    let output = PathBuf::from(format!("of={}", at("killed").display()));
+    let child = start("dd", &[Path::new("if=/dev/zero"), &output, Path::new("bs=4096"), Path::new("count=1"), Path::new("conv=fsync")]);
+    let waiting: Vec<_> = files
+        .into_iter()
+        .map(|mut file| {
+            std::thread::spawn(move || {
+                std::io::Write::write_all(&mut file, b"kept")?;
+                file.sync_all()
+            })
+        })
+        .collect();
+    until("the killed one has written", || fs::metadata(at("killed")).is_ok_and(|m| m.len() == 4096));
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(waiting.iter().all(|w| !w.is_finished()), "an fsync returned although the store has nothing");
+    let took = kill_stuck(child);
+    assert!(took < Duration::from_secs(2), "it took {took:?} to be killed");
+
+    let since = Instant::now();
+    nix::sys::statvfs::statvfs(&volume.point).expect("df");
+    assert_eq!(fs::read_dir(&volume.point).expect("lists").count(), STUCK + 2);
+    assert_eq!(fs::read_to_string(at("other")).expect("reads"), "other");
+    fs::write(at("another"), "another").expect("writes");
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(1), "df, a listing, a reading and a writing took {took:?}");
+
+    cold.gate.set(true);
+    for fsync in waiting {
+        fsync.join().expect("no panic").expect("synced");
+    }
+    assert_eq!(fs::read(at("killed")).expect("reads"), vec![0; 4096]);
     volume.end();
 }
 
