@@ -9,7 +9,6 @@ Run as root, through `./dev bench`, which builds what it needs. docs/BENCHMARKS.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -229,8 +228,6 @@ def main():
                     cells[row.key, contestant.name].error = f"did not start: {e}"
         for group in groups:
             run_group(bench, group, running, wanted, cells, rounds)
-        if args.keep:
-            shutil.copytree(world.path / "log", world.path / "log.at-end", dirs_exist_ok=True)
     result["seconds"] = time.monotonic() - began
     rows = [r for r in rows if r.key in wanted]
     text = report.markdown(result, rows, everyone, cells)
