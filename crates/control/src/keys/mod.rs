@@ -59,7 +59,9 @@ impl Inner {
     /// The store of a volume, and where its ring is in it.
     async fn ring_of(&self, row: &VolumeRow) -> Result<(Arc<dyn ObjectStore>, String)> {
         let plan = self.plan(row).await?;
-        Ok((orlop_store::open_spec(&plan.store)?, plan.prefix))
+        let store = tokio::task::spawn_blocking(move || orlop_store::open_spec(&plan.store)).await;
+        let store = store.unwrap_or_else(|e| Err(Error::internal(format!("opening the store ended early: {e}"))))?;
+        Ok((store, plan.prefix))
     }
 
     /// All keys by their names.

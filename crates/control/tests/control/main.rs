@@ -5,6 +5,7 @@ mod attachments;
 mod audit;
 mod authority;
 mod crash;
+mod keys;
 mod lifecycle;
 mod options;
 mod plain;

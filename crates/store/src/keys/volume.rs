@@ -4,13 +4,13 @@ use super::master::MasterKeys;
 use super::ring::{create_ring, open_ring};
 use crate::wrap::Seal;
 use object_store::ObjectStore;
-use orlop_model::{ErrorKind, Result, StoreSpec};
+use orlop_model::{Error, ErrorKind, Result, StoreSpec};
 use std::path::Path;
 use std::sync::Arc;
 
 /// The store of a volume that exists: what worker and daemon call. `keys_dir` is read only for an encrypted one.
 pub async fn volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encrypt: bool) -> Result<Arc<dyn ObjectStore>> {
-    let store = open_spec(spec)?;
+    let store = opened(spec).await?;
     if !encrypt {
         return Ok(store);
     }
@@ -23,7 +23,7 @@ pub async fn volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encry
 
 /// The same for a new volume, whose ring is made. Can be repeated.
 pub async fn create_volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encrypt: bool) -> Result<Arc<dyn ObjectStore>> {
-    let store = open_spec(spec)?;
+    let store = opened(spec).await?;
     if !encrypt {
         return Ok(store);
     }
@@ -38,6 +38,10 @@ pub async fn sealed_store(store: Arc<dyn ObjectStore>, prefix: &str, masters: &M
     Ok(Seal::wrap(store, prefix, ring.seal_keys()))
 }
 
-fn open_spec(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
-    crate::open(&spec.url)
+/// A credentials command may take a while: not on a thread that others wait for.
+async fn opened(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
+    let spec = spec.clone();
+    tokio::task::spawn_blocking(move || crate::open_spec(&spec))
+        .await
+        .unwrap_or_else(|e| Err(Error::internal(format!("opening the store ended early: {e}"))))
 }
