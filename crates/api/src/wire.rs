@@ -4,7 +4,7 @@
 //! error and remedy and not with a decoder's.
 
 use orlop_control::ControlStatus;
-use orlop_model::{AttachmentId, Usage, VolumeName};
+use orlop_model::{AttachmentId, CheckProgress, CheckReport, Error, Usage, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -117,6 +117,36 @@ pub struct Detach {
     /// By the id that Docker gave, for attachments that dockerd lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_mount_id: Option<String>,
+}
+
+/// Asks for a volume to be read whole.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Set right what can be.
+    #[serde(default)]
+    pub repair: bool,
+}
+
+/// One line of the answer to a check.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckEvent {
+    /// How far it is.
+    Progress(CheckProgress),
+    /// What was found; the last line.
+    Report(Box<CheckReport>),
+    /// Why it could not be done; the last line.
+    Error(Error),
+}
+
+/// Asks for what nothing refers to to be deleted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// Only tell what would go.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What an entry of a folder is.

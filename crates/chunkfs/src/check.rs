@@ -1,15 +1,30 @@
-//! Checking a whole volume: every name has its inode, every count is what is counted, every block reads.
+//! Checking a whole volume: every byte of every object and file that it is made of, every name, every count.
+//!
+//! Others may write meanwhile. Rows and counters are those of one instant; a block that does not read is looked at
+//! again in what is true now, and is no finding if nothing refers to it any more.
 
-use crate::chunk::Run;
-use crate::fs::{FileSystem, after};
-use crate::key::Key;
-use crate::remote::check::PacksSeen;
-use crate::row::{Inode, Orphan, Row};
-use crate::types::{FileKind, FsResult, Ino, ROOT_INO};
-use std::collections::{BTreeMap, HashMap};
+mod blocks;
+mod mend;
+mod paths;
+pub(crate) mod places;
+mod repair;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use crate::fs::FileSystem;
+use crate::types::{BLOCK, FsResult, Ino};
+use crate::view::View;
+use object_store::ObjectStore;
+use orlop_model::{Finding, FindingKind, FindingState, VolumeId};
+use parking_lot::Mutex;
+use places::Places;
+use repair::Fix;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
-/// What a check found.
+/// What a check found, in short: for those who only want to know whether all is well.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CheckReport {
     /// One line per problem, naming the thing.
@@ -20,127 +35,198 @@ pub struct CheckReport {
     pub blocks: u64,
 }
 
+/// How far the check is, for whoever asks, and that there is one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Care {
+    progress: Mutex<orlop_model::CheckProgress>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Care {
+    /// Keeps other long looks at the volume away.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    fn begin(&self, step: &str) {
+        step.clone_into(&mut self.progress.lock().step);
+    }
+
+    fn expect(&self, bytes: u64) {
+        self.progress.lock().total += bytes;
+    }
+
+    fn done(&self, bytes: u64) {
+        let mut p = self.progress.lock();
+        p.done += bytes;
+        p.total = p.total.max(p.done);
+    }
+}
+
+/// What is wrong with one object or file.
+#[derive(Debug, Default)]
+struct Damage {
+    what: String,
+    /// Which of its blocks; empty if it is not about blocks.
+    blocks: BTreeSet<u32>,
+    inos: BTreeSet<Ino>,
+    /// Its segment, if another copy may be there.
+    other_copy: Option<u64>,
+    /// How it was set right.
+    repaired: Option<String>,
+    /// Why it could not be.
+    failed: Option<String>,
+}
+
+/// A finding on its way into the report.
+struct Draft {
+    finding: Finding,
+    inos: BTreeSet<Ino>,
+    fix: Option<Fix>,
+}
+
+/// All that a check gathers.
 #[derive(Default)]
-struct Seen {
-    inodes: BTreeMap<Ino, Arc<Inode>>,
-    links: HashMap<Ino, u32>,
-    subfolders: HashMap<Ino, u32>,
-    entries: HashMap<Ino, u64>,
-    blocks: HashMap<Ino, u64>,
-    live: HashMap<u64, u64>,
-    orphans: HashMap<Ino, Orphan>,
-    used: u64,
-    packs: PacksSeen,
+struct Gathered {
+    report: orlop_model::CheckReport,
+    blocks: u64,
+    damage: BTreeMap<(FindingKind, String), Damage>,
+    drafts: Vec<Draft>,
+    packs: blocks::PacksSeen,
+    /// Rows that could not be read: what is counted over them says nothing.
+    rows_missing: bool,
+}
+
+impl Gathered {
+    fn damaged(&mut self, kind: FindingKind, at: String, what: impl Into<String>) -> &mut Damage {
+        let d = self.damage.entry((kind, at)).or_default();
+        if d.what.is_empty() {
+            d.what = what.into();
+        }
+        d
+    }
+
+    fn draft(&mut self, kind: FindingKind, at: String, what: String, inos: impl IntoIterator<Item = Ino>, fix: Option<Fix>) {
+        let finding = Finding { kind, at, what, paths: Vec::new(), state: FindingState::Left, remedy: None };
+        self.drafts.push(Draft { finding, inos: inos.into_iter().collect(), fix });
+    }
+
+    /// Something that is kept and that nothing reads.
+    fn remains(&mut self, at: String, what: &str) {
+        let finding = Finding {
+            kind: FindingKind::Remains,
+            at,
+            what: what.to_owned(),
+            paths: Vec::new(),
+            state: FindingState::Harmless,
+            remedy: Some("remove it when you have looked at it".to_owned()),
+        };
+        self.drafts.push(Draft { finding, inos: BTreeSet::new(), fix: None });
+    }
+
+    /// Damage to places becomes findings, one for each object and file.
+    fn settle_damage(&mut self) {
+        for ((kind, at), d) in std::mem::take(&mut self.damage) {
+            let mut what = d.what;
+            if let (Some(first), n) = (d.blocks.first(), d.blocks.len()) {
+                let more = if n > 1 { format!(" and {} more", n - 1) } else { String::new() };
+                what = format!("block {first}{more}: {what}");
+            }
+            let left = |what: &str| (FindingState::Left, Some(what.to_owned()));
+            let (state, remedy) = match (d.repaired, d.failed, d.other_copy, kind) {
+                (Some(how), ..) => (FindingState::Repaired, Some(how)),
+                (_, Some(why), ..) => left(&format!("it could not be mended: {why}")),
+                (_, _, Some(_), _) => left("--repair mends it if the other copy is whole"),
+                (_, _, _, FindingKind::Journal) => left("while the volume is open, --repair brings what it says into the namespace"),
+                _ if d.inos.is_empty() => (FindingState::Left, None),
+                _ => left("no other copy is there: restore the files from a copy, or remove them to be rid of the damage"),
+            };
+            let finding = Finding { kind, at, what, paths: Vec::new(), state, remedy };
+            self.drafts.push(Draft { finding, inos: d.inos, fix: None });
+        }
+    }
 }
 
 impl FileSystem {
-    /// Walks everything. With `data`, every block is read too. Nobody should write meanwhile.
+    /// Checks everything; with `data` every block is read too. In short words.
     pub async fn check(&self, data: bool) -> FsResult<CheckReport> {
-        let mut report = CheckReport::default();
-        let mut seen = Seen::default();
-        let mut from = Key::Inode(0);
-        loop {
-            let rows = self.scan(from, Key::Orphan(u64::MAX), 1024).await?;
-            let Some((last, _)) = rows.last() else { break };
-            from = after(*last);
-            for (key, row) in rows {
-                let runs = self.look(key, row, &mut seen, &mut report);
-                if data {
-                    self.check_runs(key, &runs, &mut seen.packs, &mut report).await?;
-                }
+        let (report, blocks) = self.look_at_all(data, false).await?;
+        let left = report.findings.iter().filter(|f| f.state == FindingState::Left);
+        let problems = left.map(|f| {
+            if f.paths.is_empty() { format!("{}: {}", f.at, f.what) } else { format!("{}: {} ({})", f.at, f.what, f.paths.join(", ")) }
+        });
+        Ok(CheckReport { problems: problems.collect(), inodes: report.inodes, blocks })
+    }
+
+    /// Checks everything that the volume is made of, on the host and in the store. With `repair` sets right what can
+    /// be: counts, and damaged copies of what is whole elsewhere. Deletes nothing.
+    pub async fn examine(&self, repair: bool) -> FsResult<orlop_model::CheckReport> {
+        Ok(self.look_at_all(true, repair).await?.0)
+    }
+
+    /// How far a check is that runs now.
+    pub fn check_progress(&self) -> orlop_model::CheckProgress {
+        self.care.progress.lock().clone()
+    }
+
+    async fn look_at_all(&self, data: bool, repair: bool) -> FsResult<(orlop_model::CheckReport, u64)> {
+        let _turn = self.care.turn().await;
+        *self.care.progress.lock() = orlop_model::CheckProgress::default();
+        let mut journal = Gathered::default();
+        if repair {
+            Places::of(self, &View::take(self)?).journal(&mut journal).await;
+            // Small writes that wait in the journal come to rest, away from blocks that may be damaged.
+            if let Err(e) = self.fold().await {
+                tracing::warn!(error = %e, "a repair begins on a volume that cannot be folded");
             }
         }
+        let view = View::take(self)?;
+        let mut g = Gathered::default();
         if data {
-            self.check_files(&mut report);
-            self.check_all_packs(&mut seen.packs, &mut report).await?;
+            self.care.expect(view.sb.used_blocks * BLOCK);
+            Places::of(self, &view).look(&mut g).await;
         }
-        self.compare(&seen, &mut report);
-        report.inodes = seen.inodes.len() as u64;
-        Ok(report)
+        self.care.begin("reading files");
+        self.look_at_rows(&view, data, &mut g).await;
+        if repair {
+            self.care.begin("repairing");
+            self.mend(&mut g).await;
+            for (key, mut d) in journal.damage {
+                // What the fold made superfluous is gone.
+                if key.0 == FindingKind::Journal && !g.damage.contains_key(&key) {
+                    d.repaired = Some("what it says is in the namespace now, and the file is gone".to_owned());
+                    g.damage.insert(key, d);
+                }
+            }
+        }
+        g.settle_damage();
+        if repair {
+            self.repair(&mut g).await?;
+        }
+        self.name_files(&view, &mut g).await;
+        for d in g.drafts {
+            g.report.add(d.finding);
+        }
+        g.report.conclude();
+        Ok((g.report, g.blocks))
     }
+}
 
-    /// Notes a row; returns the runs that it holds.
-    fn look(&self, key: Key, row: Row, seen: &mut Seen, report: &mut CheckReport) -> Vec<Run> {
-        match (key, row) {
-            (Key::Inode(ino), Row::Inode(i)) => {
-                seen.inodes.insert(ino, i);
-            }
-            (Key::Dirent(parent, _), Row::Dirent(d)) => {
-                *seen.links.entry(d.ino).or_default() += 1;
-                *seen.entries.entry(parent).or_default() += 1;
-                if d.kind == FileKind::Directory {
-                    *seen.subfolders.entry(parent).or_default() += 1;
-                }
-                match seen.inodes.get(&d.ino) {
-                    None => report.problems.push(format!("folder {parent} has a name for inode {}, which does not exist", d.ino)),
-                    Some(i) if i.kind != d.kind => report.problems.push(format!("folder {parent} has a wrong kind for inode {}", d.ino)),
-                    Some(i) if i.is_dir() && i.parent != parent => {
-                        report.problems.push(format!("folder {} lies in {parent} but says {}", d.ino, i.parent));
-                    }
-                    Some(_) => {}
-                }
-            }
-            (Key::Chunk(ino, chunk), Row::Chunk(map)) => {
-                let n = map.allocated(0, 256);
-                *seen.blocks.entry(ino).or_default() += n;
-                seen.used += n;
-                if !seen.inodes.contains_key(&ino) {
-                    report.problems.push(format!("chunk {chunk} belongs to inode {ino}, which does not exist"));
-                }
-                let runs: Vec<Run> = map.runs.iter().filter(|r| r.segment != 0).cloned().collect();
-                for run in &runs {
-                    *seen.live.entry(run.segment).or_default() += u64::from(run.len);
-                }
-                return runs;
-            }
-            (Key::Orphan(ino), Row::Orphan(o)) => {
-                seen.orphans.insert(ino, o);
-            }
-            (Key::Segment(_), Row::Segment(_)) | (Key::Xattrs(_), Row::Xattrs(_)) => {}
-            (key, _) => report.problems.push(format!("row {key:?} is of another kind")),
-        }
-        Vec::new()
+/// Looks at a volume that is not open: each object, journal file and staged file by itself. Changes nothing.
+pub async fn examine_closed(
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    volume: VolumeId,
+    state_dir: &Path,
+) -> orlop_model::Result<orlop_model::CheckReport> {
+    let mut g = Gathered::default();
+    let care = Care::default();
+    let disk = crate::host::RealDisk;
+    Places { store, prefix, volume, disk: &disk, state_dir, open: None, care: &care }.look(&mut g).await;
+    g.settle_damage();
+    for d in g.drafts {
+        g.report.add(d.finding);
     }
-
-    fn compare(&self, seen: &Seen, report: &mut CheckReport) {
-        let st = self.lock();
-        let mut problem = |text: String| report.problems.push(text);
-        for (ino, i) in &seen.inodes {
-            let links = seen.links.get(ino).copied().unwrap_or(0);
-            let want = match (i.is_dir(), *ino == ROOT_INO) {
-                (true, true) => 2 + seen.subfolders.get(ino).copied().unwrap_or(0),
-                (true, false) if links == 1 => 2 + seen.subfolders.get(ino).copied().unwrap_or(0),
-                (true, false) => 0,
-                (false, _) => links,
-            };
-            if i.nlink != want {
-                problem(format!("inode {ino} says {} links, {want} are there", i.nlink));
-            }
-            if i.nlink == 0 && !matches!(seen.orphans.get(ino), Some(Orphan::Unlinked)) {
-                problem(format!("inode {ino} has no name and nothing will delete it"));
-            }
-            if i.is_dir() && i.size != seen.entries.get(ino).copied().unwrap_or(0) {
-                problem(format!("folder {ino} says {} entries", i.size));
-            }
-            let blocks = seen.blocks.get(ino).copied().unwrap_or(0);
-            if i.blocks != blocks && !matches!(seen.orphans.get(ino), Some(Orphan::Cut { .. })) {
-                problem(format!("inode {ino} says {} blocks, {blocks} are there", i.blocks));
-            }
-        }
-        if st.sb.inodes != seen.inodes.len() as u64 {
-            problem(format!("the volume says {} inodes, {} are there", st.sb.inodes, seen.inodes.len()));
-        }
-        if st.sb.used_blocks != seen.used {
-            problem(format!("the volume says {} blocks in use, {} are", st.sb.used_blocks, seen.used));
-        }
-        for (n, s) in &st.segments {
-            let live = seen.live.get(n).copied().unwrap_or(0);
-            if s.live != live {
-                problem(format!("segment {n:016x} says {} live blocks, {live} are", s.live));
-            }
-        }
-        for n in seen.live.keys().filter(|n| !st.segments.contains_key(n)) {
-            problem(format!("segment {n:016x} is referred to and has no row"));
-        }
-    }
+    g.report.conclude();
+    Ok(g.report)
 }

@@ -112,6 +112,7 @@ impl FileSystem {
                 Kind::Log(place) if log_start.is_some_and(|start| place.n < start) => {
                     found.push(Found { stray: stray("the namespace holds all that this log object says"), host: None });
                 }
+                Kind::Aside => report.unknown.push(stray("a repair moved it aside, damaged")),
                 Kind::Unknown => report.unknown.push(stray("it is not known what it is")),
                 // The namespace's own collector looks after its objects.
                 Kind::Header | Kind::Keys | Kind::Owner | Kind::Namespace | Kind::Log(_) => {}
@@ -122,12 +123,17 @@ impl FileSystem {
 
     /// The number of the first log object that recovery needs, on a volume that has a log in the store.
     fn log_start(&self) -> Option<u64> {
-        None
+        self.shipping.as_ref().map(|s| s.first_unfolded().n)
     }
 
     /// Fails unless this process still is the volume's writer.
     async fn still_the_writer(&self) -> FsResult<()> {
-        self.lock().writable()
+        self.lock().writable()?;
+        match &self.shipping {
+            Some(shipping) => shipping.lease.renew(None).await,
+            // The host's lock keeps every other process out.
+            None => Ok(()),
+        }
     }
 
     async fn delete(&self, f: &Found) -> FsResult<()> {

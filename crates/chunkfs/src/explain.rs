@@ -52,7 +52,7 @@ const IN_STORE: &[(&str, &str)] = &[
     ("log", "changes that are not in the namespace yet"),
     ("namespace", "names, attributes and where blocks are"),
     ("header", "what the volume is, its keys and its owner"),
-    ("unknown", "objects that are not Orlop's; nothing reads them"),
+    ("unknown", "what repairs moved aside, and objects that are not Orlop's; nothing reads them"),
 ];
 
 impl FileSystem {
@@ -129,7 +129,7 @@ impl FileSystem {
                 Kind::Log(_) => "log",
                 Kind::Namespace => "namespace",
                 Kind::Header | Kind::Keys | Kind::Owner => "header",
-                Kind::Unknown => "unknown",
+                Kind::Aside | Kind::Unknown => "unknown",
             };
             sums.add(kind, meta.size, 1);
         }

@@ -42,6 +42,8 @@ pub struct FileSystem {
     pub(crate) background: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// What sends to the store, of a volume whose home is there.
     pub(crate) shipping: Option<Arc<Shipping>>,
+    /// How far a check is, and that there is one at a time.
+    pub(crate) care: crate::check::Care,
     /// Keeps a second process of this host out; given up when the volume is closed.
     pub(crate) host_lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -82,6 +84,7 @@ impl FileSystem {
             disk: parts.disk,
             background: Mutex::new(Vec::new()),
             shipping: parts.shipping,
+            care: crate::check::Care::default(),
             host_lock: Mutex::new(Some(parts.host_lock)),
         }
     }

@@ -87,6 +87,11 @@ impl Journal {
         self.seq
     }
 
+    /// The newest file: number of its first record, bytes that count, number of its last record.
+    pub(crate) fn place(&self) -> (u64, u64, u64) {
+        (self.first, self.end, self.seq)
+    }
+
     /// Bytes in the newest file.
     pub(crate) fn len(&self) -> u64 {
         self.end
@@ -199,6 +204,12 @@ pub(crate) struct FoundFile {
     pub(crate) file: Arc<dyn HostFile>,
     pub(crate) first: u64,
     pub(crate) records: Vec<Found>,
+    /// Where its last good frame ends.
+    pub(crate) end: u64,
+    /// Its length; what is behind the end is the rest of a write that was torn, or damage.
+    pub(crate) size: u64,
+    /// Whether later records stand behind the end: nothing loses one in the middle but a power failure.
+    pub(crate) damaged: bool,
     /// Whether it was written since the host's last boot, so that nothing in it can be torn by a power failure.
     pub(crate) same_boot: bool,
 }
@@ -248,13 +259,15 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
         let got = file.read_at(&mut bytes, 0).map_err(at(&path))?;
         bytes.truncate(got);
         let Some(file_boot) = header(&bytes, volume, first, &path)? else {
+            // Nothing that was synced is without its head: then a marker tells that this is damage.
+            scan.durable = scan.durable.max(frames(&bytes, first).durable);
             scan.headless.push(path);
             continue;
         };
-        let (records, durable) = frames(&bytes, first);
+        let Frames { records, durable, end, damaged } = frames(&bytes, first);
         scan.durable = scan.durable.max(durable);
         let same_boot = file_boot == boot && boot != [0; 16];
-        scan.files.push(FoundFile { path, file, first, records, same_boot });
+        scan.files.push(FoundFile { path, file, first, records, same_boot, end, size, damaged });
     }
     Ok(scan)
 }
@@ -277,6 +290,28 @@ fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Opt
     Ok(Some(h[32..48].try_into().expect("sixteen bytes")))
 }
 
+/// Looks at one file whole: the number of its last record, and what is wrong with it, if anything.
+pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64) -> (Option<u64>, Option<String>) {
+    match header(bytes, volume, first, Path::new("")) {
+        Ok(Some(_)) => {}
+        Ok(None) => return (None, Some("its head is damaged".to_owned())),
+        Err(ScanError::Foreign(_)) => return (None, Some("it belongs to another volume".to_owned())),
+        Err(e) => return (None, Some(e.to_string())),
+    }
+    let (mut last, mut pos) = (first - 1, HEADER as usize);
+    while let Some((seq, kind, body, end)) = frame_at(bytes, pos) {
+        match kind {
+            RECORD if seq == last + 1 && Record::decode(body).is_ok() => last = seq,
+            MARKER if body.is_empty() => {}
+            _ => break,
+        }
+        pos = end;
+    }
+    let wrong =
+        (pos < bytes.len()).then(|| format!("byte {pos}, behind record {last}: what follows is no record; {} bytes", bytes.len() - pos));
+    (Some(last), wrong)
+}
+
 /// A record as its frame's bytes, for the log on the store.
 pub(crate) fn encode_frame(out: &mut Vec<u8>, seq: u64, record: &Record) {
     frame(out, seq, RECORD, |out| record.encode(out));
@@ -297,8 +332,16 @@ pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)
     Some(records)
 }
 
+/// What a file's bytes are.
+struct Frames {
+    records: Vec<Found>,
+    durable: u64,
+    end: u64,
+    damaged: bool,
+}
+
 /// Frames from the front up to the first bad one; then any marker behind it.
-fn frames(bytes: &[u8], first: u64) -> (Vec<Found>, u64) {
+fn frames(bytes: &[u8], first: u64) -> Frames {
     let mut records: Vec<Found> = Vec::new();
     let mut durable = 0;
     let mut pos = HEADER as usize;
@@ -316,15 +359,16 @@ fn frames(bytes: &[u8], first: u64) -> (Vec<Found>, u64) {
         }
         pos = end;
     }
-    // A marker beyond a break tells that the break is damage: look at every byte, a frame may start anywhere.
+    let (end, mut damaged) = (pos as u64, false);
+    // A marker or a later record beyond a break tells that the break is damage: look at every byte, a frame may start anywhere.
     for at in pos..bytes.len() {
-        if let Some((seq, MARKER, body, _)) = frame_at(bytes, at)
-            && body.is_empty()
-        {
-            durable = durable.max(seq);
+        match frame_at(bytes, at) {
+            Some((seq, MARKER, body, _)) if body.is_empty() => durable = durable.max(seq),
+            Some((seq, RECORD, _, _)) => damaged |= seq > records.last().map_or(first, |r| r.seq),
+            _ => {}
         }
     }
-    (records, durable)
+    Frames { records, durable, end, damaged }
 }
 
 fn frame_at(bytes: &[u8], pos: usize) -> Option<(u64, u8, &[u8], usize)> {

@@ -22,7 +22,9 @@ pub(crate) struct Namespace {
     db: parking_lot::RwLock<Db>,
     /// Absent while the database is closed or being replaced.
     upkeep: parking_lot::Mutex<Option<Upkeep>>,
+    /// Guarded: what its objects do not check themselves is checked around them.
     store: Arc<dyn ObjectStore>,
+    raw: Arc<dyn ObjectStore>,
     path: String,
 }
 
@@ -48,6 +50,9 @@ fn settings() -> Settings {
 }
 
 fn fs_error(e: &slatedb::Error) -> FsError {
+    if let Some(broken) = orlop_store::wrap::BrokenSeal::find(e) {
+        return FsError::Corrupt(format!("{}: {}", broken.path, broken.why));
+    }
     match e.kind() {
         ErrorKind::Closed(CloseReason::Fenced) => FsError::Fenced(e.to_string()),
         ErrorKind::Data => FsError::Corrupt(format!("namespace: {e}")),
@@ -57,8 +62,24 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 
 impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
+        let (raw, store) = (store.clone(), guarded(store, prefix_of(&path)));
         let (db, upkeep) = connect(&store, &path).await?;
-        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, path })
+        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, raw, path })
+    }
+
+    /// The store that the volume is on.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.raw
+    }
+
+    /// The volume's path in the store.
+    pub(crate) fn prefix(&self) -> &str {
+        prefix_of(&self.path)
+    }
+
+    /// Everything as it is now, while it goes on changing.
+    pub(crate) fn pin(&self) -> FsResult<Pinned> {
+        self.db().snapshot().map(Pinned).map_err(|e| fs_error(&e))
     }
 
     fn db(&self) -> Db {
@@ -135,6 +156,34 @@ impl Namespace {
         self.end_upkeep().await;
         self.db().close().await.map_err(|e| fs_error(&e))
     }
+}
+
+/// The rows at rest at one instant.
+pub(crate) struct Pinned(Arc<slatedb::DbSnapshot>);
+
+impl Pinned {
+    /// Rows from `from` up to and excluding `to`, at most `limit`.
+    pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
+        let options = ScanOptions::default().with_max_fetch_tasks(2);
+        let mut it = self.0.scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
+        let mut rows = Vec::new();
+        while rows.len() < limit {
+            let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { break };
+            let key = Key::decode(&kv.key).map_err(|e| FsError::Corrupt(format!("namespace: {e}")))?;
+            rows.push((key, decode(key, &kv.value)?));
+        }
+        Ok(rows)
+    }
+}
+
+/// The volume's path, of the namespace's.
+fn prefix_of(path: &str) -> &str {
+    path.strip_suffix("/meta").unwrap_or(path)
+}
+
+/// The store as the namespace sees it: what it reads is what it wrote, or an error that names the object.
+pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn ObjectStore> {
+    orlop_store::wrap::guard(store, prefix)
 }
 
 async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<(Db, Upkeep)> {

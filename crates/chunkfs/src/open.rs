@@ -15,8 +15,8 @@ use crate::log::chain::{self, Chain};
 use crate::log::lease::Lease;
 use crate::log::object::Extent;
 use crate::log::outbox::Outbox;
-use crate::log::ship::{LogEnd, Shipping};
 use crate::log::patience::Patience;
+use crate::log::ship::{LogEnd, Shipping};
 use crate::namespace::Namespace;
 use crate::remote::Packs;
 use crate::remote::copies::{Copies, read_source};
@@ -154,22 +154,13 @@ pub async fn format_volume(store: &Arc<dyn ObjectStore>, prefix: &str, volume: V
     }
 }
 
-pub(crate) async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
-    let path = header_path(prefix);
+/// What is wrong with the bytes of the header, if anything.
+pub(crate) fn inspect_header(bytes: &[u8], volume: VolumeId) -> Result<()> {
     let corrupt = |why: String| {
-        Error::new(ErrorKind::Corrupt, format!("{path}: {why}"))
-            .with_remedy("the folder of the volume was damaged or is not Orlop's; restore it from a copy")
-    };
-    let bytes = match store.get(&path).await {
-        Ok(r) => r.bytes().await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?,
-        Err(object_store::Error::NotFound { .. }) => {
-            return Err(Error::not_found(format!("the store holds no volume at {prefix}"))
-                .with_remedy("see whether the store is the one it was made on, and mounted"));
-        }
-        Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
+        Error::new(ErrorKind::Corrupt, why).with_remedy("the folder of the volume was damaged or is not Orlop's; restore it from a copy")
     };
     // The format's number is read first and alone: a newer header may hold anything else.
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64).ok_or_else(|| corrupt("no format number".to_owned()))?;
     if format > u64::from(FORMAT) {
         return Err(Error::new(
@@ -182,7 +173,24 @@ pub(crate) async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, vol
     if header.volume != volume {
         return Err(corrupt(format!("it is the header of volume {}, not of {volume}", header.volume)));
     }
+    // There is one way to write it, so that no other byte goes unnoticed.
+    if serde_json::to_vec(&header).expect("a plain struct is JSON") != bytes || header.format != FORMAT {
+        return Err(corrupt("it is not as it was written".to_owned()));
+    }
     Ok(())
+}
+
+pub(crate) async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
+    let path = header_path(prefix);
+    let bytes = match store.get(&path).await {
+        Ok(r) => r.bytes().await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(Error::not_found(format!("the store holds no volume at {prefix}"))
+                .with_remedy("see whether the store is the one it was made on, and mounted"));
+        }
+        Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
+    };
+    inspect_header(&bytes, volume).map_err(|e| e.during(&path))
 }
 
 fn model_error(what: &str, e: FsError) -> Error {
@@ -457,6 +465,11 @@ impl Plan {
             }
             last = last.max(f.records.last().map_or(f.first.saturating_sub(1), |r| r.seq));
         }
+        if let Some(f) = found.files.iter().find(|f| f.same_boot && f.damaged && f.first <= last + 1) {
+            let (path, end) = (f.path.display(), f.end);
+            return Err(Error::new(ErrorKind::Corrupt, format!("{path}: the record at byte {end} is damaged"))
+                .with_remedy("restore the file from a copy; nothing was changed"));
+        }
         if last < found.durable {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -486,16 +499,23 @@ impl Plan {
         }
         let durable = self.durable;
         for f in found.files {
-            let FoundFile { path, file, first, records, same_boot, .. } = f;
+            let FoundFile { path, file, first, records, same_boot, end, size, .. } = f;
             if first > self.last + 1 || (first == self.last + 1 && !records.is_empty()) {
                 aside(disk, &path)?;
                 continue;
             }
             let last = records.last().map_or(first - 1, |r| r.seq);
             if records.is_empty() {
+                if size > end {
+                    aside(disk, &path)?;
+                    continue;
+                }
                 // It holds no record; its name is wanted for the next file.
                 disk.remove(&path)?;
                 continue;
+            }
+            if size > end {
+                keep_tail(disk, &path, &*file, last + 1, end..size)?;
             }
             finished.push((first, last, path.clone()));
             files.push(file.clone());
@@ -545,6 +565,25 @@ fn stage(files: &mut SegmentFiles, extent: &Extent, data: &[u8]) -> std::io::Res
         found => found?,
     };
     write_blocks(&*file, extent.at, data).map(|_| ())
+}
+
+/// Keeps what stands behind the last record of a file beside it, and cuts it off.
+fn keep_tail(disk: &dyn HostDisk, path: &Path, file: &dyn HostFile, at: u64, tail: std::ops::Range<u64>) -> std::io::Result<()> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    let mut bytes = vec![0; (tail.end - tail.start) as usize];
+    let got = file.read_at(&mut bytes, tail.start)?;
+    tracing::warn!(path = %path.display(), bytes = got, "what stands behind the last record is no record; set aside as .tail");
+    let name = dir.join(format!("{}.{at:016x}.tail", path.file_name().unwrap_or_default().to_string_lossy()));
+    if let Err(e) = disk.remove(&name)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(e);
+    }
+    let copy = disk.create(&name)?;
+    copy.write_at(&bytes[..got], 0)?;
+    copy.sync_data()?;
+    disk.sync_dir(dir)?;
+    file.set_size(tail.start)
 }
 
 /// Keeps a file that no longer counts, under a name that is not read.

@@ -71,13 +71,6 @@ impl SegmentFiles {
         header
     }
 
-    /// Whether the header of a segment's file is what was written: nobody needs it to read a block.
-    pub(crate) fn has_good_header(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<bool> {
-        let mut header = vec![0; B];
-        let got = self.get(segment, id)?.read_at(&mut header, 0)?;
-        Ok(got == B && header == self.header(segment, id))
-    }
-
     pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
         let path = self.path(segment, id);
         let file = self.disk.create(&path)?;
@@ -117,6 +110,18 @@ pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
         io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {segment:016x} is missing")),
         _ => FsError::Io(format!("segment {segment:016x}: {e}")),
     }
+}
+
+/// What is wrong with the first block of a staged file, if anything.
+pub(crate) fn inspect_header(block: &[u8], volume: [u8; 16], segment: u64, id: [u8; 16]) -> Option<String> {
+    let Some(h) = block.get(..B) else { return Some("it is too short for its head".to_owned()) };
+    if crc32c::crc32c(&h[..60]).to_le_bytes() != h[60..64] || &h[..8] != MAGIC || h[64..].iter().any(|b| *b != 0) {
+        return Some("its head is damaged".to_owned());
+    }
+    if h[8..24] != volume || h[24..32] != segment.to_le_bytes() || h[32..48] != id {
+        return Some("its head is of another segment".to_owned());
+    }
+    None
 }
 
 /// Writes whole blocks at a block number and returns their checksums.

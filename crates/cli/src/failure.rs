@@ -6,7 +6,7 @@ use crate::ui::{Format, encode};
 use orlop_model::{Error, ErrorKind};
 use std::io::Write;
 
-/// Exit code of a command that found something wrong without failing itself: `doctor`.
+/// Exit code of a command that found something wrong without failing itself: `doctor`, `check`, `export`.
 pub(crate) const FOUND: u8 = 1;
 
 /// The exit code for a kind of error.
@@ -29,7 +29,7 @@ pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
 /// The codes with their meaning, for the reference.
 pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (0, "success"),
-    (1, "a defect of Orlop, or `doctor` found something wrong"),
+    (1, "a defect of Orlop, or `doctor` or `check` found something wrong"),
     (2, "the command itself is wrong: a name, an option, a size"),
     (3, "the named thing does not exist"),
     (4, "the name is taken"),

@@ -5,6 +5,7 @@ mod commands;
 mod daemon;
 mod failure;
 mod keeper;
+mod progress;
 #[cfg(test)]
 mod reference;
 mod ui;

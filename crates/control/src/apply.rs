@@ -3,7 +3,7 @@
 use crate::audit::Draft;
 use crate::inner::Inner;
 use futures::FutureExt;
-use orlop_model::{Actor, AttachmentKind, AuditPhase, DetachBy, Error, ErrorKind, Intent, Outcome, Result, VolumeId};
+use orlop_model::{Actor, AttachmentKind, AuditPhase, DetachBy, Error, ErrorKind, FindingState, Intent, Outcome, Result, VolumeId};
 use serde_json::{Value, json};
 use std::panic::AssertUnwindSafe;
 
@@ -117,6 +117,8 @@ impl Inner {
             Intent::RestoreVolume { volume, rename } => self.restore(&volume, rename).await,
             Intent::Attach { volume, attachment, abandon_unsynced } => self.attach(&volume, attachment, abandon_unsynced).await,
             Intent::Detach { volume, attachment } => self.detach(actor, &volume, &attachment).await,
+            Intent::RepairVolume { volume } => self.repair(&volume).await,
+            Intent::CollectVolume { volume } => self.collect(&volume).await,
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,
             Intent::RotateKeys { volume } => self.rotate_keys(volume).await,
             Intent::AddStore { name, spec } => self.add_store(name, spec).await,
@@ -163,6 +165,11 @@ fn success(outcome: &Outcome, volume: Option<VolumeId>) -> Value {
         Outcome::Volume(_) | Outcome::Done => json!({}),
         Outcome::Store(s) => json!({ "refusal": s.refusal, "capabilities": s.capabilities }),
         Outcome::Tested(t) => json!({ "refusal": t.store.refusal, "capabilities": t.store.capabilities }),
+        Outcome::Checked(report) => {
+            let of = |state| report.findings.iter().filter(|f| f.state == state).count();
+            json!({ "repaired": of(FindingState::Repaired), "left": of(FindingState::Left) })
+        }
+        Outcome::Collected(report) => json!({ "deleted": report.deleted, "marked": report.marked.len() }),
         Outcome::Attached { attachment, mountpoint } => json!({ "attachment": attachment, "mountpoint": mountpoint }),
     };
     if let (Some(map), Some(id)) = (about.as_object_mut(), volume) {

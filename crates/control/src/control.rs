@@ -6,7 +6,10 @@ use crate::inner::Inner;
 use crate::registry::{Registry, StoreRow};
 use crate::status::{AuditStatus, ControlStatus, ReconcileReport, StoreStatus};
 use crate::volumes::read;
-use orlop_model::{Actor, Error, ErrorKind, FoundVolume, Intent, MountPlan, Outcome, Result, Store, StoreName, Volume, VolumeRef};
+use orlop_model::{
+    Actor, CheckProgress, CheckReport, Error, ErrorKind, FoundVolume, GcReport, Intent, MountPlan, Outcome, Result, Space, Store,
+    StoreName, Volume, VolumeId, VolumeRef,
+};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +99,35 @@ impl Control {
     /// The same without usage: from the registry alone, never waits for a worker.
     pub async fn volume_brief(&self, volume: &VolumeRef) -> Result<Volume> {
         read::one(&self.inner, volume, false).await
+    }
+
+    /// Reads all of a mounted volume and tells what is not as it should be. Changes nothing.
+    pub async fn check(&self, volume: &VolumeRef) -> Result<CheckReport> {
+        let id = self.inner.find_chunked(volume).await?.id;
+        self.inner.config.worker.check(id, false).await
+    }
+
+    /// How far a check of a mounted volume is, if one runs.
+    pub async fn check_progress(&self, volume: VolumeId) -> Option<CheckProgress> {
+        self.inner.config.worker.check_progress(volume).await
+    }
+
+    /// Looks at the objects and files of a volume that cannot be opened. Changes nothing.
+    pub async fn examine(&self, volume: &VolumeRef) -> Result<CheckReport> {
+        let v = self.inner.find_active(volume).await?;
+        self.inner.config.worker.look_closed(&self.inner.plan(&v).await?).await
+    }
+
+    /// Where the bytes of a mounted volume are.
+    pub async fn space(&self, volume: &VolumeRef) -> Result<Space> {
+        let id = self.inner.find_chunked(volume).await?.id;
+        self.inner.config.worker.space(id).await
+    }
+
+    /// What a collection of a mounted volume would do. Changes nothing.
+    pub async fn rehearse_collection(&self, volume: &VolumeRef) -> Result<GcReport> {
+        let id = self.inner.find_chunked(volume).await?.id;
+        self.inner.config.worker.collect(id, true).await
     }
 
     /// The plan by which an active volume is, or would be, mounted.

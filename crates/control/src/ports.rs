@@ -4,7 +4,9 @@
 //! numbered because the reconciler relies on each of them.
 
 use async_trait::async_trait;
-use orlop_model::{Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{
+    CheckProgress, CheckReport, Error, ErrorKind, Examination, FoundVolume, GcReport, MountPlan, Result, Space, StoreSpec, Usage, VolumeId,
+};
 use time::OffsetDateTime;
 
 /// What an attach came to.
@@ -81,7 +83,7 @@ pub enum Formatted {
 ///    idempotent, goes on where an interrupted one stopped, and succeeds when nothing is there.
 ///    It is only called for a volume that is not mounted. Of a plain volume it deletes what is in its trash place, and
 ///    its folder only if `format` made it and it is empty.
-/// 3. `usage` and `set_quota` are only called for a mounted volume.
+/// 3. `usage`, `set_quota`, `check`, `space` and `collect` are only called for a mounted volume.
 /// 4. `discard` moves the folder that `format` made for a plain volume to its trash place, `recover` takes it from there to
 ///    the plan's folder. Both are idempotent and succeed when there is nothing to move; neither ever touches a folder that
 ///    `format` did not make for this volume. `recover` fails with kind AlreadyExists if something is in its way.
@@ -89,6 +91,7 @@ pub enum Formatted {
 /// 6. `find` and `recognise` change nothing. `recognise` fails with kind NotFound if the plan's volume is not in its store,
 ///    and if it is encrypted and this host has no key for it.
 /// 7. `forget` deletes what this host keeps of a volume (state folder, mountpoint folder) and leaves the store as it is.
+/// 8. `look_closed` changes nothing, and works on a volume that cannot be opened.
 #[async_trait]
 pub trait VolumeWorker: Send + Sync {
     /// Makes an empty volume.
@@ -111,6 +114,30 @@ pub trait VolumeWorker: Send + Sync {
     async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume>;
     /// Deletes this host's part of a volume that lives on elsewhere.
     async fn forget(&self, plan: &MountPlan) -> Result<()>;
+    /// Reads all of a mounted volume; with `repair` sets right what can be.
+    async fn check(&self, _volume: VolumeId, _repair: bool) -> Result<CheckReport> {
+        Err(unable())
+    }
+    /// How far a check of a mounted volume is.
+    async fn check_progress(&self, _volume: VolumeId) -> Option<CheckProgress> {
+        None
+    }
+    /// Looks at a volume's objects and files without opening it.
+    async fn look_closed(&self, _plan: &MountPlan) -> Result<CheckReport> {
+        Err(unable())
+    }
+    /// Where the bytes of a mounted volume are.
+    async fn space(&self, _volume: VolumeId) -> Result<Space> {
+        Err(unable())
+    }
+    /// Deletes from a mounted volume's places what nothing refers to; in a rehearsal only tells.
+    async fn collect(&self, _volume: VolumeId, _dry_run: bool) -> Result<GcReport> {
+        Err(unable())
+    }
+}
+
+fn unable() -> Error {
+    Error::new(ErrorKind::Unsupported, "this host cannot look into a volume's bytes")
 }
 
 /// The time of day.

@@ -126,6 +126,18 @@ pub enum Intent {
         /// By id, or by what the holder knows.
         attachment: DetachBy,
     },
+    /// Checks a volume and sets right what can be.
+    #[serde(rename = "volume.repair")]
+    RepairVolume {
+        /// Which.
+        volume: VolumeRef,
+    },
+    /// Deletes what lies in a volume's part of the store and of the host and nothing refers to.
+    #[serde(rename = "volume.gc")]
+    CollectVolume {
+        /// Which.
+        volume: VolumeRef,
+    },
     /// Deletes removed volumes whose time is over; asked for by the reconciler.
     #[serde(rename = "volume.purge")]
     PurgeVolume {
@@ -185,6 +197,8 @@ impl Intent {
             Intent::RestoreVolume { .. } => "volume.restore",
             Intent::Attach { .. } => "volume.attach",
             Intent::Detach { .. } => "volume.detach",
+            Intent::RepairVolume { .. } => "volume.repair",
+            Intent::CollectVolume { .. } => "volume.gc",
             Intent::PurgeVolume { .. } => "volume.purge",
             Intent::RotateKeys { .. } => "key.rotate",
             Intent::AddStore { .. } => "store.add",
@@ -202,6 +216,8 @@ impl Intent {
             | Intent::RemoveVolume { volume, .. }
             | Intent::RestoreVolume { volume, .. }
             | Intent::Attach { volume, .. }
+            | Intent::RepairVolume { volume }
+            | Intent::CollectVolume { volume }
             | Intent::Detach { volume, .. } => volume.to_string(),
             Intent::PurgeVolume { volume } => volume.to_string(),
             Intent::RotateKeys { volume: Some(volume) } => volume.to_string(),
@@ -228,6 +244,10 @@ pub enum Outcome {
     Store(Box<Store>),
     /// The store as it was just found.
     Tested(Box<StoreTest>),
+    /// Checked, and set right what could be.
+    Checked(Box<crate::CheckReport>),
+    /// Collected.
+    Collected(Box<crate::GcReport>),
     /// Done, with nothing to show.
     Done,
 }

@@ -5,6 +5,7 @@
 
 mod attachment;
 mod audit;
+mod care;
 mod error;
 mod id;
 mod intent;
@@ -17,6 +18,7 @@ mod volume;
 
 pub use attachment::{Attachment, AttachmentKind, MountPlan};
 pub use audit::{Actor, AuditEvent, AuditPhase};
+pub use care::{CheckProgress, CheckReport, Finding, FindingKind, FindingState, GcReport, Share, Space, Stray};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{AttachmentId, OperationId, VolumeId};
 pub use intent::{DetachBy, Intent, Outcome, VolumeRef, VolumeUpdate};

@@ -4,7 +4,7 @@ use crate::keeper::{Launcher, start_keeper};
 use crate::layout::Layout;
 use crate::protocol::{Attached, AttachedVolume, KeeperRequest};
 use crate::wire::Connection;
-use orlop_model::{Error, MountPlan, Result, Usage, VolumeId};
+use orlop_model::{CheckProgress, CheckReport, Error, GcReport, MountPlan, Result, Space, Usage, VolumeId};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +87,26 @@ impl KeeperClient {
     /// Makes everything durable that was written to an attached volume.
     pub async fn sync(&self, volume: VolumeId) -> Result<()> {
         self.ask(KeeperRequest::Sync { volume }).await
+    }
+
+    /// Reads all of an attached volume; with `repair` sets right what can be.
+    pub async fn check(&self, volume: VolumeId, repair: bool) -> Result<CheckReport> {
+        self.ask(KeeperRequest::Check { volume, repair }).await
+    }
+
+    /// How far the check of an attached volume is.
+    pub async fn check_progress(&self, volume: VolumeId) -> Result<CheckProgress> {
+        self.ask(KeeperRequest::CheckProgress { volume }).await
+    }
+
+    /// Where the bytes of an attached volume are.
+    pub async fn space(&self, volume: VolumeId) -> Result<Space> {
+        self.ask(KeeperRequest::Space { volume }).await
+    }
+
+    /// Deletes from an attached volume's places what nothing refers to; in a rehearsal only tells.
+    pub async fn collect(&self, volume: VolumeId, dry_run: bool) -> Result<GcReport> {
+        self.ask(KeeperRequest::Collect { volume, dry_run }).await
     }
 
     /// Ends the keeper; refused while volumes are attached. Returns when its process has ended.

@@ -66,6 +66,10 @@ pub(crate) enum KeeperRequest {
     Usage { volume: VolumeId },
     SetQuota { volume: VolumeId, bytes: Option<u64> },
     Sync { volume: VolumeId },
+    Check { volume: VolumeId, repair: bool },
+    CheckProgress { volume: VolumeId },
+    Space { volume: VolumeId },
+    Collect { volume: VolumeId, dry_run: bool },
     Shutdown,
 }
 
@@ -85,6 +89,14 @@ pub(crate) enum WorkerRequest {
     SetQuota { bytes: Option<u64> },
     /// Makes everything durable.
     Sync,
+    /// Reads all of it, and sets right what can be if that is asked for.
+    Check { repair: bool },
+    /// How far that is.
+    CheckProgress,
+    /// Where its bytes are.
+    Space,
+    /// Deletes what nothing refers to, or tells what would go.
+    Collect { dry_run: bool },
 }
 
 /// What a worker serves.

@@ -7,12 +7,14 @@ mod transport;
 pub use transport::{Body, Endpoint, Transport};
 
 use crate::wire::{
-    AddStore, AdoptVolume, Attach, Attached, CreateVolume, Detach, Listing, Protect, Restore, RotateKeys, Shutdown, ShutdownReport, Status,
+    AddStore, AdoptVolume, Attach, Attached, Check, CheckEvent, Collect, CreateVolume, Detach, Listing, Protect, Restore, RotateKeys,
+    Shutdown, ShutdownReport, Status,
 };
 use hyper::Method;
 use orlop_control::{AuditFilter, VerifyReport};
 use orlop_model::{
-    AuditEvent, Error, ErrorKind, FoundVolume, KeyReport, KeyRotation, Result, Store, StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
+    AuditEvent, CheckProgress, CheckReport, Error, ErrorKind, FoundVolume, GcReport, KeyReport, KeyRotation, Result, Space, Store,
+    StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -143,6 +145,38 @@ impl Client {
     /// Makes a volume known that lies in a store.
     pub async fn adopt(&self, store: &StoreName, request: &AdoptVolume) -> Result<Volume> {
         self.send(Method::POST, &format!("/v1/stores/{store}/volumes"), request).await
+    }
+
+    /// Reads all of a volume; with `repair` sets right what can be. `progress` is told how far it is.
+    pub async fn check(&self, volume: &VolumeRef, repair: bool, mut progress: impl FnMut(&CheckProgress)) -> Result<CheckReport> {
+        let body = serde_json::to_vec(&Check { repair }).map_err(|e| Error::internal(format!("the request is not JSON: {e}")))?;
+        let path = format!("/v1/volumes/{volume}/check");
+        let mut answer = self.checked(self.transport.request(Method::POST, &path, Some(body)).await).await?;
+        let mut rest = Vec::new();
+        while let Some(piece) = answer.next().await? {
+            rest.extend_from_slice(&piece);
+            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let event = serde_json::from_slice(&line)
+                    .map_err(|e| Error::internal(format!("the answer is not what this version expects: {e}")))?;
+                match event {
+                    CheckEvent::Progress(p) => progress(&p),
+                    CheckEvent::Report(report) => return Ok(*report),
+                    CheckEvent::Error(e) => return Err(e),
+                }
+            }
+        }
+        Err(Error::unavailable("the daemon broke the check off").with_remedy("see what it does with: orlop doctor, and check again"))
+    }
+
+    /// Where the bytes of a volume are.
+    pub async fn space(&self, volume: &VolumeRef) -> Result<Space> {
+        self.get(&format!("/v1/volumes/{volume}/space")).await
+    }
+
+    /// Deletes what lies in a volume's places and nothing refers to, or only tells what would go.
+    pub async fn collect(&self, volume: &VolumeRef, dry_run: bool) -> Result<GcReport> {
+        self.send(Method::POST, &format!("/v1/volumes/{volume}/gc"), &Collect { dry_run }).await
     }
 
     /// Records of the audit journal, oldest first.

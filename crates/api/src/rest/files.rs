@@ -48,7 +48,7 @@ impl At {
 }
 
 /// An internal attachment that ends with its holder, also when a client goes away in the middle.
-struct Visit {
+pub(super) struct Visit {
     control: Arc<Control>,
     actor: Actor,
     volume: VolumeRef,
@@ -57,7 +57,7 @@ struct Visit {
 }
 
 impl Visit {
-    async fn begin(rest: &Rest, actor: Actor, volume: VolumeRef, purpose: &str) -> Result<Visit> {
+    pub(super) async fn begin(rest: &Rest, actor: Actor, volume: VolumeRef, purpose: &str) -> Result<Visit> {
         // By id from here on: a name may be given to another volume meanwhile.
         let volume = VolumeRef::Id(rest.control.volume_brief(&volume).await?.id);
         let attachment = AttachmentKind::Internal { purpose: purpose.to_owned() };
@@ -77,7 +77,7 @@ impl Visit {
     }
 
     /// Ends the visit now; a failure to unmount is not the reader's, and is left to the reconciler.
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         if let Some(leaving) = self.leave()
             && let Err(e) = leaving.await
         {

@@ -6,6 +6,7 @@
 mod attachments;
 mod audit;
 mod body;
+mod care;
 mod daemon;
 mod error;
 mod files;
@@ -50,6 +51,7 @@ pub(crate) struct Rest {
         (name = "stores", description = "Named places where the bytes of volumes live"),
         (name = "files", description = "Reading what is in a volume"),
         (name = "keys", description = "Keys of encrypted volumes, by their names"),
+        (name = "care", description = "Checking, explaining and collecting what a volume is made of"),
         (name = "audit", description = "The record of every change"),
         (name = "daemon", description = "The daemon itself"),
     ),
@@ -73,6 +75,9 @@ fn table() -> OpenApiRouter<Rest> {
         .routes(routes!(stores::inspect, stores::remove))
         .routes(routes!(stores::test))
         .routes(routes!(stores::found, stores::adopt))
+        .routes(routes!(care::check))
+        .routes(routes!(care::space))
+        .routes(routes!(care::gc))
         .routes(routes!(audit::list))
         .routes(routes!(audit::export))
         .routes(routes!(audit::verify))

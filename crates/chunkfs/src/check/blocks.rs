@@ -188,6 +188,7 @@ fn bad_blocks(file: &dyn HostFile, run: &Run) -> std::io::Result<Vec<u16>> {
     let mut buffer = vec![0; usize::from(run.len) * B];
     let got = file.read_at(&mut buffer, (u64::from(run.at) + 1) * BLOCK)?;
     let bytes = &buffer[..got];
-    let right = |n: u16| bytes.get(usize::from(n) * B..(usize::from(n) + 1) * B).is_some_and(|b| crc32c::crc32c(b) == run.crcs[usize::from(n)]);
+    let right =
+        |n: u16| bytes.get(usize::from(n) * B..(usize::from(n) + 1) * B).is_some_and(|b| crc32c::crc32c(b) == run.crcs[usize::from(n)]);
     Ok((0..run.len).filter(|n| !right(*n)).collect())
 }

@@ -40,12 +40,15 @@ pub(crate) enum Kind {
     Namespace,
     Pack,
     Log(Place),
+    /// Damaged and moved aside by a repair.
+    Aside,
     Unknown,
 }
 
 /// What the object at a path below the prefix is.
 pub(crate) fn kind_of(below: &str) -> Kind {
     match below.split_once('/') {
+        _ if below.ends_with(super::mend::ASIDE) => Kind::Aside,
         None if below == "volume.json" => Kind::Header,
         None if below == "keys.json" => Kind::Keys,
         None if below.starts_with("owner") => Kind::Owner,
@@ -103,6 +106,10 @@ impl<'a> Places<'a> {
         self.care.expect(listed.iter().map(|(_, m)| m.size).sum());
         for (below, meta) in listed {
             let at = meta.location.to_string();
+            if kind_of(&below) == Kind::Aside {
+                g.remains(at, "a repair moved it aside, damaged");
+                continue;
+            }
             let what = self.object(kind_of(&below), &meta).await;
             if kind_of(&below) != Kind::Pack || !self.is_named(&meta.location) {
                 g.report.objects += 1;
@@ -147,6 +154,7 @@ impl<'a> Places<'a> {
                 let bytes = self.store.get(at).await?.bytes().await?;
                 serde_json::from_slice::<serde_json::Value>(&bytes).map(drop).map_err(|e| wrong(format!("it is not JSON: {e}")))
             }
+            Kind::Aside => Ok(()),
             // One that a row names is read with the rows.
             Kind::Pack if self.is_named(at) => Ok(()),
             Kind::Pack => {
@@ -166,7 +174,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    async fn journal(&self, g: &mut Gathered) {
+    pub(super) async fn journal(&self, g: &mut Gathered) {
         let dir = self.state_dir.join("journal");
         let mut names = match self.disk.list(&dir) {
             Ok(names) => names,
@@ -187,11 +195,7 @@ impl<'a> Places<'a> {
                 } else {
                     "it is not a file of the journal, and nothing reads it"
                 };
-                g.draft(FindingKind::Remains, at, what.to_owned(), [], None);
-                if let Some(d) = g.drafts.last_mut() {
-                    d.finding.state = orlop_model::FindingState::Harmless;
-                    d.finding.remedy = Some("remove it when you have looked at it".to_owned());
-                }
+                g.remains(at, what);
                 continue;
             };
             // Files made after the view are somebody else's present.
@@ -214,9 +218,7 @@ impl<'a> Places<'a> {
             let lost = live.filter(|(newest, _, seq)| *newest == first && last.is_none_or(|l| l < *seq));
             match (wrong, lost) {
                 (Some(why), _) => {
-                    let d = g.damaged(FindingKind::Journal, at, why);
-                    // What is open has all of it in memory, and a fold makes the file superfluous.
-                    d.repaired = false;
+                    g.damaged(FindingKind::Journal, at, why);
                 }
                 (None, Some((_, _, seq))) => {
                     g.damaged(FindingKind::Journal, at, format!("it ends before record {seq}"));
@@ -241,10 +243,9 @@ impl<'a> Places<'a> {
             let path = dir.join(&name);
             let at = path.display().to_string();
             let Some((number, id)) = parse_name(&name) else {
-                g.draft(FindingKind::Remains, at, "it is not a staged file, and nothing reads it".to_owned(), [], None);
-                if let Some(d) = g.drafts.last_mut() {
-                    d.finding.state = orlop_model::FindingState::Harmless;
-                }
+                let aside = name.ends_with(super::mend::ASIDE);
+                let what = if aside { "a repair moved it aside, damaged" } else { "it is not a staged file, and nothing reads it" };
+                g.remains(at, what);
                 continue;
             };
             let mut head = vec![0; BLOCK as usize];

@@ -44,7 +44,13 @@ impl FileSystem {
                     }
                     Err(e) => {
                         g.rows_missing = true;
-                        g.draft(FindingKind::Object, format!("{}/meta", self.ns.prefix()), format!("rows from {start:?} on: {e}"), [], None);
+                        g.draft(
+                            FindingKind::Object,
+                            format!("{}/meta", self.ns.prefix()),
+                            format!("rows from {start:?} on: {e}"),
+                            [],
+                            None,
+                        );
                         from = None;
                     }
                 }
@@ -74,7 +80,9 @@ impl FileSystem {
                 let wrong = match seen.inodes.get(&d.ino) {
                     None => Some(format!("the name {name:?} stands for inode {}, which does not exist", d.ino)),
                     Some(i) if i.kind != d.kind => Some(format!("the name {name:?} says another kind than inode {}", d.ino)),
-                    Some(i) if i.is_dir() && i.parent != parent => Some(format!("the folder {name:?} lies here but says inode {}", i.parent)),
+                    Some(i) if i.is_dir() && i.parent != parent => {
+                        Some(format!("the folder {name:?} lies here but says inode {}", i.parent))
+                    }
                     Some(_) => None,
                 };
                 if let Some(wrong) = wrong

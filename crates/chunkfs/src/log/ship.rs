@@ -90,7 +90,13 @@ pub(crate) struct Shipping {
 }
 
 impl Shipping {
-    pub(crate) fn new(config: &OpenConfig, remote: Remote, lease: Arc<Lease>, end: LogEnd, patience: Option<Arc<Patience>>) -> Arc<Shipping> {
+    pub(crate) fn new(
+        config: &OpenConfig,
+        remote: Remote,
+        lease: Arc<Lease>,
+        end: LogEnd,
+        patience: Option<Arc<Patience>>,
+    ) -> Arc<Shipping> {
         // Shared with those who read packs: whether the store is away is known once.
         let patience = patience.unwrap_or_else(|| Arc::new(Patience::new(remote.outage, remote.outage_deadline)));
         Arc::new(Shipping {
@@ -118,6 +124,11 @@ impl Shipping {
     /// Number of the last record that the store has.
     pub(crate) fn arrived(&self) -> u64 {
         *self.arrived.borrow()
+    }
+
+    /// The first place whose object a recovery needs.
+    pub(crate) fn first_unfolded(&self) -> Place {
+        self.places.lock().first().map_or(*self.next.lock(), |(p, _)| *p)
     }
 
     /// Asks for everything up to a record to be sent.

@@ -156,6 +156,26 @@ impl FileSystem {
         }
     }
 
+    /// Takes the staged copy of a pack out of use and returns its path; the file stays where it is. `None` if there is none, or
+    /// if a recovery may still need it.
+    pub(crate) fn disown_staged(&self, n: u64) -> Option<std::path::PathBuf> {
+        let packs = self.packs()?;
+        let arrived = self.shipping.as_ref().map_or(u64::MAX, |s| s.arrived());
+        let mut st = self.lock();
+        let st = &mut *st;
+        st.copies.packed_at.retain(|_, seq| *seq > arrived);
+        if st.copies.packed_at.contains_key(&n) || st.pins.contains_key(&n) || !st.copies.staged.contains(&n) {
+            return None;
+        }
+        let id = st.segments.get(&n).filter(|s| s.pack.is_some())?.id;
+        st.copies.staged.remove(&n);
+        st.files.forget(n);
+        // What a sync would have made durable is in the store.
+        st.unsynced.remove(&n);
+        packs.forget_staged(n);
+        Some(st.files.path(n, &id))
+    }
+
     /// Lets copies of packs on this host go, those used longest ago first, until at most this many bytes of them are left.
     /// Returns how many went.
     pub async fn evict(&self, keep: u64) -> u64 {

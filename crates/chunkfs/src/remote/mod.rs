@@ -6,7 +6,6 @@
 
 mod ahead;
 mod cache;
-pub(crate) mod check;
 pub(crate) mod copies;
 mod fetch;
 
@@ -256,11 +255,6 @@ impl Packs {
     /// A whole pack from the store, every byte checked.
     pub(crate) async fn whole(&self, at: &PackAt) -> FsResult<crate::pack::Whole> {
         self.fetcher.whole(at).await
-    }
-
-    /// The name of a pack, for messages.
-    pub(crate) fn name(&self, at: &PackAt) -> String {
-        self.fetcher.path(&at.id).to_string()
     }
 
     /// Notes a read of a file; returns the blocks that its reader will want soon.

@@ -210,26 +210,33 @@ async fn every_flipped_byte_is_found_and_none_is_read() {
         let file = file.strip_prefix(image.path()).expect("below").to_owned();
         let len = std::fs::metadata(image.path().join(&file)).expect("there").len() as usize;
         let step = if all || len <= SHORT { 1 } else { STRIDE.min(len / 8).max(1) };
-        work.extend((0..len).step_by(step).chain(len.saturating_sub(20)..len).filter(|at| !is_garbage(&file, *at, &live)).map(|at| (file.clone(), at)));
+        work.extend(
+            (0..len)
+                .step_by(step)
+                .chain(len.saturating_sub(20)..len)
+                .filter(|at| !is_garbage(&file, *at, &live))
+                .map(|at| (file.clone(), at)),
+        );
     }
     let (total, image, expected) = (work.len(), Arc::new(image), Arc::new(expected));
     let queue = Arc::new(parking_lot::Mutex::new(work));
     let failed = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let tasks: Vec<_> = (0..4)
+    let workers: Vec<_> = (0..3)
         .map(|_| {
             let (queue, failed, image, expected) = (queue.clone(), failed.clone(), image.clone(), expected.clone());
-            tokio::spawn(async move {
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
                 loop {
                     let Some((file, at)) = queue.lock().pop() else { return };
-                    if let Err(why) = one(image.path(), v.id, &file, at, &expected).await {
+                    if let Err(why) = runtime.block_on(one(image.path(), v.id, &file, at, &expected)) {
                         failed.lock().push(format!("{} byte {at}: {why}", file.display()));
                     }
                 }
             })
         })
         .collect();
-    for t in tasks {
-        t.await.expect("no panic");
+    for w in workers {
+        w.join().expect("no panic");
     }
     let failed = failed.lock();
     assert!(failed.is_empty(), "{} of {total} flips:\n{}", failed.len(), failed.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));

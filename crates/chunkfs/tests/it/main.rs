@@ -2,6 +2,7 @@
 
 mod basic;
 mod durable;
+mod flip;
 mod full;
 mod idle;
 mod packs;

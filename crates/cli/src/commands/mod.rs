@@ -2,9 +2,12 @@
 
 mod audit;
 mod cat;
+mod check;
 mod completion;
 mod doctor;
 mod down;
+mod export;
+mod gc;
 mod key;
 mod ls;
 mod mount;
@@ -37,6 +40,9 @@ pub(crate) enum Command {
     Unmount(unmount::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Check(check::Args),
+    Gc(gc::Args),
+    Export(export::Args),
     #[command(subcommand)]
     Key(key::Command),
     #[command(subcommand)]
@@ -65,6 +71,9 @@ pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
         Command::Ls(args) => client(ls::run(&args, cx)),
         Command::Cat(args) => client(cat::run(&args, cx)),
         Command::Key(command) => client(key::run(command, cx)),
+        Command::Check(args) => client(check::run(&args, cx)),
+        Command::Gc(args) => client(gc::run(&args, cx)),
+        Command::Export(args) => export::run(&args, cx),
         Command::Audit(command) => client(audit::run(command, cx)),
         Command::Completion(args) => completion::run(&args, cx),
         Command::Version(args) => version::run(&args, cx),

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_control::{AttachedVolume, BoundDirectory, Formatted, Mounted, Mounter, VolumeWorker, plain_folder};
-use orlop_model::{Error, ErrorKind, Examination, FoundVolume, MountPlan, Result, StoreSpec, Usage, VolumeId};
+use orlop_model::{
+    CheckProgress, CheckReport, Error, ErrorKind, Examination, FoundVolume, GcReport, MountPlan, Result, Space, StoreSpec, Usage, VolumeId,
+};
 use orlop_mount::WorkerState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,6 +183,28 @@ impl VolumeWorker for Ports {
         let capabilities = Some(orlop_store::probe(&*store).await?);
         let (put_micros, get_micros) = speed::measure(&*store).await?;
         Ok(Examination { capabilities, put_micros: Some(put_micros), get_micros: Some(get_micros) })
+    }
+
+    async fn check(&self, volume: VolumeId, repair: bool) -> Result<CheckReport> {
+        self.keeper.answering().await?.check(volume, repair).await
+    }
+
+    async fn check_progress(&self, volume: VolumeId) -> Option<CheckProgress> {
+        self.keeper.answering().await.ok()?.check_progress(volume).await.ok()
+    }
+
+    async fn look_closed(&self, plan: &MountPlan) -> Result<CheckReport> {
+        let encrypt = plan.options.encrypt == Some(true);
+        let store = orlop_store::volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
+        orlop_chunkfs::examine_closed(&store, &plan.prefix, plan.volume, Path::new(&plan.state_dir)).await
+    }
+
+    async fn space(&self, volume: VolumeId) -> Result<Space> {
+        self.keeper.answering().await?.space(volume).await
+    }
+
+    async fn collect(&self, volume: VolumeId, dry_run: bool) -> Result<GcReport> {
+        self.keeper.answering().await?.collect(volume, dry_run).await
     }
 }
 

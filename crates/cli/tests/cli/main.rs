@@ -2,6 +2,7 @@
 
 mod audit;
 mod bad_input;
+mod care;
 mod doctor;
 mod life;
 mod mounts;

@@ -5,17 +5,28 @@
 
 use crate::apply::Changed;
 use crate::inner::Inner;
-use orlop_model::{Outcome, Result, VolumeRef};
+use crate::registry::VolumeRow;
+use orlop_model::{Error, ErrorKind, Outcome, Result, VolumeKind, VolumeRef};
 
 impl Inner {
+    /// An active volume that is made of objects.
+    pub(crate) async fn find_chunked(&self, volume: &VolumeRef) -> Result<VolumeRow> {
+        let row = self.find_active(volume).await?;
+        match row.kind {
+            VolumeKind::Chunked => Ok(row),
+            VolumeKind::Plain => Err(Error::new(ErrorKind::Unsupported, format!("volume {} is an ordinary folder", row.name))
+                .with_remedy("look after it with the tools of its file system")),
+        }
+    }
+
     pub(crate) async fn repair(&self, volume: &VolumeRef) -> Result<Changed> {
-        let id = self.find_active(volume).await?.id;
+        let id = self.find_chunked(volume).await?.id;
         let report = self.config.worker.check(id, true).await?;
         Ok((Outcome::Checked(Box::new(report)), Some(id)))
     }
 
     pub(crate) async fn collect(&self, volume: &VolumeRef) -> Result<Changed> {
-        let id = self.find_active(volume).await?.id;
+        let id = self.find_chunked(volume).await?.id;
         let report = self.config.worker.collect(id, false).await?;
         Ok((Outcome::Collected(Box::new(report)), Some(id)))
     }

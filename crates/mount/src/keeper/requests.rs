@@ -55,6 +55,11 @@ impl Keeper {
                 value(())
             }
             KeeperRequest::Sync { volume } => value(self.ask_worker::<()>(volume, &WorkerRequest::Sync, None)?),
+            // Reading everything takes what it takes.
+            KeeperRequest::Check { volume, repair } => self.ask_worker(volume, &WorkerRequest::Check { repair }, None),
+            KeeperRequest::CheckProgress { volume } => self.ask_worker(volume, &WorkerRequest::CheckProgress, Some(QUESTION)),
+            KeeperRequest::Space { volume } => self.ask_worker(volume, &WorkerRequest::Space, None),
+            KeeperRequest::Collect { volume, dry_run } => self.ask_worker(volume, &WorkerRequest::Collect { dry_run }, None),
             KeeperRequest::Shutdown => value(self.may_stop()?),
         }
     }

@@ -1,4 +1,4 @@
-//! A worker's own socket: usage, quota, sync, and the FUSE device for a keeper that lost it.
+//! A worker's own socket: usage, quota, sync, check, collection, and the FUSE device for a keeper that lost it.
 
 use super::from_fs;
 use crate::protocol::{Served, WorkerRequest};
@@ -45,6 +45,19 @@ impl Control {
             WorkerRequest::Sync => {
                 self.runtime.block_on(self.fs.sync_all()).map_err(|e| from_fs("making everything durable", &e))?;
                 Ok(Value::Null)
+            }
+            WorkerRequest::Check { repair } => {
+                let report = self.runtime.block_on(self.fs.examine(repair)).map_err(|e| from_fs("checking", &e))?;
+                value(serde_json::to_value(report))
+            }
+            WorkerRequest::CheckProgress => value(serde_json::to_value(self.fs.check_progress())),
+            WorkerRequest::Space => {
+                let space = self.runtime.block_on(self.fs.space()).map_err(|e| from_fs("looking where the bytes are", &e))?;
+                value(serde_json::to_value(space))
+            }
+            WorkerRequest::Collect { dry_run } => {
+                let report = self.runtime.block_on(self.fs.collect(dry_run)).map_err(|e| from_fs("collecting", &e))?;
+                value(serde_json::to_value(report))
             }
             WorkerRequest::Open { .. } | WorkerRequest::Serve { .. } => Err(Error::invalid("this worker serves already")),
         }

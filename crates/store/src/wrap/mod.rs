@@ -6,11 +6,13 @@
 //! and goes outside of all of them, so that they see what the store sees.
 
 mod fault;
+mod guard;
 mod meter;
 mod record;
 mod seal;
 
 pub use fault::{Damage, Fault, Plan};
+pub use guard::guard;
 pub use meter::{Counts, Meter};
 pub use record::{Mutation, Record};
 pub use seal::{BrokenSeal, Seal, SealKeys};

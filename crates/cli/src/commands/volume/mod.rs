@@ -2,6 +2,7 @@
 
 mod adopt;
 mod create;
+mod du;
 mod inspect;
 mod list;
 mod protect;
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "rm")]
     Remove(remove::Args),
     Restore(restore::Args),
+    Du(du::Args),
 }
 
 pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
@@ -37,5 +39,6 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
         Command::Protect(args) => protect::run(&args, cx).await,
         Command::Remove(args) => remove::run(&args, cx).await,
         Command::Restore(args) => restore::run(&args, cx).await,
+        Command::Du(args) => du::run(&args, cx).await,
     }
 }

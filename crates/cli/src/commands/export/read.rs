@@ -1,0 +1,233 @@
+//! Walking over a volume from its root and giving everything to a sink. What cannot be read is named, and the rest goes on.
+
+use super::{Damaged, Report};
+use orlop_chunkfs::{Attr, FileKind, FileSystem, FsError, Ino, ROOT_INO, Seek};
+use orlop_model::{Error, Result};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes that are read at once.
+const PIECE: u64 = 1 << 20;
+/// Where something does not read, what is around it is read in pieces of this size.
+const BLOCK: u64 = 4096;
+
+/// Attributes by name.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What of a file's content was read.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// Stretches of data, in order; the rest are holes.
+    pub(super) data: Vec<(u64, u64)>,
+    /// Stretches that could not be read, and why the first of them could not.
+    pub(super) bad: Vec<(u64, u64)>,
+    pub(super) why: String,
+}
+
+/// Takes what comes out of a volume, folders before what is in them. Paths are relative to the volume's root.
+pub(super) trait Sink {
+    /// A folder; its attributes are set when all is in it.
+    fn folder(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()>;
+    /// A file to write content to, before its name is known to be good.
+    fn begin_file(&mut self, path: &Path) -> Result<File>;
+    /// The file is written as far as it could be read.
+    fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, content: &Content) -> Result<()>;
+    /// Another name of what has come before.
+    fn link(&mut self, path: &Path, first: &Path) -> Result<()>;
+    /// A symbolic link.
+    fn symlink(&mut self, path: &Path, target: &[u8], attr: &Attr, xattrs: &Xattrs) -> Result<()>;
+    /// A pipe, socket or device.
+    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()>;
+    /// All has come; tells what the reader should know.
+    fn finish(&mut self) -> Result<Vec<String>>;
+}
+
+/// The end of the name of a file that could not be read whole.
+pub(super) const DAMAGED: &str = ".orlop-damaged";
+
+/// The name under which a file comes out.
+pub(super) fn name_of(path: &Path, content: &Content) -> PathBuf {
+    if content.bad.is_empty() {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(DAMAGED);
+    name.into()
+}
+
+pub(super) struct Walk<'a, F> {
+    fs: &'a FileSystem,
+    sink: &'a mut dyn Sink,
+    pub(super) report: Report,
+    tell: F,
+    /// Where files of several names came out first.
+    first: HashMap<Ino, PathBuf>,
+}
+
+impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
+    pub(super) fn new(fs: &'a FileSystem, sink: &'a mut dyn Sink, report: Report, tell: F) -> Self {
+        Walk { fs, sink, report, tell, first: HashMap::new() }
+    }
+
+    pub(super) async fn all(&mut self) -> Result<()> {
+        let mut todo = vec![(PathBuf::new(), ROOT_INO)];
+        while let Some((path, ino)) = todo.pop() {
+            let (attr, xattrs) = match self.about(ino).await {
+                Ok(it) => it,
+                Err(e) => {
+                    self.damaged(&path, &e);
+                    continue;
+                }
+            };
+            self.sink.folder(&path, &attr, &xattrs)?;
+            self.report.folders += 1;
+            let mut cookie = 0;
+            loop {
+                let entries = match self.fs.readdir(ino, cookie, 512).await {
+                    Ok(entries) => entries,
+                    Err(e) => {
+                        self.damaged(&path, &e);
+                        break;
+                    }
+                };
+                let Some(last) = entries.last() else { break };
+                cookie = last.cookie;
+                for entry in entries {
+                    let path = path.join(OsString::from_vec(entry.name.to_vec()));
+                    (self.tell)(&path.display().to_string(), self.report.bytes);
+                    match entry.kind {
+                        FileKind::Directory => todo.push((path, entry.ino)),
+                        kind => self.one(&path, entry.ino, kind).await?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn about(&self, ino: Ino) -> std::result::Result<(Attr, Xattrs), FsError> {
+        let attr = self.fs.getattr(ino).await?;
+        let mut xattrs = Vec::new();
+        for name in self.fs.listxattr(ino).await? {
+            let value = self.fs.getxattr(ino, &name).await?;
+            xattrs.push((name.to_vec(), value.to_vec()));
+        }
+        Ok((attr, xattrs))
+    }
+
+    fn damaged(&mut self, path: &Path, why: &FsError) {
+        self.report.damaged.push(Damaged { path: format!("/{}", path.display()), why: why.to_string() });
+    }
+
+    async fn one(&mut self, path: &Path, ino: Ino, kind: FileKind) -> Result<()> {
+        if let Some(first) = self.first.get(&ino) {
+            self.report.others += 1;
+            return self.sink.link(path, first);
+        }
+        let (attr, xattrs) = match self.about(ino).await {
+            Ok(it) => it,
+            Err(e) => {
+                self.damaged(path, &e);
+                return Ok(());
+            }
+        };
+        let mut out = path.to_owned();
+        match kind {
+            FileKind::File => {
+                let file = self.sink.begin_file(path)?;
+                let content =
+                    self.content(ino, attr.size, &file).await.map_err(|e| Error::io(format_args!("writing {}", path.display()), &e))?;
+                if let (Some((from, _)), n) = (content.bad.first(), content.bad.iter().map(|(from, to)| to - from).sum::<u64>()) {
+                    let why = format!(
+                        "{n} bytes from byte {from} on could not be read: {}; the rest is in {}",
+                        content.why,
+                        name_of(path, &content).display()
+                    );
+                    self.report.damaged.push(Damaged { path: format!("/{}", path.display()), why });
+                }
+                out = name_of(path, &content);
+                self.sink.end_file(path, file, &attr, &xattrs, &content)?;
+                self.report.files += 1;
+            }
+            FileKind::Symlink => match self.fs.readlink(ino).await {
+                Ok(target) => {
+                    self.sink.symlink(path, &target, &attr, &xattrs)?;
+                    self.report.others += 1;
+                }
+                Err(e) => self.damaged(path, &e),
+            },
+            _ => {
+                self.sink.node(path, &attr, &xattrs)?;
+                self.report.others += 1;
+            }
+        }
+        if attr.nlink > 1 {
+            self.first.insert(ino, out);
+        }
+        Ok(())
+    }
+
+    /// Copies what can be read of a file's content.
+    async fn content(&mut self, ino: Ino, size: u64, to: &File) -> std::io::Result<Content> {
+        let mut content = Content::default();
+        to.set_len(size)?;
+        let mut at = 0;
+        while at < size {
+            // Where holes cannot be told, everything is data.
+            let from = match self.fs.seek(ino, at, Seek::Data).await {
+                Ok(from) => from,
+                Err(FsError::NoSuchPosition) => break,
+                Err(_) => at,
+            };
+            let end = self.fs.seek(ino, from, Seek::Hole).await.unwrap_or(size).clamp(from + 1, size.max(from + 1)).min(size);
+            at = from;
+            while at < end {
+                let want = PIECE.min(end - at);
+                self.piece(ino, at, want, to, &mut content).await?;
+                at += want;
+            }
+            at = end;
+        }
+        Ok(content)
+    }
+
+    async fn piece(&mut self, ino: Ino, at: u64, want: u64, to: &File, content: &mut Content) -> std::io::Result<()> {
+        match self.fs.read(ino, at, want as u32).await {
+            Ok(bytes) => {
+                to.write_all_at(&bytes, at)?;
+                self.report.bytes += bytes.len() as u64;
+                grow(&mut content.data, at, at + bytes.len() as u64);
+                Ok(())
+            }
+            Err(e) if want <= BLOCK => {
+                if content.bad.is_empty() {
+                    content.why = e.to_string();
+                }
+                grow(&mut content.bad, at, at + want);
+                Ok(())
+            }
+            Err(_) => {
+                // Block by block, to lose no more than is lost.
+                let mut from = at;
+                while from < at + want {
+                    let to_end = (BLOCK - from % BLOCK).min(at + want - from);
+                    Box::pin(self.piece(ino, from, to_end, to, content)).await?;
+                    from += to_end;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Adds a stretch; one that touches the last one makes that longer.
+fn grow(all: &mut Vec<(u64, u64)>, from: u64, to: u64) {
+    match all.last_mut() {
+        Some(last) if last.1 == from => last.1 = to,
+        _ => all.push((from, to)),
+    }
+}

@@ -1,0 +1,232 @@
+//! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
+
+use crate::world::{World, can_mount};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+fn id_of(w: &World, name: &str) -> String {
+    w.json(&["volume", "inspect", name])[0]["id"].as_str().expect("an id").to_owned()
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { todo.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("reads");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("writes");
+}
+
+/// A mounted volume with something of everything; returns its mountpoint and id.
+fn filled(w: &World, name: &str) -> (PathBuf, String) {
+    w.run(&["volume", "create", name]).ok();
+    let dir = PathBuf::from(w.dir(&format!("mnt-{name}")));
+    w.run(&["mount", name, dir.to_str().expect("plain")]).ok();
+    std::fs::create_dir_all(dir.join("a/b")).expect("folders");
+    std::fs::write(dir.join("a/b/data"), vec![7u8; 100_000]).expect("written");
+    std::fs::write(dir.join("small"), "hello").expect("written");
+    std::fs::set_permissions(dir.join("small"), std::fs::Permissions::from_mode(0o4751)).expect("mode");
+    std::os::unix::fs::symlink("a/b/data", dir.join("link")).expect("link");
+    std::fs::hard_link(dir.join("small"), dir.join("a/hard")).expect("link");
+    let sparse = std::fs::File::create(dir.join("sparse")).expect("made");
+    sparse.set_len(50 << 20).expect("grown");
+    sparse.write_all_at(b"far", 40 << 20).expect("written");
+    sparse.sync_all().expect("synced");
+    for f in ["a/b/data", "small"] {
+        std::fs::File::open(dir.join(f)).and_then(|f| f.sync_all()).expect("synced");
+    }
+    (dir, id_of(w, name))
+}
+
+fn staged(w: &World, id: &str) -> PathBuf {
+    let mut all = files_below(&w.root.join("state").join(id).join("staged"));
+    all.retain(|p| p.extension().is_some_and(|e| e == "segment"));
+    all.into_iter().max_by_key(|p| p.metadata().expect("there").len()).expect("one staged file")
+}
+
+#[test]
+fn a_whole_volume_checks_clean_and_a_flipped_byte_is_named_with_its_file() {
+    if !can_mount("a_whole_volume_checks_clean_and_a_flipped_byte_is_named_with_its_file") {
+        return;
+    }
+    let w = World::up();
+    let (dir, id) = filled(&w, "db");
+    let report = w.json(&["check", "db"]);
+    assert_eq!(report["clean"], true, "{report}");
+    assert!(report["bytes"].as_u64().expect("bytes") > 100_000 && report["inodes"].as_u64() == Some(7), "{report}");
+    w.run(&["unmount", dir.to_str().expect("plain")]).ok();
+
+    let file = staged(&w, &id);
+    flip(&file, 4096 + 10);
+    let ended = w.run(&["check", "db", "--output", "json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    let report = ended.json();
+    let finding = &report["findings"][0];
+    assert_eq!(finding["at"], file.to_str().expect("plain"), "{report}");
+    assert_eq!(finding["state"], "left");
+    let paths = finding["paths"].as_array().expect("paths");
+    assert!(paths.iter().all(|p| ["/a/b/data", "/small", "/a/hard", "/sparse"].iter().any(|q| p == q)) && !paths.is_empty(), "{report}");
+    // What people see names both as well, and the check of an attached volume is the same.
+    let text = w.run(&["check", "db"]);
+    assert_eq!(text.code, 1);
+    assert!(text.out.contains(file.to_str().expect("plain")) && text.out.contains("hits /"), "{}", text.out);
+    flip(&file, 4096 + 10);
+    w.run(&["check", "db"]).ok();
+}
+
+#[test]
+fn a_volume_that_cannot_be_opened_is_checked_thing_by_thing() {
+    if !can_mount("a_volume_that_cannot_be_opened_is_checked_thing_by_thing") {
+        return;
+    }
+    let w = World::up();
+    let (dir, id) = filled(&w, "db");
+    w.run(&["unmount", dir.to_str().expect("plain")]).ok();
+    let header = w.root.join("stores/default/volumes").join(&id).join("volume.json");
+    flip(&header, 30);
+    let ended = w.run(&["check", "db", "--output", "json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    let report = ended.json();
+    assert!(report["findings"][0]["what"].as_str().expect("text").contains("cannot be opened"), "{report}");
+    let named = report["findings"].as_array().expect("list").iter().any(|f| f["at"].as_str().is_some_and(|a| a.ends_with("volume.json")));
+    assert!(named, "{report}");
+    flip(&header, 30);
+    w.run(&["check", "db"]).ok();
+}
+
+#[test]
+fn du_adds_up_to_what_is_there() {
+    if !can_mount("du_adds_up_to_what_is_there") {
+        return;
+    }
+    let w = World::up();
+    let (_dir, id) = filled(&w, "db");
+    let space = w.json(&["volume", "du", "db"]);
+    assert_eq!(space["apparent_bytes"].as_u64(), Some(100_000 + 5 + (50 << 20)), "{space}");
+    assert_eq!(space["allocated_bytes"].as_u64(), Some((25 + 1 + 1) * 4096), "{space}");
+    // Twice, since something may be written between the looks.
+    let close = || {
+        let space = w.json(&["volume", "du", "db"]);
+        let sum = |dir: PathBuf| files_below(&dir).iter().map(|p| p.metadata().map_or(0, |m| m.len())).sum::<u64>();
+        let shares = |side: &str| space[side].as_array().expect("shares").iter().map(|s| s["bytes"].as_u64().expect("bytes")).sum::<u64>();
+        let host = sum(w.root.join("state").join(&id));
+        let store = sum(w.root.join("stores/default/volumes").join(&id));
+        assert_eq!(space["host_bytes"].as_u64(), Some(shares("host")));
+        assert_eq!(space["store_bytes"].as_u64(), Some(shares("store")));
+        space["host_bytes"].as_u64() == Some(host) && space["store_bytes"].as_u64() == Some(store)
+    };
+    crate::world::wait("the sums are what is there", close);
+    let text = w.run(&["volume", "du", "db", "--explain"]).ok().out;
+    for word in ["staged live", "journal", "namespace", "header"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+#[test]
+fn gc_takes_a_stray_on_the_second_run_and_nothing_else() {
+    if !can_mount("gc_takes_a_stray_on_the_second_run_and_nothing_else") {
+        return;
+    }
+    let w = World::up();
+    let (dir, id) = filled(&w, "db");
+    let store = w.root.join("stores/default/volumes").join(&id);
+    std::fs::create_dir_all(store.join("packs")).expect("folder");
+    let stray = store.join("packs/0123456789abcdef0123456789abcdef");
+    let odd = store.join("notes.txt");
+    for f in [&stray, &odd] {
+        std::fs::write(f, "left over").expect("written");
+    }
+    let rehearsal = w.json(&["gc", "db", "--dry-run"]);
+    assert_eq!(rehearsal["db"]["marked"].as_array().expect("list").len(), 1, "{rehearsal}");
+    let first = w.json(&["gc", "db"]);
+    assert!(first["db"]["deleted"].as_array().expect("list").is_empty() && stray.exists(), "{first}");
+    let second = w.json(&["gc"]);
+    assert_eq!(
+        second["db"]["deleted"][0]["at"].as_str().expect("a path").rsplit('/').next(),
+        stray.file_name().and_then(|n| n.to_str()),
+        "{second}"
+    );
+    assert!(!stray.exists() && odd.exists(), "what is not known is kept");
+    assert_eq!(second["db"]["unknown"].as_array().expect("list").len(), 1);
+    assert_eq!(std::fs::read(dir.join("a/b/data")).expect("reads"), vec![7u8; 100_000]);
+    w.run(&["check", "db"]).ok();
+}
+
+fn same_tree(a: &Path, b: &Path) {
+    for (path, target) in [("a/b/data", None), ("small", None), ("sparse", None), ("link", Some("a/b/data")), ("a", None)] {
+        let (x, y) = (a.join(path).symlink_metadata().expect(path), b.join(path).symlink_metadata().expect(path));
+        assert_eq!(
+            (x.mode(), x.uid(), x.gid(), x.mtime(), x.mtime_nsec()),
+            (y.mode(), y.uid(), y.gid(), y.mtime(), y.mtime_nsec()),
+            "{path}"
+        );
+        if x.is_file() {
+            assert!(std::fs::read(a.join(path)).expect(path) == std::fs::read(b.join(path)).expect(path), "{path}");
+        }
+        if let Some(target) = target {
+            assert_eq!(std::fs::read_link(b.join(path)).expect(path), Path::new(target));
+        }
+    }
+    assert_eq!(b.join("small").metadata().expect("there").ino(), b.join("a/hard").metadata().expect("there").ino());
+    assert!(b.join("sparse").metadata().expect("there").blocks() < 1000, "holes stay holes");
+}
+
+#[test]
+fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
+    if !can_mount("export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing") {
+        return;
+    }
+    let w = World::up();
+    let (dir, id) = filled(&w, "db");
+    let url = format!("file://{}", w.root.join("stores/default").display());
+    let state = w.root.join("state").join(&id);
+    let stamp = |dir: &Path| {
+        let mut all: Vec<_> = files_below(dir)
+            .into_iter()
+            .map(|p| (p.clone(), p.metadata().expect("there").mtime_nsec(), p.metadata().expect("there").len()))
+            .collect();
+        all.sort();
+        all
+    };
+    let listed = w.run(&["export", "--store", &url]).ok();
+    assert_eq!(listed.out.trim(), id);
+    let unknown = w.run(&["export", "00000000-0000-4000-8000-000000000000", "--store", &url, "--to", "x"]);
+    assert_eq!(unknown.code, 3, "{}", unknown.err);
+    assert!(unknown.err.contains(&id), "the error lists what is there: {}", unknown.err);
+
+    let before = stamp(&w.root.join("stores/default/volumes").join(&id));
+    let to = w.path("out");
+    w.run(&["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", to.to_str().expect("plain")]).ok();
+    same_tree(&dir, &to);
+    assert_eq!(stamp(&w.root.join("stores/default/volumes").join(&id)), before, "the store is as it was");
+    // The writer goes on as if nothing had been.
+    std::fs::write(dir.join("after"), "still mine").expect("written");
+    std::fs::File::open(dir.join("after")).and_then(|f| f.sync_all()).expect("synced");
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+
+    // Again as a tar file, of a volume that is damaged and at rest.
+    w.run(&["unmount", dir.to_str().expect("plain")]).ok();
+    let tar = w.path("out.tar");
+    let words = ["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", tar.to_str().expect("plain")];
+    w.run(&words).ok();
+    let unpacked = w.dir("unpacked");
+    let tarred = std::process::Command::new("tar").args(["-xpf", tar.to_str().expect("plain"), "-C", &unpacked, "--xattrs"]).status();
+    assert!(tarred.expect("tar runs").success());
+    same_tree(&to, Path::new(&unpacked));
+    std::fs::remove_file(&tar).expect("removed");
+    flip(&staged(&w, &id), 4096 + 10);
+    let ended = w.run(&words);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    assert!(ended.out.contains("damaged:"), "{}", ended.out);
+    assert!(files_below(&w.path("")).iter().all(|p| !p.to_string_lossy().contains(".orlop-export-")), "no scratch is left");
+}
