@@ -294,7 +294,7 @@ fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Opt
 pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64) -> (Option<u64>, Option<String>) {
     match header(bytes, volume, first, Path::new("")) {
         Ok(Some(_)) => {}
-        Ok(None) => return (None, Some("its head is damaged".to_owned())),
+        Ok(None) => return (None, Some("its header is damaged".to_owned())),
         Err(ScanError::Foreign(_)) => return (None, Some("it belongs to another volume".to_owned())),
         Err(e) => return (None, Some(e.to_string())),
     }

@@ -114,12 +114,12 @@ pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
 
 /// What is wrong with the first block of a staged file, if anything.
 pub(crate) fn inspect_header(block: &[u8], volume: [u8; 16], segment: u64, id: [u8; 16]) -> Option<String> {
-    let Some(h) = block.get(..B) else { return Some("it is too short for its head".to_owned()) };
+    let Some(h) = block.get(..B) else { return Some("it is too short for its header".to_owned()) };
     if crc32c::crc32c(&h[..60]).to_le_bytes() != h[60..64] || &h[..8] != MAGIC || h[64..].iter().any(|b| *b != 0) {
-        return Some("its head is damaged".to_owned());
+        return Some("its header is damaged".to_owned());
     }
     if h[8..24] != volume || h[24..32] != segment.to_le_bytes() || h[32..48] != id {
-        return Some("its head is of another segment".to_owned());
+        return Some("its header is of another segment".to_owned());
     }
     None
 }

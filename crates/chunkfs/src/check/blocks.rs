@@ -71,7 +71,8 @@ impl FileSystem {
                 for n in bad {
                     let named = named(ino, chunk, run, n);
                     if self.still_there(run.segment, &named).await {
-                        let d = g.damaged(FindingKind::Staged, path.clone(), why.clone());
+                        let which = if pack.is_some() { format!("{why} (the copy on this host)") } else { why.clone() };
+                        let d = g.damaged(FindingKind::Staged, path.clone(), which);
                         hit(d, &named);
                         d.other_copy = pack.map(|at| at.segment);
                     }
