@@ -142,7 +142,7 @@ impl FileSystem {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(host_error("removing a file", &e)),
                 _ => Ok(()),
             },
-            None => match self.ns.store().delete(&f.stray.at.as_str().into()).await {
+            None => match self.ns.raw().delete(&f.stray.at.as_str().into()).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(e) => Err(FsError::Io(e.to_string())),
             },

@@ -20,6 +20,9 @@ const B: usize = BLOCK as usize;
 /// Garbage below this is left alone: 128 MiB.
 const GARBAGE_MIN: u64 = (128 << 20) / BLOCK;
 
+/// Small packs that are worth being merged.
+const SMALL_PACKS: usize = 64;
+
 impl FileSystem {
     /// Moves what is live out of segments that are mostly garbage, if there is much of it.
     pub(crate) async fn compact(&self) -> FsResult<()> {
@@ -52,15 +55,21 @@ impl FileSystem {
     fn victims(&self, all: bool) -> HashSet<u64> {
         let st = self.lock();
         let current = st.current.as_ref().map(|c| c.segment);
-        let full = u64::from(st.segment_blocks);
         let sealed = || st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0);
         let live: u64 = sealed().map(|(_, s)| s.live).sum();
-        let garbage: u64 = sealed().map(|(_, s)| full.saturating_sub(s.live)).sum();
-        if !all && garbage < GARBAGE_MIN.max(live / 4) {
-            return HashSet::new();
+        let garbage: u64 = sealed().map(|(_, s)| st.blocks_of(s).saturating_sub(s.live)).sum();
+        let mut victims = HashSet::new();
+        if all || garbage >= GARBAGE_MIN.max(live / 4) {
+            let limit = |s: &crate::row::Segment| if all { st.blocks_of(s) } else { st.blocks_of(s) / 2 };
+            victims.extend(sealed().filter(|(_, s)| s.live < limit(s)).map(|(n, _)| *n));
         }
-        let limit = if all { full } else { full / 2 };
-        sealed().filter(|(_, s)| s.live < limit).map(|(n, _)| *n).collect()
+        // Folds of a quiet volume leave small packs; many of them become few.
+        let small = |s: &crate::row::Segment| s.pack.is_some_and(|p| p.blocks < st.segment_blocks / 4);
+        let small: Vec<u64> = sealed().filter(|(_, s)| small(s)).map(|(n, _)| *n).collect();
+        if small.len() >= SMALL_PACKS {
+            victims.extend(small);
+        }
+        victims
     }
 
     /// Moves what is live out of these segments.

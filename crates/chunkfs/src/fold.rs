@@ -101,15 +101,20 @@ impl FileSystem {
         if self.durable.load(Ordering::Acquire) >= seq {
             return Ok(());
         }
-        if let Some(shipping) = &self.shipping {
-            self.say_unsent(shipping).await?;
-        }
         // Everything written until here is taken along, so those who wait behind this sync find it done.
-        let (upto, work) = {
-            let mut st = self.lock();
-            let work = self.take_unsynced(&mut st)?;
-            st.unsynced_bytes = 0;
-            (st.journal.seq(), work)
+        let (upto, work) = loop {
+            {
+                let mut st = self.lock();
+                let unsent = st.outbox.as_ref().is_some_and(|o| o.unsent() > 0);
+                if !unsent || self.shipping.as_ref().is_none_or(|s| s.lease.says_unsent()) {
+                    let work = self.take_unsynced(&mut st)?;
+                    st.unsynced_bytes = 0;
+                    break (st.journal.seq(), work);
+                }
+            }
+            if let Some(shipping) = &self.shipping {
+                self.say_unsent(shipping).await?;
+            }
         };
         let disk = self.disk.clone();
         let done = blocking(move || work.run(&*disk)).await;
@@ -277,6 +282,9 @@ impl FileSystem {
     /// Tells whether trying again makes sense.
     pub(crate) async fn make_room(&self) -> bool {
         self.free_orphans().await;
+        if let Some(shipping) = &self.shipping {
+            return self.send_for_room(shipping).await;
+        }
         let mut made = false;
         if self.has_dead() {
             made = self.fold().await.is_ok();
@@ -290,6 +298,21 @@ impl FileSystem {
             made = true;
         }
         made
+    }
+
+    /// The same on a volume whose home is the store: copies go, and what is only here is sent first.
+    async fn send_for_room(&self, shipping: &Shipping) -> bool {
+        loop {
+            if self.evict(0).await > 0 {
+                return true;
+            }
+            if self.lock().unpacked_bytes() == 0 || shipping.check_outage().is_err() {
+                return false;
+            }
+            let folded = self.wake.folded.notified();
+            self.wake.fold.notify_one();
+            let _ = tokio::time::timeout(Duration::from_secs(1), folded).await;
+        }
     }
 
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.

@@ -209,7 +209,7 @@ impl FileSystem {
             let usage = Usage {
                 used_bytes: st.sb.used_blocks * crate::types::BLOCK,
                 inodes: st.sb.inodes,
-                unsynced_bytes: st.unsynced_bytes,
+                unsynced_bytes: st.not_yet_safe(),
                 host_bytes: st.journal.len() + st.copies.packs.as_ref().map_or(0, |p| p.cached_bytes()),
             };
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
@@ -221,7 +221,7 @@ impl FileSystem {
 
     /// Bytes acknowledged that a power failure could still take.
     pub fn unsynced_bytes(&self) -> u64 {
-        self.lock().unsynced_bytes
+        self.lock().not_yet_safe()
     }
 
     /// Sets the most bytes that files may take; fails with `Quota` below what they take now.

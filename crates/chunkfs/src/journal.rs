@@ -363,7 +363,7 @@ fn frames(bytes: &[u8], first: u64) -> Frames {
     // A marker or a later record beyond a break tells that the break is damage: look at every byte, a frame may start anywhere.
     for at in pos..bytes.len() {
         match frame_at(bytes, at) {
-            Some((seq, MARKER, body, _)) if body.is_empty() => durable = durable.max(seq),
+            Some((seq, MARKER, [], _)) => durable = durable.max(seq),
             Some((seq, RECORD, _, _)) => damaged |= seq > records.last().map_or(first, |r| r.seq),
             _ => {}
         }

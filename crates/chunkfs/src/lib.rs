@@ -23,6 +23,7 @@ mod open;
 mod ops;
 mod pack;
 mod reap;
+mod recover;
 mod remote;
 pub mod rescue;
 mod row;

@@ -68,7 +68,7 @@ impl Namespace {
     }
 
     /// The store that the volume is on.
-    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+    pub(crate) fn raw(&self) -> &Arc<dyn ObjectStore> {
         &self.raw
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct State {
     pub(crate) outbox: Option<Outbox>,
     /// Told when a segment is full, if somebody wants to know.
     pub(crate) full: Option<Arc<tokio::sync::Notify>>,
+    /// Whether a change counts as safe only once the store has it.
+    pub(crate) safe_in_store: bool,
     /// Blocks after which a segment is full.
     pub(crate) segment_blocks: u32,
     pub(crate) quota_blocks: Option<u64>,
@@ -451,6 +453,19 @@ impl State {
         let dead = self.segments.iter().filter(|(n, s)| s.live == 0 && Some(**n) != current && !self.pins.contains_key(n));
         let filling = self.current.as_ref().map_or((0, 0), |c| (c.segment, u64::from(c.next)));
         dead.map(|(n, _)| if *n == filling.0 { filling.1 } else { u64::from(self.segment_blocks) }).sum()
+    }
+
+    /// Bytes acknowledged and not yet safe in the volume's durability class.
+    pub(crate) fn not_yet_safe(&self) -> u64 {
+        match &self.outbox {
+            Some(outbox) if self.safe_in_store => outbox.unsent(),
+            _ => self.unsynced_bytes,
+        }
+    }
+
+    /// Blocks that a segment has or will have.
+    pub(crate) fn blocks_of(&self, segment: &Segment) -> u64 {
+        u64::from(segment.pack.map_or(self.segment_blocks, |p| p.blocks))
     }
 
     /// Bytes of segments that are only on this host, on a volume whose home is the store.

@@ -62,7 +62,7 @@ impl FileSystem {
             return Err(FsError::Io("the volume has no home in the store".to_owned()));
         };
         shipping.lease.renew(None).await?;
-        let store = self.ns.store();
+        let store = self.ns.raw();
         let (from, to) = (StorePath::from(at), StorePath::from(format!("{at}{ASIDE}")));
         let failed = |e: object_store::Error| FsError::Io(format!("{from}: {e}"));
         match store.copy(&from, &to).await {

@@ -63,7 +63,7 @@ impl<'a> Places<'a> {
     /// Those of an open volume.
     pub(crate) fn of(fs: &'a FileSystem, view: &'a View) -> Places<'a> {
         Places {
-            store: fs.ns.store(),
+            store: fs.ns.raw(),
             prefix: fs.ns.prefix(),
             volume: fs.volume,
             disk: &*fs.disk,

@@ -155,7 +155,8 @@ impl Lease {
             };
             let began = uptime_ms();
             match write(&*store, &path, &owner, mode).await {
-                Ok(at) => {
+                // A store may let two win who replace the same record at once: the one whose record stays has it.
+                Ok(at) if stays(&*store, &path, &owner).await? => {
                     let lease = Lease {
                         store,
                         path,
@@ -168,6 +169,7 @@ impl Lease {
                     lease.extend(began);
                     return Ok(lease);
                 }
+                Ok(_) => {}
                 // Somebody was faster; or the answer to our own attempt was lost, which the next look tells.
                 Err(e) if is_lost_race(&e) => {}
                 Err(e) => {
@@ -253,6 +255,11 @@ impl Lease {
             }
         }
     }
+}
+
+async fn stays(store: &dyn ObjectStore, path: &StorePath, owner: &Owner) -> Result<bool> {
+    let seen = look_patiently(store, path).await?;
+    Ok(seen.is_some_and(|(now, _)| now.nonce == owner.nonce))
 }
 
 fn nonce() -> String {

@@ -78,11 +78,6 @@ impl Outbox {
         self.last < self.first
     }
 
-    /// Number of the first record that was not taken.
-    pub(crate) fn first(&self) -> u64 {
-        self.first
-    }
-
     /// Bytes of records that wait.
     pub(crate) fn record_bytes(&self) -> usize {
         self.frames.len()
@@ -135,6 +130,6 @@ mod tests {
         assert_eq!(parcel.extents, [(7, 0, 1), (7, 3, 40), (8, 43, 1)]);
         assert_eq!(o.unsent(), 42 * BLOCK);
         o.arrived(parcel.weight);
-        assert_eq!((o.unsent(), o.is_empty(), o.first()), (0, true, 1));
+        assert_eq!((o.unsent(), o.is_empty()), (0, true));
     }
 }

@@ -62,6 +62,9 @@ pub(crate) struct LogEnd {
     pub(crate) sent: u64,
 }
 
+/// Extents, and the files that they are read from.
+type Located = Vec<(Extent, Arc<dyn HostFile>)>;
+
 /// The sending half of a volume whose home is the store.
 pub(crate) struct Shipping {
     pub(crate) config: Remote,
@@ -206,15 +209,17 @@ impl Shipping {
     async fn create(&self, path: &object_store::path::Path, bytes: Bytes) -> object_store::Result<Option<Bytes>> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, bytes.into(), options).await {
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Some(self.store.get(path).await?.bytes().await?))
-            }
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Some(self.whole(path).await?)),
             done => done.map(|_| None),
         }
     }
 
+    async fn whole(&self, path: &object_store::path::Path) -> object_store::Result<Bytes> {
+        self.store.get(path).await?.bytes().await
+    }
+
     /// Sends one object; comes back only when it is there, when somebody else has the volume, or with a broken disk.
-    async fn send(&self, place: Place, parcel: Parcel, extents: Vec<(Extent, Arc<dyn HostFile>)>) -> FsResult<(u64, u64)> {
+    async fn send(&self, place: Place, parcel: Parcel, extents: Located) -> FsResult<(u64, u64)> {
         let head = Head { volume: self.volume, place, nonce: rand::random() };
         let (first, last, weight, frames) = (parcel.first, parcel.last, parcel.weight, parcel.frames);
         let bytes: Bytes = blocking(move || {
@@ -233,8 +238,14 @@ impl Shipping {
         .map_err(|e| host_error("reading a segment", &e))?;
         let path = place.path(&self.prefix);
         let put = self.patience.for_ever(path.as_ref(), || self.create(&path, bytes.clone()));
-        let put = put.await?.map_err(|e| FsError::Io(format!("{path}: {e}")))?;
-        if let Some(there) = put {
+        let mut there = put.await?.map_err(|e| FsError::Io(format!("{path}: {e}")))?;
+        if there.is_none() && !self.lease.is_valid() {
+            // So long under way that somebody may have taken the volume meanwhile: on a store that does not decide between
+            // two that create the same object at once, his fence may have replaced it.
+            let look = self.patience.for_ever(path.as_ref(), || self.whole(&path)).await?;
+            there = Some(look.map_err(|e| FsError::Fenced(format!("{path}: {e}")))?);
+        }
+        if let Some(there) = there {
             // An attempt of ours whose answer was lost, or the fence of a successor.
             let object = decode(&there, self.volume, place).map_err(|e| FsError::Corrupt(format!("{path}: {e}")))?;
             if object.head != head {
@@ -396,26 +407,19 @@ impl FileSystem {
         };
         let size = file.size().map_err(|e| host_error("asking for a segment's size", &e))?;
         let blocks = (size / BLOCK).saturating_sub(1) as u32;
-        let what = pack::path(&shipping.prefix, &id);
         let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume };
         let packed = pack::upload(&shipping.patience, &target, number, &id, file, blocks, shipping.config.compression).await?;
-        let wanted = {
+        {
             let mut st = self.lock();
-            let row = st.segments.get(&number).cloned();
-            if let Some(row) = &row {
-                let row = crate::row::Segment { pack: Some(packed), ..row.clone() };
-                let changes = vec![Change::Put(Key::Segment(number), Row::Segment(row))];
-                st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
-            }
-            row.is_some()
-        };
-        if wanted {
-            shipping.tell_waiters();
-            self.keep_to_budget().await;
-            return Ok(());
+            // Without a row all of it was overwritten or removed meanwhile. The object is left to a collection: until the
+            // fold that says so is durable, a successor of this writer may still rely on it.
+            let Some(row) = st.segments.get(&number).cloned() else { return Ok(()) };
+            let row = crate::row::Segment { pack: Some(packed), ..row };
+            let changes = vec![Change::Put(Key::Segment(number), Row::Segment(row))];
+            st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
         }
-        // All of it was overwritten or removed meanwhile.
-        shipping.delete(vec![what]).await;
+        shipping.tell_waiters();
+        self.keep_to_budget().await;
         Ok(())
     }
 
@@ -441,7 +445,7 @@ impl FileSystem {
     }
 
     /// Takes what waits and makes it ready to be sent; `None` if nothing waits.
-    fn take_parcel(&self) -> FsResult<Option<(Parcel, Vec<(Extent, Arc<dyn HostFile>)>)>> {
+    fn take_parcel(&self) -> FsResult<Option<(Parcel, Located)>> {
         let mut st = self.lock();
         let Some(outbox) = st.outbox.as_mut().filter(|o| !o.is_empty()) else { return Ok(None) };
         let parcel = outbox.take();

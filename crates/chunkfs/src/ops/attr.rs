@@ -15,6 +15,9 @@ pub(crate) const MAX_FILE: u64 = i64::MAX as u64;
 /// Chunk rows that one record may cut off; more are cut step by step.
 pub(crate) const CUT_CHUNKS: u64 = 64;
 
+/// Blocks that a store without bounds is said to have: 1 PiB.
+const BOUNDLESS: u64 = (1 << 50) / BLOCK;
+
 impl FileSystem {
     /// The inode that a name in a folder stands for. Counts as told to the kernel.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> FsResult<Attr> {
@@ -102,7 +105,8 @@ impl FileSystem {
         self.page(ino, size / BLOCK).await
     }
 
-    /// Totals of the volume: the quota if there is one, else what the host's disk could hold. Never waits.
+    /// Totals of the volume: the quota if there is one, else what the host's disk could hold, or for a volume whose home
+    /// is the store what no store ever filled up. Never waits.
     pub fn statfs(&self) -> FsResult<Statfs> {
         let mut st = self.lock();
         let (total, free) = st.disk.space(st.files.dir()).map_err(|e| FsError::Io(format!("asking for free space: {e}")))?;
@@ -114,6 +118,10 @@ impl FileSystem {
         let dead = st.dead_blocks().min((total - free.min(total)) / BLOCK);
         let host_free = free.saturating_sub(st.floor()) / BLOCK + dead;
         let (blocks, free) = match st.quota_blocks {
+            quota if st.outbox.is_some() => {
+                let all = quota.unwrap_or(BOUNDLESS).max(used);
+                (all, all - used)
+            }
             Some(quota) => (quota.max(used), quota.saturating_sub(used).min(host_free)),
             None => (used + host_free, host_free),
         };

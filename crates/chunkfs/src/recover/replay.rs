@@ -1,0 +1,369 @@
+//! Recovery, second half: the records that count are applied, and the volume's state is what comes out.
+
+use super::{FileInfo, aside};
+use crate::cache::RowCache;
+use crate::change::{Change, Record};
+use crate::host::{HostDisk, HostFile};
+use crate::journal::{Found, Journal, encode_frame};
+use crate::key::{CHUNK_BLOCKS, Key};
+use crate::log::chain::Chain;
+use crate::log::object::Extent;
+use crate::log::outbox::Outbox;
+use crate::log::patience::Patience;
+use crate::namespace::Namespace;
+use crate::open::{OpenConfig, model_error};
+use crate::remote::Packs;
+use crate::remote::copies::{Copies, read_source};
+use crate::row::{Pack, Row, Segment, Super};
+use crate::segment::{PACK_BLOCKS, SEGMENT_BLOCKS, SegmentFiles, parse_name, write_blocks};
+use crate::state::{Bases, Page, State, Stop};
+use crate::types::{BLOCK, FsError, FsResult};
+use orlop_model::{Durability, Error, Result};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a record was found.
+enum Origin {
+    /// In the store's log: whole, and arrived.
+    Store,
+    /// In the host's journal. Unless it is sure, a power failure may have taken the data that it names.
+    Host { sure: bool, offset: u64, path: PathBuf, file: Arc<dyn HostFile> },
+}
+
+/// What a record says of a segment before it became a pack holds no longer once a later record says that it did: the
+/// file on the host may be gone since. Returns those that did.
+fn know_packs(log: &mut [(u64, Record, Origin)]) -> HashMap<u64, Pack> {
+    let mut packs = HashMap::new();
+    for (_, record, _) in log.iter_mut().rev() {
+        for change in record.changes.iter_mut().rev() {
+            if let Change::Put(Key::Segment(n), Row::Segment(s)) = change {
+                match s.pack {
+                    Some(pack) => drop(packs.insert(*n, pack)),
+                    None => s.pack = packs.get(n).copied(),
+                }
+            }
+        }
+    }
+    packs
+}
+
+/// Puts data that travelled in the log where the records that name it expect it on the host.
+fn stage(files: &mut SegmentFiles, extent: &Extent, data: &[u8]) -> std::io::Result<()> {
+    let file = match files.get(extent.segment, &extent.id) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => files.create(extent.segment, &extent.id)?,
+        found => found?,
+    };
+    write_blocks(&*file, extent.at, data).map(|_| ())
+}
+
+/// Keeps what stands behind the last record of a file beside it, and cuts it off.
+pub(super) fn keep_tail(disk: &dyn HostDisk, path: &Path, file: &dyn HostFile, at: u64, tail: std::ops::Range<u64>) -> std::io::Result<()> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    let mut bytes = vec![0; (tail.end - tail.start) as usize];
+    let got = file.read_at(&mut bytes, tail.start)?;
+    tracing::warn!(path = %path.display(), bytes = got, "what stands behind the last record is no record; set aside as .tail");
+    let name = dir.join(format!("{}.{at:016x}.tail", path.file_name().unwrap_or_default().to_string_lossy()));
+    if let Err(e) = disk.remove(&name)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(e);
+    }
+    let copy = disk.create(&name)?;
+    copy.write_at(&bytes[..got], 0)?;
+    copy.sync_data()?;
+    disk.sync_dir(dir)?;
+    file.set_size(tail.start)
+}
+
+/// Everything that was found.
+pub(super) struct Log {
+    pub(super) replay: Vec<(FileInfo, Vec<Found>)>,
+    /// Journal files that go once they are folded: first record, last record, path.
+    pub(super) finished: Vec<(u64, u64, PathBuf)>,
+    pub(super) old_files: Vec<Arc<dyn HostFile>>,
+    pub(super) journal_dir: PathBuf,
+    /// The last record in the namespace, and the last that the store has.
+    pub(super) applied: u64,
+    pub(super) sent: u64,
+    pub(super) last_found: u64,
+    pub(super) chain: Option<Chain>,
+}
+
+pub(super) struct Shell<'a> {
+    pub(super) config: &'a OpenConfig,
+    pub(super) ns: &'a Namespace,
+    pub(super) volume: [u8; 16],
+    pub(super) segment_dir: PathBuf,
+    pub(super) hash_key: [u8; 32],
+    pub(super) sb: Super,
+    pub(super) segments: HashMap<u64, Segment>,
+}
+
+impl Shell<'_> {
+    pub(super) async fn replay(&mut self, found: Log) -> Result<State> {
+        let Log { replay, mut finished, old_files, journal_dir, applied, sent, last_found, chain } = found;
+        let disk = self.config.host.clone();
+        let mut log = Vec::new();
+        let mut cut = None;
+        let mut seq = sent;
+        let remote = chain.is_some();
+        let mut segment_files = SegmentFiles::new(disk.clone(), self.segment_dir.clone(), self.volume);
+        // First the records are put in order and checked as far as they can be without the state.
+        let mut extents = Vec::new();
+        if let Some(chain) = chain {
+            extents = chain.extents;
+            let above = chain.records.into_iter().filter(|(seq, _)| *seq > applied);
+            log.extend(above.map(|(seq, record)| (seq, record, Origin::Store)));
+        }
+        for (info, records) in replay {
+            for r in records {
+                if r.seq <= sent {
+                    continue;
+                }
+                let sure = info.checked || r.seq <= info.durable;
+                let origin = Origin::Host { sure, offset: r.offset, path: info.path.clone(), file: info.file.clone() };
+                log.push((r.seq, r.record, origin));
+            }
+        }
+        let packed = know_packs(&mut log);
+        for (extent, data) in extents.iter().filter(|(e, _)| !packed.contains_key(&e.segment) && !self.is_packed(e.segment)) {
+            stage(&mut segment_files, extent, data).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
+        }
+        drop(extents);
+        // A journal that starts where nothing was found cannot collide with a file that is there.
+        let journal = Journal::start(disk.clone(), journal_dir.clone(), self.volume, last_found, Vec::new())
+            .map_err(|e| Error::io(journal_dir.display(), &e))?;
+        let mut st = self.state(journal, segment_files);
+        st.copies = self.copies()?;
+        let mut outbox = Outbox::new(sent + 1);
+        let mut frame = Vec::new();
+        for (number, record, origin) in log {
+            if number > sent {
+                frame.clear();
+                encode_frame(&mut frame, number, &record);
+                outbox.push(number, &frame, &record);
+            }
+            let sure = matches!(&origin, Origin::Store | Origin::Host { sure: true, .. });
+            match (self.apply_one(&mut st, record, sure).await, origin) {
+                (Ok(()), _) => seq = number,
+                (Err(FsError::Corrupt(why)), Origin::Host { sure: false, offset, path, file }) => {
+                    tracing::warn!(record = number, %why, "the log ends here: what follows was never made durable");
+                    outbox.cut(number);
+                    cut = Some((number, offset, path, file));
+                    break;
+                }
+                (Err(e), Origin::Host { path, .. }) => return Err(model_error(&format!("record {number} of {}", path.display()), e)),
+                (Err(e), Origin::Store) => return Err(model_error(&format!("record {number} of the log on the store"), e)),
+            }
+        }
+        st.outbox = remote.then_some(outbox);
+        if let Some((at, offset, path, file)) = cut {
+            // The tail is kept in a copy, then cut; later files are set aside whole.
+            self.cut(&journal_dir, at, offset, &path, &*file, &finished).map_err(|e| Error::io(path.display(), &e))?;
+            finished.retain(|(first, _, _)| *first < at);
+            if let Some(f) = finished.last_mut() {
+                f.1 = f.1.min(at - 1);
+            }
+            finished.retain(|(first, last, _)| last >= first);
+        }
+        st.journal = self.restart_journal(journal_dir, seq, last_found, finished)?;
+        st.journal.sync_too(old_files);
+        self.stray_segments(&st).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
+        if self.config.fresh_kernel {
+            st.answers.clear();
+            st.answer_order.clear();
+        } else {
+            st.inherited_below = st.sb.next_ino;
+        }
+        Ok(st)
+    }
+
+    fn is_packed(&self, segment: u64) -> bool {
+        self.segments.get(&segment).is_some_and(|s| s.pack.is_some())
+    }
+
+    /// The journal that records go to: the one started before the replay, or another where the log was cut.
+    fn restart_journal(&self, dir: PathBuf, seq: u64, started_at: u64, finished: Vec<(u64, u64, PathBuf)>) -> Result<Journal> {
+        let disk = self.config.host.clone();
+        let first = dir.join(format!("{:016x}.journal", started_at + 1));
+        disk.remove(&first).map_err(|e| Error::io(first.display(), &e))?;
+        Journal::start(disk, dir.clone(), self.volume, seq, finished).map_err(|e| Error::io(dir.display(), &e))
+    }
+
+    fn cut(
+        &self,
+        dir: &Path,
+        at: u64,
+        offset: u64,
+        path: &Path,
+        file: &dyn HostFile,
+        finished: &[(u64, u64, PathBuf)],
+    ) -> std::io::Result<()> {
+        let disk = &*self.config.host;
+        let size = file.size()?;
+        let mut tail = vec![0; (size - offset) as usize];
+        let got = file.read_at(&mut tail, offset)?;
+        let name = dir.join(format!("{at:016x}.tail"));
+        if let Err(e) = disk.remove(&name)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        let copy = disk.create(&name)?;
+        copy.write_at(&tail[..got], 0)?;
+        copy.sync_data()?;
+        for (first, _, later) in finished.iter().filter(|(first, _, _)| *first > at) {
+            debug_assert!(*first > at);
+            aside(disk, later)?;
+        }
+        if finished.iter().any(|(first, _, p)| p == path && *first == at) {
+            // Nothing of this file counts; its name is wanted for the next one.
+            aside(disk, path)?;
+        } else {
+            file.set_size(offset)?;
+            file.sync_data()?;
+        }
+        disk.sync_dir(dir)
+    }
+
+    /// What of the segments is on this host, and how the others are read.
+    fn copies(&self) -> Result<Copies> {
+        let (config, disk) = (self.config, &self.config.host);
+        let packs = match &config.remote {
+            None => None,
+            Some(remote) => {
+                let dir = config.state_dir.join("cache");
+                let patience = Arc::new(Patience::new(remote.outage, remote.outage_deadline));
+                let packs = Packs::open(config.store.clone(), &config.prefix, disk.clone(), dir.clone(), remote.cache_bytes, patience);
+                Some(packs.map_err(|e| Error::io(dir.display(), &e))?)
+            }
+        };
+        Copies::find(packs, &**disk, &self.segment_dir, &self.segments).map_err(|e| Error::io(self.segment_dir.display(), &e))
+    }
+
+    fn state(&self, journal: Journal, files: SegmentFiles) -> State {
+        State {
+            journal,
+            files,
+            overlay: BTreeMap::new(),
+            overlay_weight: 0,
+            folding: None,
+            folds: 0,
+            clean: RowCache::new(self.config.cache_bytes),
+            sb: self.sb.clone(),
+            segments: self.segments.clone(),
+            copies: Copies::default(),
+            current: None,
+            pins: HashMap::new(),
+            unsynced: HashSet::new(),
+            segment_dir_unsynced: true,
+            dirty: BTreeMap::new(),
+            lookups: HashMap::new(),
+            orphans: HashSet::new(),
+            inherited_below: 0,
+            answers: HashMap::new(),
+            answer_order: VecDeque::new(),
+            outbox: None,
+            full: None,
+            safe_in_store: self.config.remote.as_ref().is_some_and(|r| r.durability == Durability::Remote),
+            segment_blocks: if self.config.remote.is_some() { PACK_BLOCKS } else { SEGMENT_BLOCKS },
+            quota_blocks: self.config.quota_bytes.map(|b| b / BLOCK),
+            written_since_look: 0,
+            host_free: 0,
+            host_total: 0,
+            unsynced_bytes: 0,
+            broken: None,
+            closed: false,
+            hash_key: self.hash_key,
+            disk: self.config.host.clone(),
+            clock: self.config.clock.clone(),
+        }
+    }
+
+    /// Applies one record. Unless it is sure to be whole, the data that it names is read and checked first.
+    async fn apply_one(&mut self, st: &mut State, record: Record, sure: bool) -> FsResult<()> {
+        // Segments that the record itself introduces count for its own mappings.
+        let mut introduced: HashMap<u64, [u8; 16]> = HashMap::new();
+        for c in &record.changes {
+            if let Change::Put(Key::Segment(n), Row::Segment(s)) = c {
+                introduced.insert(*n, s.id);
+            }
+        }
+        let mut bases = Bases::new();
+        for c in &record.changes {
+            match c {
+                Change::Map { ino, chunk, run } => {
+                    self.load_chunk(st, *ino, *chunk).await?;
+                    if run.segment != 0 && !sure {
+                        let id = introduced.get(&run.segment).copied().or_else(|| st.segments.get(&run.segment).map(|s| s.id));
+                        let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {:016x} has no row", run.segment)))?;
+                        let source = st.source_of(run.segment, id)?;
+                        let mut buffer = vec![0; usize::from(run.len) * BLOCK as usize];
+                        read_source(st.copies.packs.clone().as_deref(), &source, run, &mut buffer).await?;
+                    }
+                }
+                Change::Unmap { ino, chunk, .. } => self.load_chunk(st, *ino, *chunk).await?,
+                Change::Patch { ino, block, .. } => {
+                    self.load_chunk(st, *ino, block / CHUNK_BLOCKS).await?;
+                    if !st.dirty.contains_key(&(*ino, *block)) {
+                        bases.insert((*ino, *block), self.base(st, *ino, *block).await?);
+                    }
+                }
+                Change::Put(..) | Change::Delete(_) => {}
+            }
+        }
+        if record.request != 0 {
+            st.remember(record.request, record.answer);
+        }
+        for c in record.changes {
+            st.apply(c, &bases)?;
+        }
+        Ok(())
+    }
+
+    async fn load_chunk(&self, st: &mut State, ino: u64, chunk: u64) -> FsResult<()> {
+        loop {
+            match st.hold_chunk(ino, chunk) {
+                Ok(()) => return Ok(()),
+                Err(Stop::Fs(e)) => return Err(e),
+                Err(Stop::Miss(key)) => {
+                    let row = self.ns.get(key).await?;
+                    st.clean.put(key, row);
+                }
+            }
+        }
+    }
+
+    /// What a block held before a small write.
+    async fn base(&self, st: &mut State, ino: u64, block: u64) -> FsResult<Page> {
+        let chunk = match st.chunk(ino, block / CHUNK_BLOCKS) {
+            Ok(c) => c,
+            Err(_) => return Err(FsError::Io("a chunk left memory during recovery".to_owned())),
+        };
+        let within = (block % CHUNK_BLOCKS) as u16;
+        let mut page = vec![0; BLOCK as usize];
+        if let Some(run) = chunk.at(within).filter(|r| r.segment != 0) {
+            let run = run.part(within, within + 1);
+            let source = st.source(run.segment)?;
+            read_source(st.copies.packs.clone().as_deref(), &source, &run, &mut page).await?;
+        }
+        Ok(page.into())
+    }
+
+    /// Removes staged files that no row names: made just before a crash and never referred to.
+    fn stray_segments(&self, st: &State) -> std::io::Result<()> {
+        let disk = &*self.config.host;
+        for name in disk.list(&self.segment_dir)? {
+            let Some((number, id)) = parse_name(&name) else { continue };
+            let is_here = |segments: &HashMap<u64, Segment>| segments.get(&number).is_some_and(|s| s.id == id);
+            // Of a pack that the namespace knows only a whole copy is of use.
+            let stale = self.is_packed(number) && !st.copies.is_staged(number);
+            if stale || !is_here(&st.segments) && !is_here(&self.segments) {
+                tracing::info!(%name, "removing a staged segment that nothing refers to");
+                disk.remove(&self.segment_dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
