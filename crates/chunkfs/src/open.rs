@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The format that this version writes, and the newest that it reads.
-const FORMAT: u32 = 1;
+/// The format that this version writes and reads. Format 1 was before the first release: its namespace was not guarded.
+const FORMAT: u32 = 2;
 
 /// How a volume is opened.
 #[derive(Debug, Clone)]
@@ -146,10 +146,14 @@ pub(crate) fn inspect_header(bytes: &[u8], volume: VolumeId) -> Result<()> {
     // The format's number is read first and alone: a newer header may hold anything else.
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64).ok_or_else(|| corrupt("no format number".to_owned()))?;
+    if format == 1 {
+        return Err(Error::new(ErrorKind::Unsupported, format!("volume {volume} is of format 1, from before the first release"))
+            .with_remedy("copy its files out with the version that made it; nothing was changed"));
+    }
     if format > u64::from(FORMAT) {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("volume {volume} is of format {format}; this version reads up to {FORMAT}"),
+            format!("volume {volume} is of format {format}; this version reads {FORMAT}"),
         )
         .with_remedy("open it with a newer version of Orlop; nothing was changed"));
     }

@@ -113,7 +113,7 @@ async fn a_newer_or_foreign_volume_is_refused_and_unchanged() {
     for (text, kind) in [
         (r#"{"format":99}"#, orlop_model::ErrorKind::Unsupported),
         ("not json", orlop_model::ErrorKind::Corrupt),
-        (r#"{"format":1,"volume":"00000000-0000-0000-0000-000000000000"}"#, orlop_model::ErrorKind::Corrupt),
+        (r#"{"format":2,"volume":"00000000-0000-0000-0000-000000000000"}"#, orlop_model::ErrorKind::Corrupt),
     ] {
         c.store.put(&path, text.into()).await.expect("put");
         let e = FileSystem::open(w.config()).await.expect_err("refused");
