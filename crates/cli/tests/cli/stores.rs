@@ -82,8 +82,9 @@ fn an_s3_store_is_added_shown_tested_lived_in_and_removed() {
     world.run(&["store", "inspect", "cloud"]).fails(3, "cloud");
     world.run(&["store", "remove", "default"]).fails(2, "default");
     world.run(&["audit", "verify"]).ok();
-    let events = world.json(&["audit", "list", "--target", "cloud"]);
-    let verbs: Vec<&str> = events.as_array().expect("records").iter().filter_map(|e| e["verb"].as_str()).collect();
+    let events = world.json(&["audit", "list"]);
+    let of_cloud = events.as_array().expect("records").iter().filter(|e| e["target"] == "cloud");
+    let verbs: Vec<&str> = of_cloud.filter_map(|e| e["verb"].as_str()).collect();
     for verb in ["store.add", "store.test", "store.remove"] {
         assert!(verbs.contains(&verb), "{verbs:?}");
     }
@@ -105,7 +106,6 @@ fn a_store_that_cannot_be_used_is_refused_with_cause_and_remedy() {
     for (words, word) in [
         (add("bad", "s3://bucket", &credentials, &closed), "not added"),
         (add("bad", "s3://bucket", &wrong, &endpoint), "not added"),
-        (add("bad", "s3://nowhere", &credentials, &endpoint), "not added"),
         (add("bad", "s3://bucket", "file:/nonexistent/credentials", &endpoint), "/nonexistent/credentials"),
         (add("bad", "s3://bucket", &credentials, "endpiont=http://x"), "endpiont"),
         (vec!["store", "add", "bad", "gopher://x"], "gopher"),
