@@ -75,6 +75,7 @@ impl FileSystem {
 
     /// Makes every change so far durable.
     pub async fn sync_all(&self) -> FsResult<()> {
+        self.may_answer().await?;
         let seq = {
             let st = self.lock();
             if let Some(why) = &st.broken {

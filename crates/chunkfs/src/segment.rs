@@ -71,6 +71,19 @@ impl SegmentFiles {
         header
     }
 
+    /// Writes the header of a file that has none: the block was never written back before power failed. One that differs
+    /// otherwise is damage, and left for the check to find. Tells whether it did.
+    pub(crate) fn write_lost_header(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<bool> {
+        let file = self.get(segment, id)?;
+        let mut block = vec![0; B];
+        let got = file.read_at(&mut block, 0)?;
+        if block[..got].iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        file.write_at(&self.header(segment, id), 0)?;
+        Ok(true)
+    }
+
     pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
         let path = self.path(segment, id);
         let file = self.disk.create(&path)?;

@@ -5,15 +5,20 @@
 //! so either the fence stands there, or the old writer's object does and is read like the others.
 
 use super::Place;
+use super::patience::Patience;
 use super::object::{Body, Extent, Head, decode, encode_fence};
 use crate::change::Record;
 use crate::types::{FsError, FsResult};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use orlop_model::OutagePolicy;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How long an opening waits for a store that does not answer; who asked for it tries again.
+const OPENING: Duration = Duration::from_secs(20);
 /// Log objects fetched at once.
 const FETCHES: usize = 8;
 
@@ -30,14 +35,15 @@ pub(crate) struct Chain {
 
 /// Walks the log from a place on. Returns what it holds and the first place where nothing is.
 pub(crate) async fn read(store: &Arc<dyn ObjectStore>, prefix: &str, volume: [u8; 16], from: Place) -> FsResult<(Chain, Place)> {
-    let mut found = fetch_listed(store, prefix, from).await?;
+    let patience = Patience::new(OutagePolicy::Fail, OPENING);
+    let mut found = fetch_listed(&patience, store, prefix, from).await?;
     let mut chain = Chain::default();
     let mut place = from;
     loop {
         let bytes = match found.remove(&place) {
             Some(bytes) => bytes,
             // It may have arrived after the listing.
-            None => match get(store, prefix, place).await? {
+            None => match get(&patience, store, prefix, place).await? {
                 Some(bytes) => bytes,
                 None => return Ok((chain, place)),
             },
@@ -55,17 +61,22 @@ pub(crate) async fn take_over(
     from: Place,
     epoch: u64,
 ) -> FsResult<(Chain, Place)> {
+    let patience = Patience::new(OutagePolicy::Fail, OPENING);
     let (mut chain, mut place) = read(store, prefix, volume, from).await?;
     while place.epoch != epoch {
         let head = Head { volume, place, nonce: rand::random() };
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match store.put_opts(&place.path(prefix), encode_fence(&head, epoch).into(), options).await {
+        let (path, fence) = (place.path(prefix), encode_fence(&head, epoch));
+        let put = patience.as_the_policy_says(path.as_ref(), || {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            store.put_opts(&path, fence.clone().into(), options)
+        });
+        match put.await? {
             Ok(_) => {}
             // The old writer was faster, or our own attempt arrived and its answer did not.
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
-            Err(e) => return Err(FsError::Io(format!("{}: {e}", place.path(prefix)))),
+            Err(e) => return Err(FsError::Io(format!("{path}: {e}"))),
         }
-        let bytes = get(store, prefix, place)
+        let bytes = get(&patience, store, prefix, place)
             .await?
             .ok_or_else(|| FsError::Corrupt(format!("{}: the store took it and does not have it", place.path(prefix))))?;
         place = step(&mut chain, bytes, prefix, volume, place)?;
@@ -94,10 +105,10 @@ fn step(chain: &mut Chain, bytes: Bytes, prefix: &str, volume: [u8; 16], place: 
     }
 }
 
-async fn get(store: &Arc<dyn ObjectStore>, prefix: &str, place: Place) -> FsResult<Option<Bytes>> {
+async fn get(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, place: Place) -> FsResult<Option<Bytes>> {
     let path = place.path(prefix);
-    let got = async { store.get(&path).await?.bytes().await }.await;
-    match got {
+    let got = patience.as_the_policy_says(path.as_ref(), || async { store.get(&path).await?.bytes().await });
+    match got.await? {
         Ok(bytes) => Ok(Some(bytes)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(e) => Err(FsError::Io(format!("{path}: {e}"))),
@@ -105,13 +116,18 @@ async fn get(store: &Arc<dyn ObjectStore>, prefix: &str, place: Place) -> FsResu
 }
 
 /// Everything that a listing shows from a place on, fetched side by side.
-async fn fetch_listed(store: &Arc<dyn ObjectStore>, prefix: &str, from: Place) -> FsResult<BTreeMap<Place, Bytes>> {
+async fn fetch_listed(
+    patience: &Patience,
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    from: Place,
+) -> FsResult<BTreeMap<Place, Bytes>> {
     let folder = object_store::path::Path::from(format!("{prefix}/log"));
-    let failed = |e: object_store::Error| FsError::Io(format!("listing {folder}: {e}"));
-    let listed: Vec<_> = store.list(Some(&folder)).try_collect().await.map_err(failed)?;
+    let list = patience.as_the_policy_says(folder.as_ref(), || store.list(Some(&folder)).try_collect::<Vec<_>>());
+    let listed = list.await?.map_err(|e| FsError::Io(format!("listing {folder}: {e}")))?;
     let places = listed.iter().filter_map(|o| Place::parse(o.location.filename()?)).filter(|p| p.n >= from.n);
     let all: Vec<Option<(Place, Bytes)>> = futures::stream::iter(places)
-        .map(|place| async move { Ok::<_, FsError>(get(store, prefix, place).await?.map(|b| (place, b))) })
+        .map(|place| async move { Ok::<_, FsError>(get(patience, store, prefix, place).await?.map(|b| (place, b))) })
         .buffer_unordered(FETCHES)
         .try_collect()
         .await?;

@@ -281,10 +281,11 @@ impl FileSystem {
         let mut arrived = shipping.arrived.subscribe();
         shipping.ask(seq);
         loop {
+            // Also with nothing left to send: one who was succeeded promises nothing any more.
+            shipping.check_fenced()?;
             if *arrived.borrow_and_update() >= seq {
                 return Ok(());
             }
-            shipping.check_fenced()?;
             if let Some(why) = &self.lock().broken {
                 return Err(FsError::Io(why.clone()));
             }

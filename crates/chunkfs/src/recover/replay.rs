@@ -169,7 +169,7 @@ impl Shell<'_> {
         }
         st.journal = self.restart_journal(journal_dir, seq, last_found, finished)?;
         st.journal.sync_too(old_files);
-        self.stray_segments(&st).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
+        self.tidy_segments(&mut st).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
         if self.config.fresh_kernel {
             st.answers.clear();
             st.answer_order.clear();
@@ -351,8 +351,9 @@ impl Shell<'_> {
         Ok(page.into())
     }
 
-    /// Removes staged files that no row names: made just before a crash and never referred to.
-    fn stray_segments(&self, st: &State) -> std::io::Result<()> {
+    /// Removes staged files that no row names: made just before a crash and never referred to. Of the others, a head that
+    /// a power failure took is written again.
+    fn tidy_segments(&self, st: &mut State) -> std::io::Result<()> {
         let disk = &*self.config.host;
         for name in disk.list(&self.segment_dir)? {
             let Some((number, id)) = parse_name(&name) else { continue };
@@ -362,6 +363,8 @@ impl Shell<'_> {
             if stale || !is_here(&st.segments) && !is_here(&self.segments) {
                 tracing::info!(%name, "removing a staged segment that nothing refers to");
                 disk.remove(&self.segment_dir.join(name))?;
+            } else if st.files.write_lost_header(number, &id)? {
+                st.unsynced.insert(number);
             }
         }
         Ok(())
