@@ -20,7 +20,7 @@ use crate::state::State;
 use crate::types::ROOT_INO;
 use orlop_model::{Error, ErrorKind, Result};
 use replay::{Log, Shell, keep_tail};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ impl Recovery {
         let last_found = replay.iter().flat_map(|(_, r)| r).map(|r| r.seq).max().unwrap_or(0).max(sent);
         // The state needs a journal to be; the file it starts is for the record after the last good one.
         let hash_key = *blake3::hash(&volume).as_bytes();
-        let mut shell = Shell { config, ns, volume, segment_dir, hash_key, sb, segments };
+        let mut shell = Shell { config, ns, volume, segment_dir, hash_key, sb, segments, baseless: HashSet::new() };
         let (chain, next) = match chain {
             None => (None, None),
             Some((chain, next)) => (Some(chain), Some(next)),

@@ -12,8 +12,8 @@ use crate::log::outbox::Outbox;
 use crate::log::patience::Patience;
 use crate::namespace::Namespace;
 use crate::open::{OpenConfig, model_error};
-use crate::remote::Packs;
 use crate::remote::copies::{Copies, read_source};
+use crate::remote::{Packs, Source};
 use crate::row::{Pack, Row, Segment, Super};
 use crate::segment::{PACK_BLOCKS, SEGMENT_BLOCKS, SegmentFiles, parse_name, write_blocks};
 use crate::state::{Bases, Page, State, Stop};
@@ -98,6 +98,8 @@ pub(super) struct Shell<'a> {
     pub(super) hash_key: [u8; 32],
     pub(super) sb: Super,
     pub(super) segments: HashMap<u64, Segment>,
+    /// Blocks whose small writes have lost what they were made to.
+    pub(super) baseless: HashSet<(u64, u64)>,
 }
 
 impl Shell<'_> {
@@ -306,8 +308,19 @@ impl Shell<'_> {
                 Change::Unmap { ino, chunk, .. } => self.load_chunk(st, *ino, *chunk).await?,
                 Change::Patch { ino, block, .. } => {
                     self.load_chunk(st, *ino, block / CHUNK_BLOCKS).await?;
-                    if !st.dirty.contains_key(&(*ino, *block)) {
-                        bases.insert((*ino, *block), self.base(st, *ino, *block).await?);
+                    let at = (*ino, *block);
+                    if !st.dirty.contains_key(&at) && !self.baseless.contains(&at) {
+                        match self.base(st, *ino, *block).await {
+                            Ok(page) => drop(bases.insert(at, page)),
+                            // It was there when the write was made, so it is damaged since, and one block of one file is
+                            // lost: nobody may read it, and the rest of the volume goes on.
+                            Err(FsError::Corrupt(why)) if sure && is_there(st, *ino, *block) => {
+                                tracing::error!(ino, block, %why, "a small write was made to a block that is damaged; it reads as an error");
+                                self.baseless.insert(at);
+                                spoil(st, *ino, *block)?;
+                            }
+                            Err(e) => return Err(e),
+                        }
                     }
                 }
                 Change::Put(..) | Change::Delete(_) => {}
@@ -317,7 +330,14 @@ impl Shell<'_> {
             st.remember(record.request, record.answer);
         }
         for c in record.changes {
-            st.apply(c, &bases)?;
+            if let Change::Map { ino, chunk, run } = &c {
+                let first = chunk * CHUNK_BLOCKS + u64::from(run.start);
+                self.baseless.retain(|(i, b)| i != ino || !(first..first + u64::from(run.len)).contains(b));
+            }
+            match &c {
+                Change::Patch { ino, block, .. } if self.baseless.contains(&(*ino, *block)) => {}
+                _ => st.apply(c, &bases)?,
+            }
         }
         Ok(())
     }
@@ -369,4 +389,27 @@ impl Shell<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a block is on this host, whatever its bytes are. A file that is missing as a whole may come back.
+fn is_there(st: &mut State, ino: u64, block: u64) -> bool {
+    let Ok(map) = st.chunk(ino, block / CHUNK_BLOCKS) else { return false };
+    let within = (block % CHUNK_BLOCKS) as u16;
+    let Some(run) = map.at(within).filter(|r| r.segment != 0) else { return false };
+    let end = (u64::from(run.at) + u64::from(within - run.start) + 2) * BLOCK;
+    matches!(st.source(run.segment), Ok(Source::Staged(file, None)) if file.size().is_ok_and(|size| size >= end))
+}
+
+/// Makes a block unreadable for good: what comes back of its bytes would be without the small writes that followed.
+fn spoil(st: &mut State, ino: u64, block: u64) -> FsResult<()> {
+    let (chunk, within) = (block / CHUNK_BLOCKS, (block % CHUNK_BLOCKS) as u16);
+    let Ok(map) = st.chunk(ino, chunk) else {
+        return Err(FsError::Io("a chunk left memory during recovery".to_owned()));
+    };
+    if let Some(run) = map.at(within).filter(|r| r.segment != 0) {
+        let mut run = run.part(within, within + 1);
+        run.crcs.iter_mut().for_each(|crc| *crc = !*crc);
+        st.apply(Change::Map { ino, chunk, run }, &Bases::new())?;
+    }
+    Ok(())
 }

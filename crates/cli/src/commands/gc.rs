@@ -2,46 +2,78 @@
 
 use crate::args::Context;
 use crate::ui::Table;
-use orlop_model::{ByteSize, GcReport, Result, Stray, VolumeRef};
+use orlop_model::{ByteSize, Error, FoundVolume, GcReport, Result, StoreName, Stray, VolumeKind, VolumeRef};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Deletes what lies among a volume's objects and files and nothing refers to. What is found first is only marked; a
 /// later run deletes it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The volume, by name or id; all of them if none is given.
+    /// The volume, by name or id; all of them if none is given, and what stores hold beside them is listed.
     volume: Option<VolumeRef>,
     /// Only tells what would be deleted and what marked.
     #[arg(long)]
     dry_run: bool,
 }
 
+/// What was done, and what was only seen.
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    /// By the volume's name.
+    volumes: BTreeMap<String, GcReport>,
+    /// Volumes in stores that this Orlop does not know: somebody else's perhaps, and never touched.
+    unknown: Vec<Unknown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unknown {
+    store: StoreName,
+    #[serde(flatten)]
+    volume: FoundVolume,
+}
+
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
-    let mut reports: BTreeMap<String, GcReport> = BTreeMap::new();
+    let mut done = Done::default();
+    let mut failed = None;
     match &args.volume {
         Some(volume) => {
-            reports.insert(volume.to_string(), cx.client.collect(volume, args.dry_run).await?);
+            done.volumes.insert(volume.to_string(), cx.client.collect(volume, args.dry_run).await?);
         }
         None => {
-            let mut failed = None;
-            for v in cx.client.volumes(false, false).await? {
+            for v in cx.client.volumes(false, false).await?.into_iter().filter(|v| v.kind == VolumeKind::Chunked) {
                 // One volume that cannot be opened keeps none of the others from being looked at.
                 match cx.client.collect(&VolumeRef::Id(v.id), args.dry_run).await {
-                    Ok(report) => drop(reports.insert(v.name.to_string(), report)),
-                    Err(e) => {
-                        cx.ui.note(&format!("volume {}: {e}", v.name));
-                        failed = Some(e.during(format_args!("volume {}", v.name)));
-                    }
+                    Ok(report) => drop(done.volumes.insert(v.name.to_string(), report)),
+                    Err(e) => failed = Some(note(cx, &format!("volume {}", v.name), e)),
                 }
             }
-            if let Some(e) = failed {
-                cx.ui.show(&reports, || text(&reports))?;
-                return Err(e);
+            for store in cx.client.stores().await?.into_iter().filter(|s| !s.spec.is_plain()) {
+                match cx.client.found(&store.name).await {
+                    Ok(found) => {
+                        let unknown = found.into_iter().filter(|v| v.known_as.is_none());
+                        done.unknown.extend(unknown.map(|volume| Unknown { store: store.name.clone(), volume }));
+                    }
+                    Err(e) => failed = Some(note(cx, &format!("store {}", store.name), e)),
+                }
             }
         }
     }
-    cx.ui.show(&reports, || text(&reports))?;
-    Ok(0)
+    cx.ui.show(&done, || text(&done.volumes) + &strangers(&done.unknown))?;
+    failed.map_or(Ok(0), Err)
+}
+
+fn note(cx: &Context, what: &str, e: Error) -> Error {
+    cx.ui.note(&format!("{what}: {e}"));
+    e.during(what)
+}
+
+fn strangers(unknown: &[Unknown]) -> String {
+    let line = |u: &Unknown| {
+        let host = u.volume.last_host.as_ref().map(|h| format!(", last used on {h}")).unwrap_or_default();
+        format!("kept: volume {} in store {} is not known here{host}; orlop volume adopt makes it known\n", u.volume.id, u.store)
+    };
+    unknown.iter().map(line).collect()
 }
 
 fn text(reports: &BTreeMap<String, GcReport>) -> String {

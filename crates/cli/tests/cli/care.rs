@@ -1,6 +1,7 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
 use crate::world::{World, can_mount};
+use orlop_store::testing::S3Server;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -147,18 +148,27 @@ fn gc_takes_a_stray_on_the_second_run_and_nothing_else() {
         std::fs::write(f, "left over").expect("written");
     }
     let rehearsal = w.json(&["gc", "db", "--dry-run"]);
-    assert_eq!(rehearsal["db"]["marked"].as_array().expect("list").len(), 1, "{rehearsal}");
+    assert_eq!(rehearsal["volumes"]["db"]["marked"].as_array().expect("list").len(), 1, "{rehearsal}");
     let first = w.json(&["gc", "db"]);
-    assert!(first["db"]["deleted"].as_array().expect("list").is_empty() && stray.exists(), "{first}");
+    assert!(first["volumes"]["db"]["deleted"].as_array().expect("list").is_empty() && stray.exists(), "{first}");
     let second = w.json(&["gc"]);
     assert_eq!(
-        second["db"]["deleted"][0]["at"].as_str().expect("a path").rsplit('/').next(),
+        second["volumes"]["db"]["deleted"][0]["at"].as_str().expect("a path").rsplit('/').next(),
         stray.file_name().and_then(|n| n.to_str()),
         "{second}"
     );
     assert!(!stray.exists() && odd.exists(), "what is not known is kept");
-    assert_eq!(second["db"]["unknown"].as_array().expect("list").len(), 1);
+    assert_eq!(second["volumes"]["db"]["unknown"].as_array().expect("list").len(), 1);
     assert_eq!(std::fs::read(dir.join("a/b/data")).expect("reads"), vec![7u8; 100_000]);
+    // A volume that only the store knows is listed and left alone.
+    let stranger = w.root.join("stores/default/volumes/00000000-0000-4000-8000-000000000001");
+    std::fs::create_dir_all(&stranger).expect("folder");
+    std::fs::write(stranger.join("volume.json"), r#"{"format":1,"volume":"00000000-0000-4000-8000-000000000001"}"#).expect("written");
+    for _ in 0..3 {
+        let listed = w.json(&["gc"]);
+        assert_eq!(listed["unknown"][0]["id"], "00000000-0000-4000-8000-000000000001", "{listed}");
+    }
+    assert!(stranger.join("volume.json").exists());
     w.run(&["check", "db"]).ok();
 }
 
@@ -229,4 +239,58 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
     assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
     assert!(ended.out.contains("damaged:"), "{}", ended.out);
     assert!(files_below(&w.path("")).iter().all(|p| !p.to_string_lossy().contains(".orlop-export-")), "no scratch is left");
+}
+
+#[test]
+fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lost() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    if !can_mount("export_reads_a_sealed_volume_from_s3") {
+        return;
+    }
+    let w = World::up();
+    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
+    let how = ["--set", &endpoint, "--set", "region=us-east-1", "--credentials", &credentials];
+    w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
+    w.run(&["volume", "create", "db", "-o", "store=cloud", "-o", "encrypt=on", "-o", "compression=zstd"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    std::fs::write(dir.join("big"), (0..9_000_000u32).map(|i| (i / 7) as u8).collect::<Vec<_>>()).expect("written");
+    std::fs::write(dir.join("note"), "synced").expect("written");
+    for f in ["big", "note"] {
+        std::fs::File::open(dir.join(f)).and_then(|f| f.sync_all()).expect("synced");
+    }
+    let key = w.path("master.key");
+    w.run(&["key", "export", "--output-file", key.to_str().expect("plain")]).ok();
+    let id = id_of(&w, "db");
+    let export = |to: &Path| {
+        let words =
+            ["export", &id, "--store", "s3://bucket/pre", "--key", key.to_str().expect("plain"), "--to", to.to_str().expect("plain")];
+        w.run(&[&words[..], &how[..]].concat())
+    };
+    let sealed = ["export", &id, "--store", "s3://bucket/pre", "--to", "nowhere"];
+    w.run(&[&sealed[..], &how[..]].concat()).fails(7, "sealed");
+    let whole = |to: &Path| {
+        assert!(
+            std::fs::read(to.join("big")).expect("big")
+                == std::fs::read(dir.join("big")).unwrap_or_else(|_| (0..9_000_000u32).map(|i| (i / 7) as u8).collect())
+        );
+        assert_eq!(std::fs::read_to_string(to.join("note")).expect("note"), "synced");
+    };
+    export(&w.path("alive")).ok();
+    whole(&w.path("alive"));
+    // The writer was neither kept out nor fenced.
+    std::fs::write(dir.join("after"), "mine").expect("written");
+    std::fs::File::open(dir.join("after")).and_then(|f| f.sync_all()).expect("synced");
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+    let space = w.json(&["volume", "du", "db"]);
+    assert!(space["store_bytes"].as_u64().expect("bytes") > 0, "{space}");
+    w.run(&["gc", "db"]).ok();
+    w.run(&["gc", "db"]).ok();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+    // The host is gone, with all that was on it but the key.
+    w.run(&["down", "--force"]).ok();
+    std::fs::remove_dir_all(w.root.join("state")).expect("removed");
+    export(&w.path("lost")).ok();
+    whole(&w.path("lost"));
+    assert_eq!(std::fs::read_to_string(w.path("lost").join("after")).expect("after"), "mine");
 }
