@@ -2,8 +2,12 @@
 
 mod audit;
 mod bad_input;
+mod cloud;
+mod cloud_net;
+mod cloud_outage;
 mod care;
 mod doctor;
+mod keys;
 mod life;
 mod mounts;
 mod plain;
