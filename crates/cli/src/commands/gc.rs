@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// later run deletes it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The volume, by name or id; all of them if none is given, and what stores hold beside them is listed.
+    /// The volume, by name or id; all of them if none is given.
     volume: Option<VolumeRef>,
     /// Only tells what would be deleted and what marked.
     #[arg(long)]
