@@ -23,6 +23,15 @@ fn every_intent() -> Vec<Intent> {
         Intent::PurgeVolume { volume: VolumeId::random() },
         Intent::RotateKeys { volume: None },
         Intent::RotateKeys { volume: Some(named("v")) },
+        Intent::AdoptVolume {
+            name: "w".parse().unwrap(),
+            store: "default".parse().unwrap(),
+            volume: VolumeId::random(),
+            options: opts(&[]),
+            labels: Default::default(),
+        },
+        Intent::RepairVolume { volume: named("v") },
+        Intent::CollectVolume { volume: named("v") },
         add_store("s", "mem://authority"),
         test_store("s"),
         remove_store("s"),
@@ -39,6 +48,9 @@ fn every_intent() -> Vec<Intent> {
             | Intent::Detach { .. }
             | Intent::PurgeVolume { .. }
             | Intent::RotateKeys { .. }
+            | Intent::AdoptVolume { .. }
+            | Intent::RepairVolume { .. }
+            | Intent::CollectVolume { .. }
             | Intent::AddStore { .. }
             | Intent::TestStore { .. }
             | Intent::RemoveStore { .. } => i.verb(),
@@ -46,7 +58,7 @@ fn every_intent() -> Vec<Intent> {
         .collect();
     verbs.sort_unstable();
     verbs.dedup();
-    assert_eq!(verbs.len(), 12, "every verb has a case");
+    assert_eq!(verbs.len(), 15, "every verb has a case");
     all
 }
 
