@@ -126,7 +126,7 @@ impl FileSystem {
     }
 
     async fn fetch(&self, key: Key, folds: u64) -> FsResult<()> {
-        let row = self.ns.get(key).await?;
+        let row = self.ns.get(key).await.map_err(|e| self.heed(e))?;
         let mut st = self.lock();
         // A fold that ended meanwhile may have made this row newer than what was fetched.
         if st.folds == folds {
@@ -145,7 +145,7 @@ impl FileSystem {
         while out.len() < limit && from < to {
             // Memory first: what a fold moves in between is then seen twice, not missed.
             let (mut rows, memory_end) = self.scan_memory(from, to, batch);
-            let stored = self.ns.scan(from, to, batch).await?;
+            let stored = self.ns.scan(from, to, batch).await.map_err(|e| self.heed(e))?;
             let stored_end = if stored.len() < batch { None } else { stored.last().map(|(k, _)| *k) };
             for (key, row) in stored {
                 rows.entry(key).or_insert(Some(row));

@@ -151,11 +151,8 @@ pub(crate) fn inspect_header(bytes: &[u8], volume: VolumeId) -> Result<()> {
             .with_remedy("copy its files out with the version that made it; nothing was changed"));
     }
     if format > u64::from(FORMAT) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("volume {volume} is of format {format}; this version reads {FORMAT}"),
-        )
-        .with_remedy("open it with a newer version of Orlop; nothing was changed"));
+        return Err(Error::new(ErrorKind::Unsupported, format!("volume {volume} is of format {format}; this version reads {FORMAT}"))
+            .with_remedy("open it with a newer version of Orlop; nothing was changed"));
     }
     let header: Header = serde_json::from_value(value).map_err(|e| corrupt(e.to_string()))?;
     if header.volume != volume {

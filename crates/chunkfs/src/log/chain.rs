@@ -5,8 +5,8 @@
 //! so either the fence stands there, or the old writer's object does and is read like the others.
 
 use super::Place;
-use super::patience::Patience;
 use super::object::{Body, Extent, Head, decode, encode_fence};
+use super::patience::Patience;
 use crate::change::Record;
 use crate::types::{FsError, FsResult};
 use bytes::Bytes;
@@ -116,12 +116,7 @@ async fn get(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, pl
 }
 
 /// Everything that a listing shows from a place on, fetched side by side.
-async fn fetch_listed(
-    patience: &Patience,
-    store: &Arc<dyn ObjectStore>,
-    prefix: &str,
-    from: Place,
-) -> FsResult<BTreeMap<Place, Bytes>> {
+async fn fetch_listed(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, from: Place) -> FsResult<BTreeMap<Place, Bytes>> {
     let folder = object_store::path::Path::from(format!("{prefix}/log"));
     let list = patience.as_the_policy_says(folder.as_ref(), || store.list(Some(&folder)).try_collect::<Vec<_>>());
     let listed = list.await?.map_err(|e| FsError::Io(format!("listing {folder}: {e}")))?;

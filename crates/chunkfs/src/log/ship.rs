@@ -330,6 +330,14 @@ impl FileSystem {
         Ok(())
     }
 
+    /// An error of the namespace, heeded: that somebody else opened it means that somebody else has the volume.
+    pub(crate) fn heed(&self, e: FsError) -> FsError {
+        match (e, &self.shipping) {
+            (FsError::Fenced(why), Some(shipping)) => self.fence(shipping, why),
+            (e, _) => e,
+        }
+    }
+
     /// Stops for good: another host has the volume.
     fn fence(&self, shipping: &Shipping, why: String) -> FsError {
         shipping.fenced.lock().get_or_insert_with(|| why.clone());
