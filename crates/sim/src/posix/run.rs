@@ -68,6 +68,14 @@ impl Life {
         Ok(Life { real: Real::new(fs, first_request), runtime })
     }
 
+    /// Starts a process that opens the volume as it is told.
+    pub fn start_with(config: OpenConfig, first_request: u64) -> Result<Life, String> {
+        let runtime = runtime();
+        let opened = runtime.block_on(async { tokio::time::timeout(PATIENCE, FileSystem::open(config)).await });
+        let fs = opened.map_err(|_| "opening the volume hangs".to_owned())?.map_err(|e| format!("the volume does not open: {e}"))?;
+        Ok(Life { real: Real::new(fs, first_request), runtime })
+    }
+
     /// Runs to the end of a future.
     pub fn run<T>(&mut self, f: impl AsyncFnOnce(&mut Real) -> T) -> T {
         self.runtime.block_on(f(&mut self.real))

@@ -213,6 +213,21 @@ impl World {
         self
     }
 
+    /// A copy of everything, disk and store. What happens in one is not seen in the other.
+    pub fn fork(&self, seed: u64) -> World {
+        let s = self.shared.lock();
+        let shared = Shared { image: s.image.clone(), life: s.life, clock: s.clock, rng: Some(Rng::new(seed)), ..Shared::default() };
+        World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(self.objects.fork()) }
+    }
+
+    /// Another host with an empty disk and the same store.
+    pub fn beside(&self, seed: u64) -> World {
+        let clock = self.shared.lock().clock;
+        let mut shared = Shared { rng: Some(Rng::new(seed)), clock, ..Shared::default() };
+        shared.image.boot = 1;
+        World { shared: Arc::new(Mutex::new(shared)), objects: Arc::clone(&self.objects) }
+    }
+
     /// The disk, as a process of this life sees it.
     pub fn disk(&self) -> Arc<SimDisk> {
         Arc::new(SimDisk::new(Arc::clone(&self.shared)))
