@@ -155,7 +155,8 @@ async fn internal_uses_come_one_by_one_and_end_with_their_process() {
     let site = Site::new();
     let control = site.open().await;
     control.apply(&ROOT, create("v", &[])).await.unwrap();
-    let ls = Intent::Attach { volume: named("v"), attachment: AttachmentKind::Internal { purpose: "ls".to_owned() }, abandon_unsynced: false };
+    let ls =
+        Intent::Attach { volume: named("v"), attachment: AttachmentKind::Internal { purpose: "ls".to_owned() }, abandon_unsynced: false };
     let (a, _) = attachment_of(control.apply(&ROOT, ls.clone()).await.unwrap());
     let (b, _) = attachment_of(control.apply(&ROOT, ls.clone()).await.unwrap());
     assert_ne!(a, b);

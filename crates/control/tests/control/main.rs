@@ -1,6 +1,7 @@
 //! Control as a whole: a real registry and a real journal in a temporary root, with a strict fake host behind the ports.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod adopt;
 mod attachments;
 mod audit;
 mod authority;
