@@ -1,0 +1,156 @@
+//! Encrypted volumes as a person uses them: nothing planted in one shows anywhere outside of the host's own state, and
+//! their keys are backed up, rotated while in use, and missed by name.
+
+use crate::world::{World, can_mount};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+const MARKER: &str = "planted-marker-9c41";
+
+/// Files below a folder that hold the marker, in their bytes or their names.
+fn holding(folder: &Path, marker: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![folder.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let kind = entry.file_type().expect("a type");
+            if path.as_os_str().as_encoded_bytes().windows(marker.len()).any(|w| w == marker) {
+                found.push(path.display().to_string());
+            }
+            if kind.is_dir() {
+                todo.push(path);
+            } else if kind.is_file() && std::fs::read(&path).is_ok_and(|b| b.windows(marker.len()).any(|w| w == marker)) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+fn plant(dir: &Path) {
+    std::fs::create_dir(dir.join(format!("{MARKER}-folder"))).expect("folder");
+    let file = dir.join(format!("{MARKER}-folder/{MARKER}-file"));
+    std::fs::write(&file, format!("{MARKER} {}", format!("{MARKER}\n").repeat(40_000))).expect("writes");
+    symlink(format!("/{MARKER}/target"), dir.join("link")).expect("link");
+    let path = std::ffi::CString::new(file.to_str().expect("plain")).expect("no zero");
+    let name = format!("user.{MARKER}");
+    nix_xattr(&path, &name, MARKER);
+    std::fs::File::open(&file).expect("opens").sync_all().expect("syncs");
+}
+
+/// Through the tool that people use; the file system decides whether it is kept.
+fn nix_xattr(path: &std::ffi::CStr, name: &str, value: &str) {
+    let path = path.to_str().expect("plain");
+    let code = "import os,sys; os.setxattr(sys.argv[1], sys.argv[2], sys.argv[3].encode())";
+    let done = std::process::Command::new("python3").args(["-c", code, path, name, value]).status().expect("python3 runs");
+    assert!(done.success(), "setting an extended attribute failed");
+}
+
+#[test]
+fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
+    if !can_mount("planted secret") {
+        return;
+    }
+    let world = World::up();
+    for (name, encrypt) in [("sealed", "encrypt=on"), ("bare", "encrypt=off")] {
+        world.run(&["volume", "create", name, "-o", encrypt]).ok();
+        let dir = world.dir(name);
+        world.run(&["mount", name, &dir]).ok();
+        plant(Path::new(&dir));
+        world.run(&["unmount", &dir]).ok();
+    }
+    let ids: Vec<String> =
+        ["sealed", "bare"].iter().map(|v| world.json(&["volume", "inspect", v])["id"].as_str().expect("an id").to_owned()).collect();
+    let stores = world.root.join("stores");
+    // The twin that is not encrypted shows that the search would find it.
+    let found = holding(&stores, MARKER.as_bytes());
+    assert!(!found.is_empty() && found.iter().all(|f| f.contains(&ids[1])), "{found:?}");
+    for name in ["audit", "log", "run", "keys"] {
+        assert_eq!(holding(&world.root.join(name), MARKER.as_bytes()), Vec::<String>::new(), "{name}");
+    }
+    for entry in std::fs::read_dir(&world.root).expect("reads").flatten().filter(|e| e.path().is_file()) {
+        let bytes = std::fs::read(entry.path()).expect("reads");
+        assert!(!bytes.windows(MARKER.len()).any(|w| w == MARKER.as_bytes()), "{:?}", entry.path());
+    }
+    // And comes back whole, after a restart too.
+    world.run(&["down"]).ok();
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    let text = world.run(&["cat", &format!("sealed:/{MARKER}-folder/{MARKER}-file")]).ok().out;
+    assert!(text.starts_with(MARKER) && text.len() > 40_000 * MARKER.len());
+    let key = std::fs::read_to_string(world.root.join("keys/master.key")).expect("reads");
+    let secret = key.lines().find_map(|l| l.strip_prefix("key ")).expect("the key's line").to_owned();
+    for name in ["audit", "log", "run", "state", "stores"] {
+        assert_eq!(holding(&world.root.join(name), secret.as_bytes()), Vec::<String>::new(), "the master key is in {name}");
+    }
+    // Deleted for good, its ring is gone first of all.
+    let ring = stores.join("default/volumes").join(&ids[0]).join("keys.json");
+    assert!(ring.is_file());
+    world.run(&["volume", "remove", "--now", "sealed"]).ok();
+    assert!(!ring.exists());
+}
+
+#[test]
+fn the_first_start_warns_until_the_key_is_backed_up() {
+    if !can_mount("key backup") {
+        return;
+    }
+    let world = World::new();
+    let first = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(first.err.contains("orlop key export"), "{}", first.err);
+    assert!(world.run(&["doctor"]).out.contains("never backed up"));
+    let file = world.path("backup.key");
+    let shown = file.to_str().expect("plain");
+    world.run(&["key", "export", "--output-file", shown]).ok();
+    assert_eq!(std::fs::metadata(&file).expect("is there").permissions().mode() & 0o777, 0o600);
+    world.run(&["key", "export", "--output-file", shown]).fails(4, "exists");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    assert_eq!(world.run(&["key", "export", "--output-file", "-"]).ok().out, text);
+    let second = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(!second.err.contains("orlop key export"), "{}", second.err);
+    assert!(!world.run(&["doctor"]).out.contains("never backed up"));
+}
+
+#[test]
+fn keys_are_rotated_while_a_volume_is_in_use_and_missed_by_name() {
+    if !can_mount("key rotation") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db", "-o", "encrypt=on"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    std::fs::write(world.path("m/x"), "before").expect("writes");
+    let old = std::fs::read(world.root.join("keys/master.key")).expect("reads");
+    let plan = world.json(&["key", "rotate", "--dry-run"]);
+    assert_eq!((&plan["rings"], &plan["resume"]), (&1.into(), &false.into()));
+    assert_eq!(std::fs::read(world.root.join("keys/master.key")).expect("reads"), old, "a dry run changed something");
+    let before = world.json(&["key", "list"]);
+    let after = world.json(&["key", "rotate"]);
+    assert_ne!(before["masters"][0]["id"], after["masters"][0]["id"]);
+    assert_eq!(after["volumes"][0]["keys"][0]["master"], after["masters"][0]["id"]);
+    assert_eq!(after["masters"].as_array().expect("a list").len(), 1);
+    std::fs::write(world.path("m/y"), "during").expect("writes");
+    world.run(&["key", "rotate", "db"]).ok();
+    world.run(&["unmount", &dir]).ok();
+    for (name, text) in [("x", "before"), ("y", "during")] {
+        assert_eq!(world.run(&["cat", &format!("db:/{name}")]).ok().out, text);
+    }
+    let verbs = world.json(&["audit", "list", "--verb", "key.rotate"]);
+    assert_eq!(verbs.as_array().expect("a list").len(), 4, "{verbs}");
+    // With the wrong key it says which one it wants, and with that one put back it opens.
+    let current = world.root.join("keys/master.key");
+    let right = std::fs::read(&current).expect("reads");
+    std::fs::write(&current, &old).expect("writes");
+    let id = after["masters"][0]["id"].as_str().expect("a name").to_owned();
+    let e = world.run(&["cat", "db:/x"]);
+    assert!(e.code != 0 && e.err.contains(&id) && e.err.contains("hint: "), "{}", e.err);
+    let back = world.root.join(format!("keys/old-{id}.key"));
+    std::fs::write(&back, &right).expect("writes");
+    std::fs::set_permissions(&back, std::fs::Permissions::from_mode(0o600)).expect("sets");
+    assert_eq!(world.run(&["cat", "db:/x"]).ok().out, "before");
+    // Damaged, it is named too, and nothing else is in the way of what is not encrypted.
+    std::fs::write(&current, "orlop-master-key 1\n").expect("writes");
+    world.run(&["key", "list"]).fails(10, "master.key");
+    world.run(&["volume", "create", "open"]).ok();
+}
