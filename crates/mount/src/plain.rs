@@ -83,7 +83,8 @@ pub fn unbind(folder: &Path, dir: &str, lazily: bool) -> Result<()> {
             match mount::unmount(point)? {
                 Unmounted::Gone | Unmounted::Nothing => Ok(()),
                 Unmounted::Busy => {
-                    Err(Error::new(ErrorKind::Busy, format!("the volume is in use on {dir}")).with_remedy("stop what uses it and try again"))
+                    Err(Error::new(ErrorKind::Busy, format!("the volume is in use on {dir}"))
+                        .with_remedy("stop what uses it and try again"))
                 }
             }
         }
