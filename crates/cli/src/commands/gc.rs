@@ -2,7 +2,7 @@
 
 use crate::args::Context;
 use crate::ui::Table;
-use orlop_model::{ByteSize, Error, FoundVolume, GcReport, Result, StoreName, Stray, VolumeKind, VolumeRef};
+use orlop_model::{ByteSize, Error, FoundVolume, GcReport, Result, Store, StoreName, Stray, VolumeId, VolumeKind, VolumeName, VolumeRef};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -49,7 +49,11 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
                 }
             }
             for store in cx.client.stores().await?.into_iter().filter(|s| !s.spec.is_plain()) {
-                match cx.client.found(&store.name).await {
+                let found = match store.spec.is_local() {
+                    true => on_this_host(&store, cx).await,
+                    false => cx.client.found(&store.name).await,
+                };
+                match found {
                     Ok(found) => {
                         let unknown = found.into_iter().filter(|v| v.known_as.is_none());
                         done.unknown.extend(unknown.map(|volume| Unknown { store: store.name.clone(), volume }));
@@ -63,6 +67,22 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     failed.map_or(Ok(0), Err)
 }
 
+/// The volumes in a folder of this host.
+async fn on_this_host(store: &Store, cx: &Context) -> Result<Vec<FoundVolume>> {
+    let known: BTreeMap<VolumeId, VolumeName> = cx.client.volumes(true, false).await?.into_iter().map(|v| (v.id, v.name)).collect();
+    let there = orlop_chunkfs::rescue::volumes_in(&*orlop_store::open_spec(&store.spec)?).await?;
+    let found = |id: VolumeId| FoundVolume {
+        known_as: known.get(&id).cloned(),
+        id,
+        made_at: None,
+        encrypted: false,
+        last_host: None,
+        released: false,
+        problem: None,
+    };
+    Ok(there.into_iter().map(found).collect())
+}
+
 fn note(cx: &Context, what: &str, e: Error) -> Error {
     cx.ui.note(&format!("{what}: {e}"));
     e.during(what)
@@ -71,7 +91,7 @@ fn note(cx: &Context, what: &str, e: Error) -> Error {
 fn strangers(unknown: &[Unknown]) -> String {
     let line = |u: &Unknown| {
         let host = u.volume.last_host.as_ref().map(|h| format!(", last used on {h}")).unwrap_or_default();
-        format!("kept: volume {} in store {} is not known here{host}; orlop volume adopt makes it known\n", u.volume.id, u.store)
+        format!("kept: volume {} in store {} is not known here{host}; orlop export reads it out\n", u.volume.id, u.store)
     };
     unknown.iter().map(line).collect()
 }
