@@ -2,6 +2,7 @@
 //! their keys are backed up, rotated while in use, and missed by name.
 
 use crate::world::{World, can_mount};
+use orlop_store::testing::S3Server;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -35,12 +36,12 @@ fn plant(dir: &Path) {
     symlink(format!("/{MARKER}/target"), dir.join("link")).expect("link");
     let path = std::ffi::CString::new(file.to_str().expect("plain")).expect("no zero");
     let name = format!("user.{MARKER}");
-    nix_xattr(&path, &name, MARKER);
+    set_xattr(&path, &name, MARKER);
     std::fs::File::open(&file).expect("opens").sync_all().expect("syncs");
 }
 
 /// Through the tool that people use; the file system decides whether it is kept.
-fn nix_xattr(path: &std::ffi::CStr, name: &str, value: &str) {
+fn set_xattr(path: &std::ffi::CStr, name: &str, value: &str) {
     let path = path.to_str().expect("plain");
     let code = "import os,sys; os.setxattr(sys.argv[1], sys.argv[2], sys.argv[3].encode())";
     let done = std::process::Command::new("python3").args(["-c", code, path, name, value]).status().expect("python3 runs");
@@ -52,21 +53,23 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
     if !can_mount("planted secret") {
         return;
     }
+    let Some(server) = S3Server::start("bucket") else { return };
     let world = World::up();
-    for (name, encrypt) in [("sealed", "encrypt=on"), ("bare", "encrypt=off")] {
-        world.run(&["volume", "create", name, "-o", encrypt]).ok();
+    let credentials = format!("file:{}", server.credentials_file().display());
+    let (url, endpoint) = ("s3://bucket/pre", format!("endpoint=http://{}", server.addr()));
+    world.run(&["store", "add", "s3", url, "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"]).ok();
+    for (name, store, encrypt) in [("local", "default", "on"), ("remote", "s3", "on"), ("bare", "s3", "off")] {
+        world.run(&["volume", "create", name, "-o", &format!("store={store}"), "-o", &format!("encrypt={encrypt}")]).ok();
         let dir = world.dir(name);
         world.run(&["mount", name, &dir]).ok();
         plant(Path::new(&dir));
         world.run(&["unmount", &dir]).ok();
     }
-    let ids: Vec<String> =
-        ["sealed", "bare"].iter().map(|v| world.json(&["volume", "inspect", v])["id"].as_str().expect("an id").to_owned()).collect();
-    let stores = world.root.join("stores");
+    let id = |name: &str| world.json(&["volume", "inspect", name])[0]["id"].as_str().expect("an id").to_owned();
     // The twin that is not encrypted shows that the search would find it.
-    let found = holding(&stores, MARKER.as_bytes());
-    assert!(!found.is_empty() && found.iter().all(|f| f.contains(&ids[1])), "{found:?}");
-    for name in ["audit", "log", "run", "keys"] {
+    let found = holding(&server.folder(), MARKER.as_bytes());
+    assert!(!found.is_empty() && found.iter().all(|f| f.contains(&id("bare"))), "{found:?}");
+    for name in ["stores", "audit", "log", "run", "keys"] {
         assert_eq!(holding(&world.root.join(name), MARKER.as_bytes()), Vec::<String>::new(), "{name}");
     }
     for entry in std::fs::read_dir(&world.root).expect("reads").flatten().filter(|e| e.path().is_file()) {
@@ -76,18 +79,28 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
     // And comes back whole, after a restart too.
     world.run(&["down"]).ok();
     world.run(&["up", "--no-docker-plugin"]).ok();
-    let text = world.run(&["cat", &format!("sealed:/{MARKER}-folder/{MARKER}-file")]).ok().out;
-    assert!(text.starts_with(MARKER) && text.len() > 40_000 * MARKER.len());
+    for name in ["local", "remote"] {
+        let text = world.run(&["cat", &format!("{name}:/{MARKER}-folder/{MARKER}-file")]).ok().out;
+        assert!(text.starts_with(MARKER) && text.len() > 40_000 * MARKER.len(), "{name}");
+    }
+    // The master key is in its file and nowhere else, the process list included.
     let key = std::fs::read_to_string(world.root.join("keys/master.key")).expect("reads");
     let secret = key.lines().find_map(|l| l.strip_prefix("key ")).expect("the key's line").to_owned();
-    for name in ["audit", "log", "run", "state", "stores"] {
-        assert_eq!(holding(&world.root.join(name), secret.as_bytes()), Vec::<String>::new(), "the master key is in {name}");
+    for folder in ["audit", "log", "run", "state", "stores"].map(|n| world.root.join(n)).into_iter().chain([server.folder()]) {
+        assert_eq!(holding(&folder, secret.as_bytes()), Vec::<String>::new(), "the master key is in {}", folder.display());
     }
-    // Deleted for good, its ring is gone first of all.
-    let ring = stores.join("default/volumes").join(&ids[0]).join("keys.json");
-    assert!(ring.is_file());
-    world.run(&["volume", "remove", "--now", "sealed"]).ok();
-    assert!(!ring.exists());
+    for pid in world.processes() {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!line.windows(secret.len()).any(|w| w == secret.as_bytes()), "process {pid}");
+    }
+    // Deleted for good, the rings are gone first of all.
+    let rings = [
+        world.root.join("stores/default/volumes").join(id("local")).join("keys.json"),
+        server.folder().join("pre/volumes").join(id("remote")).join("keys.json"),
+    ];
+    assert!(rings.iter().all(|r| r.is_file()), "{rings:?}");
+    world.run(&["volume", "remove", "--now", "local", "remote"]).ok();
+    assert!(rings.iter().all(|r| !r.exists()), "{rings:?}");
 }
 
 #[test]
