@@ -2,10 +2,10 @@
 
 mod audit;
 mod bad_input;
+mod care;
 mod cloud;
 mod cloud_net;
 mod cloud_outage;
-mod care;
 mod doctor;
 mod keys;
 mod life;
