@@ -185,6 +185,11 @@ impl Lease {
         self.valid_until.store(began + self.duration.as_millis() as u64 * 4 / 5, Ordering::Release);
     }
 
+    /// It is somebody else's.
+    pub(crate) fn run_out(&self) {
+        self.valid_until.store(0, Ordering::Release);
+    }
+
     /// Whether nobody else can have taken the volume yet.
     pub(crate) fn is_valid(&self) -> bool {
         uptime_ms() < self.valid_until.load(Ordering::Acquire)

@@ -43,7 +43,7 @@ const SEND_AT: usize = 4 << 20;
 /// Bytes of records that may wait in memory; changes wait above it.
 const RECORDS_MAX: usize = 32 << 20;
 /// How long an operation waits to learn whether somebody else took the volume, after a pause of this process.
-const DOUBT: Duration = Duration::from_secs(2);
+const DOUBT: Duration = Duration::from_millis(400);
 
 /// How long somebody waits for the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub(crate) enum Waits {
     AsThePolicySays,
     ForEver,
 }
+
+/// How long after that nobody asks again: those who need nothing of the store are not to wait for it.
+const EXCUSED_MS: u64 = 2000;
 
 /// Where recovery found the log to end.
 #[derive(Debug)]
@@ -324,7 +327,7 @@ impl FileSystem {
             Ok(Err(FsError::Fenced(why))) => return Err(self.fence(shipping, why)),
             Ok(Err(_)) | Err(_) => {
                 shipping.patience.failed();
-                shipping.excused_until.store(uptime_ms() + 1000, Ordering::Release);
+                shipping.excused_until.store(uptime_ms() + EXCUSED_MS, Ordering::Release);
             }
         }
         Ok(())
@@ -341,6 +344,8 @@ impl FileSystem {
     /// Stops for good: another host has the volume.
     fn fence(&self, shipping: &Shipping, why: String) -> FsError {
         shipping.fenced.lock().get_or_insert_with(|| why.clone());
+        // From now on everybody asks first, and is told.
+        shipping.lease.run_out();
         self.lock().break_down(why.clone());
         shipping.tell_waiters();
         self.wake.folded.notify_waiters();

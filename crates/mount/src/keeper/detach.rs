@@ -57,11 +57,15 @@ impl Keeper {
                 _ => {}
             }
             // The unmount itself has no way back, and a store that does not answer would keep the worker waiting.
-            if away && let Err(e) = self.ask_worker::<serde_json::Value>(id, &WorkerRequest::Sync, Some(SETTLING)) {
+            let settled = if away { self.ask_worker::<serde_json::Value>(id, &WorkerRequest::Sync, Some(SETTLING)).err() } else { None };
+            if let Some(e) = settled.as_ref().filter(|e| e.kind == ErrorKind::Busy) {
+                // Another host has the volume: what was not sent never will be, and lies in the journal on this host.
+                tracing::warn!(volume = %name, "unmounting a volume that another host has taken: {e}");
+            } else if let Some(e) = settled {
                 return Err(Error::unavailable(format!("volume {name} stays mounted, its store does not have what was written: {e}"))
                     .with_remedy(
-                        "try again when the store answers, or use --force: what was acknowledged stays on this host \
-                         and is sent when the volume is mounted here again",
+                        "try again when the store answers; orlop down --force takes it away now: what was acknowledged stays on this \
+                         host and is sent when the volume is mounted here again",
                     ));
             }
             if mount::unmount(&point)? == Unmounted::Busy {
