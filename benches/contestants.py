@@ -118,6 +118,8 @@ class Orlop(Contestant):
         self.orlop("up", "--no-docker-plugin")
         self.orlop("volume", "create", "bench", *self.options())
         self.orlop("mount", "bench", self.point, timeout=60)
+        # Once more: what its options started (a proxy) must not end before it.
+        self.world.at_end.append(self.end)
 
     def options(self):
         return []
