@@ -125,6 +125,7 @@ impl Writer {
     fn sync_meanwhile(&mut self) {
         let state = self.history.acknowledged;
         let life = self.life.as_mut().expect("a life goes on between lines");
+        #[allow(clippy::async_yields_async, reason = "it is waited for later: that is the point")]
         let task = life.run(async |real| {
             let fs = real.fs.clone();
             let task = tokio::spawn(async move { fs.sync_all().await });
