@@ -30,6 +30,17 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def run_program(main):
+    """Ends with what main returns; a failure is one line, and an interruption has its usual code."""
+    try:
+        sys.exit(main())
+    except Failed as e:
+        raise SystemExit(f"error: {e}") from None
+    except KeyboardInterrupt:
+        say("interrupted; everything that was started has been ended")
+        sys.exit(130)
+
+
 class Measure:
     """Puts what one contestant did in one round into the cells."""
 
@@ -252,8 +263,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        say("interrupted; everything that was started has been ended")
-        sys.exit(130)
+    run_program(main)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import contestants as field
 import workloads
-from bench import FULL, say
+from bench import FULL, run_program, say
 from common import Client, Failed, Server, World, compile_driver, machine
 
 TARGET = 2.5
@@ -123,10 +123,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failed as e:
-        raise SystemExit(f"error: {e}") from None
-    except KeyboardInterrupt:
-        say("interrupted; everything that was started has been ended")
-        sys.exit(130)
+    run_program(main)

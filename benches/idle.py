@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import contestants as field
-from bench import say
+from bench import run_program, say
 from common import MIB, Failed, Server, World, machine, rollup, run
 
 PER_VOLUME = 16 * MIB
@@ -157,10 +157,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failed as e:
-        raise SystemExit(f"error: {e}") from None
-    except KeyboardInterrupt:
-        say("interrupted; everything that was started has been ended")
-        sys.exit(130)
+    run_program(main)
