@@ -253,7 +253,8 @@ impl FileSystem {
             gone
         };
         self.wake.folded.notify_waiters();
-        if let Some(shipping) = &self.shipping {
+        // A fold of nothing wrote nothing: recovery still starts where it did, and needs the log from there on.
+        if let Some(shipping) = self.shipping.as_ref().filter(|_| !rows.is_empty()) {
             let packs = dead.iter().filter(|d| d.packed).map(|d| crate::pack::path(&shipping.prefix, &d.id));
             let mut objects: Vec<_> = packs.collect();
             for (key, row) in &beside {
@@ -374,7 +375,7 @@ impl FileSystem {
     async fn may_reopen(&self) -> FsResult<()> {
         let Some(shipping) = &self.shipping else { return Ok(()) };
         while !self.wake.stop.load(Ordering::Acquire) {
-            match self.renew_now(shipping).await {
+            match self.renew(shipping, None).await {
                 Ok(()) => return Ok(()),
                 Err(e @ FsError::Fenced(_)) => return Err(e),
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -452,7 +453,7 @@ impl FileSystem {
             _ => self.ns.close().await,
         };
         let released = match (&result, &closed, &self.shipping) {
-            (Ok(()), Ok(()), Some(shipping)) => shipping.lease.release_patiently().await,
+            (Ok(()), Ok(()), Some(shipping)) => shipping.lease.release().await,
             _ => Ok(()),
         };
         if let Err(e) = released {

@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) sb: Super,
     /// Every segment's row, always in memory.
     pub(crate) segments: HashMap<u64, Segment>,
+    /// How many of them are no pack.
+    pub(crate) unpacked: u64,
     /// What of the segments is on this host.
     pub(crate) copies: Copies,
     pub(crate) current: Option<Current>,
@@ -224,7 +226,8 @@ impl State {
                         if let Some(pack) = became_pack(self.segments.get(n), &row) {
                             self.copies.packed(*n, self.journal.seq(), &pack);
                         }
-                        self.segments.insert(*n, s.clone());
+                        let before = self.segments.insert(*n, s.clone());
+                        self.count_unpacked(before.as_ref(), Some(s));
                     }
                     (Key::Orphan(ino), Row::Orphan(Orphan::Unlinked)) => {
                         self.orphans.insert(*ino);
@@ -236,7 +239,8 @@ impl State {
             Change::Delete(key) => {
                 match key {
                     Key::Segment(n) => {
-                        self.segments.remove(&n);
+                        let before = self.segments.remove(&n);
+                        self.count_unpacked(before.as_ref(), None);
                         self.copies.dropped(n);
                     }
                     Key::Orphan(ino) => {
@@ -470,8 +474,12 @@ impl State {
 
     /// Bytes of segments that are only on this host, on a volume whose home is the store.
     pub(crate) fn unpacked_bytes(&self) -> u64 {
-        let only_here = self.segments.values().filter(|s| s.pack.is_none()).count() as u64;
-        only_here * u64::from(self.segment_blocks) * BLOCK
+        self.unpacked * u64::from(self.segment_blocks) * BLOCK
+    }
+
+    fn count_unpacked(&mut self, before: Option<&Segment>, now: Option<&Segment>) {
+        let only_here = |s: Option<&Segment>| u64::from(s.is_some_and(|s| s.pack.is_none()));
+        self.unpacked = self.unpacked + only_here(now) - only_here(before);
     }
 
     /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.

@@ -224,17 +224,6 @@ impl Lease {
         self.let_go(Some(false)).await
     }
 
-    /// The same, tried a few times: a host that waits for nothing is worth a second.
-    pub(crate) async fn release_patiently(&self) -> FsResult<()> {
-        for _ in 0..5 {
-            match self.release().await {
-                Err(FsError::Io(_)) => tokio::time::sleep(Duration::from_millis(300)).await,
-                done => return done,
-            }
-        }
-        self.release().await
-    }
-
     /// Lets go of a volume that could not be opened; what may lie unsent on this host still does.
     pub(crate) async fn give_back(&self) -> FsResult<()> {
         self.let_go(None).await

@@ -5,7 +5,6 @@
 //! before it have. So whatever counts is a prefix of the volume's history, and its data is there.
 
 use super::Place;
-use super::chain;
 use super::lease::{Lease, uptime_ms};
 use super::object::{Body, Extent, Head, decode, encode_records};
 use super::outbox::Parcel;
@@ -322,9 +321,9 @@ impl FileSystem {
         if shipping.lease.is_valid() || excused() {
             return Ok(());
         }
-        match tokio::time::timeout(DOUBT, shipping.lease.renew(None)).await {
-            Ok(Ok(())) => shipping.patience.answered(),
-            Ok(Err(FsError::Fenced(why))) => return Err(self.fence(shipping, why)),
+        match tokio::time::timeout(DOUBT, self.renew(shipping, None)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e @ FsError::Fenced(_))) => return Err(e),
             Ok(Err(_)) | Err(_) => {
                 shipping.patience.failed();
                 shipping.excused_until.store(uptime_ms() + EXCUSED_MS, Ordering::Release);
@@ -565,17 +564,10 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
         let Some(fs) = fs.upgrade() else { return };
         let renewed = fs.show_life(&shipping).await;
         pause = match renewed {
-            Ok(()) => {
-                shipping.patience.answered();
-                every
-            }
-            Err(FsError::Fenced(why)) => {
-                fs.fence(&shipping, why);
-                return;
-            }
+            Ok(()) => every,
+            Err(FsError::Fenced(_)) => return,
             Err(e) => {
                 tracing::warn!(error = %e, "no sign of life could be given");
-                shipping.patience.failed();
                 (every / 10).max(Duration::from_millis(20))
             }
         };
@@ -583,9 +575,9 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
 }
 
 impl FileSystem {
-    /// One sign of life, now.
-    pub(crate) async fn renew_now(&self, shipping: &Shipping) -> FsResult<()> {
-        match shipping.lease.renew(None).await {
+    /// One sign of life, now, and what it tells of the store and of the volume's owner is heeded.
+    pub(crate) async fn renew(&self, shipping: &Shipping, unsent: Option<bool>) -> FsResult<()> {
+        match shipping.lease.renew(unsent).await {
             Ok(()) => {
                 shipping.patience.answered();
                 Ok(())
@@ -603,34 +595,24 @@ impl FileSystem {
             // No fsync is answered meanwhile: one that is answered afterwards says again that there is something unsent.
             let _turn = self.sync_turn.lock().await;
             let unsent = self.unsent_bytes() > 0;
-            return shipping.lease.renew(Some(unsent)).await;
+            return self.renew(shipping, Some(unsent)).await;
         }
-        shipping.lease.renew(None).await
+        self.renew(shipping, None).await
     }
 
     /// Under durability `local`: before an fsync is answered, the owner record says that this host holds what the
     /// store does not have.
     pub(crate) async fn say_unsent(&self, shipping: &Shipping) -> FsResult<()> {
         while shipping.config.durability == Durability::Local && !shipping.lease.says_unsent() && self.unsent_bytes() > 0 {
-            match shipping.lease.renew(Some(true)).await {
-                Ok(()) => shipping.patience.answered(),
-                Err(FsError::Fenced(why)) => return Err(self.fence(shipping, why)),
+            match self.renew(shipping, Some(true)).await {
+                Ok(()) => {}
+                Err(e @ FsError::Fenced(_)) => return Err(e),
                 Err(_) => {
-                    shipping.patience.failed();
                     shipping.check_outage()?;
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
         }
         Ok(())
-    }
-
-    /// Reads the log again as a stranger would. For tests.
-    #[doc(hidden)]
-    pub async fn log_objects(&self) -> FsResult<usize> {
-        let Some(shipping) = &self.shipping else { return Ok(0) };
-        let from = shipping.places.lock().first().map_or(*shipping.next.lock(), |(p, _)| *p);
-        let (chain, _) = chain::read(&shipping.store, &shipping.prefix, shipping.volume, from).await?;
-        Ok(chain.places.len())
     }
 }

@@ -255,6 +255,7 @@ impl Shell<'_> {
             clean: RowCache::new(self.config.cache_bytes),
             sb: self.sb.clone(),
             segments: self.segments.clone(),
+            unpacked: self.segments.values().filter(|s| s.pack.is_none()).count() as u64,
             copies: Copies::default(),
             current: None,
             pins: HashMap::new(),

@@ -358,6 +358,22 @@ async fn every_moment_of_the_store_holds_what_was_synced_by_then() {
     assert!(looked > 100, "{looked}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_of_nothing_takes_nothing_out_of_the_log() {
+    let cloud = Cloud::new(Arc::new(InMemory::new())).await;
+    cloud.open("a").await.close().await.expect("closes");
+    // An opening begins with a fence in the log, and nothing is there to be folded.
+    let a = cloud.open("a").await;
+    a.compact_all().await.expect("folds");
+    put(&a, "f", b"acknowledged").await;
+    a.sync_all().await.expect("syncs");
+    a.abandon().await;
+    remove(&cloud.dir("a"));
+    let b = cloud.open("b").await;
+    assert_eq!(get(&b, "f").await.expect("there"), b"acknowledged");
+    healthy(&b).await;
+}
+
 fn remove(dir: &Path) {
     std::fs::remove_dir_all(dir).expect("removed");
 }
