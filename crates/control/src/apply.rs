@@ -28,7 +28,12 @@ impl Inner {
         if let Some(map) = detail.as_object_mut() {
             map.remove("verb");
         }
-        if let Err(denied) = self.authorise(actor, &intent) {
+        let allowed = self.authorise(actor, &intent).and_then(|()| match &intent {
+            // Before anything is written: the specification would be in the record.
+            Intent::AddStore { spec, .. } => spec.check(),
+            _ => Ok(()),
+        });
+        if let Err(refused) = allowed {
             self.audit
                 .end(Draft {
                     change: None,
@@ -36,26 +41,10 @@ impl Inner {
                     actor: actor.clone(),
                     verb: verb.to_owned(),
                     target,
-                    detail: failure(&denied),
+                    detail: failure(&refused),
                 })
                 .await;
-            return Err(denied);
-        }
-        // Before anything is written: the specification would be in the record.
-        if let Intent::AddStore { spec, .. } = &intent
-            && let Err(bad) = spec.check()
-        {
-            self.audit
-                .end(Draft {
-                    change: None,
-                    phase: AuditPhase::Failed,
-                    actor: actor.clone(),
-                    verb: verb.to_owned(),
-                    target,
-                    detail: failure(&bad),
-                })
-                .await;
-            return Err(bad);
+            return Err(refused);
         }
         let unrecorded = match &intent {
             Intent::Detach { .. } => Unrecorded::GoesOn,
