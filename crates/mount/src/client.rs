@@ -2,7 +2,7 @@
 
 use crate::keeper::{Launcher, start_keeper};
 use crate::layout::Layout;
-use crate::protocol::{Attached, AttachedVolume, KeeperRequest};
+use crate::protocol::{Attached, AttachedVolume, KeeperRequest, Renewed};
 use crate::wire::Connection;
 use orlop_model::{CheckProgress, CheckReport, Error, GcReport, MountPlan, Result, Space, Usage, VolumeId};
 use serde::de::DeserializeOwned;
@@ -107,6 +107,36 @@ impl KeeperClient {
     /// Deletes from an attached volume's places what nothing refers to; in a rehearsal only tells.
     pub async fn collect(&self, volume: VolumeId, dry_run: bool) -> Result<GcReport> {
         self.ask(KeeperRequest::Collect { volume, dry_run }).await
+    }
+
+    /// The keeper's process.
+    pub async fn pid(&self) -> Result<u32> {
+        self.blocking(|c| Connection::connect(&c.socket).map(|connection| connection.peer())).await
+    }
+
+    /// Returns when the keeper has ended, however it ended; at once if none answers.
+    pub async fn ended(&self) {
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let socket = self.socket.clone();
+        // A thread of its own and not the runtime's, whose end would wait for it.
+        let watching = std::thread::Builder::new().name("keeper-watch".into()).stack_size(256 << 10).spawn(move || {
+            if let Ok(connection) = Connection::connect(&socket) {
+                // It says nothing unasked, so this ends with its process.
+                let _ = connection.receive::<serde_json::Value>();
+            }
+            drop(tell);
+        });
+        if let Err(e) = watching {
+            tracing::error!("the keeper is not watched: {e}");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        let _ = told.await;
+    }
+
+    /// Puts a worker of the binary that is on disk now in the place of an attached volume's worker. Whoever uses the
+    /// volume waits for that long and notices nothing else. A binary that refuses the volume leaves it to the old one.
+    pub async fn renew(&self, volume: VolumeId) -> Result<Renewed> {
+        self.ask(KeeperRequest::Renew { volume }).await
     }
 
     /// Ends the keeper; refused while volumes are attached. Returns when its process has ended.

@@ -18,4 +18,4 @@ mod wire;
 pub mod worker;
 
 pub use client::KeeperClient;
-pub use protocol::{Attached, AttachedVolume, Bound, WorkerState};
+pub use protocol::{Attached, AttachedVolume, Bound, Renewed, WorkerState};

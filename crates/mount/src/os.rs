@@ -1,9 +1,11 @@
 //! The few system calls that no safe wrapper offers: putting a descriptor in another's place, descriptors over a
-//! socket, process descriptors, process flags, cloned FUSE devices. Decides nothing; all `unsafe` of the crate is here.
+//! socket, process descriptors, process flags, cloned FUSE devices, and memory that has to be there before it is used.
+//! Decides nothing; all `unsafe` of the crate is here.
 #![allow(unsafe_code)]
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -58,6 +60,14 @@ impl PidFd {
         Ok(PidFd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
+    /// Ends the process at once.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let none: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: pidfd_send_signal takes an open descriptor, which this borrows, and a null siginfo, which it allows.
+        let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, none, 0) };
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Waits until the process has ended, all its threads and descriptors included. Returns whether it has.
     pub(crate) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
         let end = limit.map(|l| std::time::Instant::now() + l);
@@ -109,6 +119,13 @@ pub(crate) fn fuse_device_is_dead(device: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Whether a descriptor has something to be read now.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN))
+}
+
 /// Writes the dirty pages of the file system that holds `file`.
 pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: syncfs takes an open descriptor and touches no memory of ours.
@@ -157,3 +174,68 @@ pub(crate) fn bound_allocator() {}
 /// Other allocators look after themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn give_back_memory() {}
+
+/// The length of the buffer into which the FUSE library reads requests, one a thread.
+const REQUEST_BUFFER: usize = (16 << 20) + 4096;
+/// What of it is ever used: the longest request that is agreed on with the kernel, and its headers.
+const REQUEST: usize = (1 << 20) + (8 << 10);
+const PAGE: usize = 4096;
+
+/// The system's allocator, except that the buffers of requests are in memory from the start. The kernel ends a request
+/// with EIO if its reader is killed while pages of the reader's buffer still have to be made.
+struct Resident;
+
+#[global_allocator]
+static ALLOCATOR: Resident = Resident;
+
+// SAFETY: every call is passed on to the system's allocator with its arguments unchanged, and its answer is returned.
+unsafe impl GlobalAlloc for Resident {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the promises of this trait, which are those of the callee.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        let start = unsafe { System.alloc_zeroed(layout) };
+        if layout.size() == REQUEST_BUFFER && !start.is_null() {
+            for page in (0..REQUEST).step_by(PAGE) {
+                // SAFETY: below REQUEST, which is less than the length of what was just allocated and is nobody's yet;
+                // it holds zeros, and a zero is written.
+                unsafe { start.add(page).write_volatile(0) };
+            }
+        }
+        start
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(start, layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { System.realloc(start, layout, size) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resident() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+        statm.split(' ').nth(1).expect("a field").parse::<u64>().expect("a number") * PAGE as u64
+    }
+
+    #[test]
+    fn a_buffer_for_requests_is_in_memory_before_it_is_used_and_others_are_not() {
+        // A process of its own is not needed: half of what is asked for is far more than other tests' noise.
+        let before = resident();
+        let buffers: Vec<Vec<u8>> = (0..32).map(|_| vec![0u8; REQUEST_BUFFER]).collect();
+        let with = resident();
+        assert!(with > before + 24 * REQUEST as u64, "{before} then {with}");
+        assert!(with < before + 64 * REQUEST as u64, "only what is used: {before} then {with}");
+        assert!(buffers.iter().all(|b| b[..REQUEST].iter().all(|byte| *byte == 0)));
+    }
+}

@@ -54,6 +54,17 @@ pub struct AttachedVolume {
     pub in_use_elsewhere: bool,
 }
 
+/// A worker that took the place of a sound one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The process that serves the volume now.
+    pub worker_pid: u32,
+    /// How long nobody answered requests.
+    pub paused_ms: u64,
+    /// Why it is the old binary's all the same: what the new one said when it refused the volume.
+    pub refused: Option<String>,
+}
+
 /// What the keeper is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -70,6 +81,7 @@ pub(crate) enum KeeperRequest {
     CheckProgress { volume: VolumeId },
     Space { volume: VolumeId },
     Collect { volume: VolumeId, dry_run: bool },
+    Renew { volume: VolumeId },
     Shutdown,
 }
 

@@ -16,6 +16,7 @@ mod status;
 mod store;
 mod unmount;
 mod up;
+mod upgrade;
 mod version;
 mod volume;
 
@@ -29,6 +30,7 @@ use std::future::Future;
 pub(crate) enum Command {
     Up(up::Args),
     Down(down::Args),
+    Upgrade(upgrade::Args),
     Status(status::Args),
     Doctor(doctor::Args),
     #[command(subcommand, visible_alias = "vol")]
@@ -62,6 +64,7 @@ pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
     match command {
         Command::Up(args) => up::run(&args, cx),
         Command::Down(args) => client(down::run(&args, cx)),
+        Command::Upgrade(args) => client(upgrade::run(&args, cx)),
         Command::Status(args) => client(status::run(&args, cx)),
         Command::Doctor(args) => client(doctor::run(&args, cx)),
         Command::Volume(command) => client(volume::run(command, cx)),

@@ -5,6 +5,7 @@ use crate::args::Context;
 use crate::daemon::{self, Settings};
 use orlop_api::wire::Status;
 use orlop_model::{Error, ErrorKind, Result};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -57,6 +58,11 @@ async fn start(args: &Args, cx: &Context) -> Result<u8> {
 
 /// Starts a daemon and waits until it is ready. False: another one was faster.
 pub(crate) async fn spawn(cx: &Context, words: &[String]) -> Result<bool> {
+    spawn_with(cx, words, Vec::new()).await
+}
+
+/// The same, with more in its environment.
+pub(crate) async fn spawn_with(cx: &Context, words: &[String], environment: Vec<(OsString, OsString)>) -> Result<bool> {
     daemon::prepare(&cx.root)?;
     let log = cx.root.join("log/daemon.log");
     let stderr = OpenOptions::new().create(true).append(true).open(&log).map_err(|e| Error::io(log.display(), &e))?;
@@ -66,6 +72,7 @@ pub(crate) async fn spawn(cx: &Context, words: &[String]) -> Result<bool> {
         .arg(&cx.root)
         .args(["up", "--detached"])
         .args(words)
+        .envs(environment)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

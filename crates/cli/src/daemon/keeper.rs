@@ -1,9 +1,17 @@
-//! The keeper's process as the daemon sees it: asked if it answers, started if it does not.
+//! The keeper's process as the daemon sees it: asked if it answers, started if it does not, and followed by another at
+//! once when it dies, since a worker that dies without a keeper takes its mount along.
 
 use orlop_model::Result;
 use orlop_mount::KeeperClient;
 use orlop_mount::keeper::Launcher;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long systemd may take to start a keeper that it started before.
+const SYSTEMD: Duration = Duration::from_secs(3);
+/// Between looks, and before a start that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The keeper of a root.
 pub(crate) struct Keeper {
@@ -30,5 +38,41 @@ impl Keeper {
         let _one = self.starting.lock().await;
         let launcher = Launcher { program: super::this_program()?, args: vec!["keeper".into()], env: Vec::new() };
         KeeperClient::connect_or_start(&self.root, &launcher).await
+    }
+
+    /// Never returns: sees to it that there is a keeper, unless the daemon is `closing`.
+    pub(crate) async fn guard(&self, closing: &AtomicBool) {
+        // A service's process may be a keeper's brother: then systemd starts the keeper again, and two would quarrel.
+        let grace = if std::env::var_os("INVOCATION_ID").is_some() { SYSTEMD } else { Duration::ZERO };
+        loop {
+            match self.answering().await {
+                Ok(keeper) => keeper.ended().await,
+                Err(_) if closing.load(Ordering::SeqCst) => tokio::time::sleep(PAUSE).await,
+                Err(_) => {
+                    if self.wait_for_other(grace).await || closing.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    match self.client().await {
+                        Ok(_) => tracing::warn!("the keeper had ended; another one has its mounts"),
+                        Err(e) => {
+                            tracing::error!(error = %e, "no keeper");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether somebody else started a keeper meanwhile.
+    async fn wait_for_other(&self, grace: Duration) -> bool {
+        let began = std::time::Instant::now();
+        while began.elapsed() < grace {
+            tokio::time::sleep(PAUSE).await;
+            if self.answering().await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 }

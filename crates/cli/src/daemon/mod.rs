@@ -127,6 +127,10 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     let (key_made, key_warning) = keys::prepare(root);
     let ports = Arc::new(Ports::new(root));
     ports.keeper.client().await?;
+    let guard = tokio::spawn({
+        let ports = ports.clone();
+        async move { ports.guard_keeper().await }
+    });
     let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
     // Whoever mounts a volume that another host had watches that host for a lease first.
     config.attach_deadline += 2 * orlop_mount::worker::lease()?;
@@ -189,6 +193,7 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     }
     ready::tell_systemd("STOPPING=1");
     reconciler.abort();
+    guard.abort();
     let _ = stop.send(true);
     let finish = async {
         let _ = local.await;

@@ -29,6 +29,11 @@ impl Ports {
         Ports { root: root.to_owned(), keeper: Keeper::new(root), plain: Plain::new(root), closing: AtomicBool::new(false) }
     }
 
+    /// Keeps a keeper running; never returns.
+    pub(crate) async fn guard_keeper(&self) {
+        self.keeper.guard(&self.closing).await;
+    }
+
     /// Refuses new mounts from now on, or ends that.
     pub(crate) fn set_closing(&self, closing: bool) {
         self.closing.store(closing, Ordering::SeqCst);

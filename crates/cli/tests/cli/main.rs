@@ -14,5 +14,6 @@ mod plain;
 mod plugin;
 mod stores;
 mod survival;
+mod upgrade;
 mod volumes;
 mod world;

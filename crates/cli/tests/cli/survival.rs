@@ -53,3 +53,40 @@ fn after_everything_was_killed_the_data_is_there() {
     world.run(&["down", "--force"]).ok();
     assert_eq!(world.mounts(), Vec::<std::path::PathBuf>::new());
 }
+
+#[test]
+fn a_keeper_that_dies_is_followed_by_another_at_once() {
+    if !can_mount("keeper killed") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let record = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
+    };
+    let pid = |v: &serde_json::Value| v.as_i64().expect("a number") as i32;
+    let mut file = std::fs::File::create(world.path("m/x")).expect("opens");
+    for round in 0..3 {
+        let (keeper, worker) = (pid(&record()["keeper_pid"]), pid(&record()["volumes"][0]["worker_pid"]));
+        let began = std::time::Instant::now();
+        kill(keeper);
+        writeln!(file, "without a keeper").expect("writes");
+        wait("another keeper has the mount", || {
+            let now = record();
+            pid(&now["keeper_pid"]) != keeper && now["volumes"][0]["worker_pid"] == worker
+        });
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "round {round}: {:?}", began.elapsed());
+        // It has the descriptor: the mount lives through the worker's death as well.
+        kill(worker);
+        writeln!(file, "and another worker").expect("writes");
+        wait("another worker serves", || ![0, worker].contains(&pid(&record()["volumes"][0]["worker_pid"])));
+    }
+    drop(file);
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "without a keeper\nand another worker\n".repeat(3));
+    world.run(&["unmount", &world.dir("m")]).ok();
+    let last = pid(&record()["keeper_pid"]);
+    world.run(&["down"]).ok();
+    wait("nothing is left, and no keeper comes back", || world.processes().is_empty());
+    assert!(!crate::world::alive(last));
+}

@@ -11,6 +11,7 @@ use orlop_model::{Error, ErrorKind, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -118,6 +119,8 @@ impl Keeper {
     pub(super) fn forget(&self, slot: &Slot) {
         let Some(volume) = slot.volume.lock().take() else { return };
         let _ = std::fs::remove_file(self.layout.worker_socket(slot.id));
+        slot.faults.store(0, Ordering::Relaxed);
+        *slot.program.lock() = None;
         for point in volume.points() {
             // Dead mounts may remain where the connection was cut while they were busy.
             let own = table::own().unwrap_or_default();

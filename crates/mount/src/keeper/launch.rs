@@ -59,11 +59,16 @@ pub(super) struct Launched {
 impl Launched {
     /// Starts a worker, and returns when it has opened the volume.
     pub(super) fn start(keeper: &Keeper, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
+        Self::start_from(keeper, &keeper.config.worker, plan, fresh_kernel)
+    }
+
+    /// The same with another program than the keeper's own.
+    pub(super) fn start_from(keeper: &Keeper, launcher: &Launcher, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
         let log = keeper.layout.worker_log(plan.volume);
         let (ours, theirs) = UnixStream::pair().map_err(|e| Error::io("making a socket for a worker", &e))?;
-        let mut command = command(&keeper.config.worker, keeper.layout.root(), &log)?;
+        let mut command = command(launcher, keeper.layout.root(), &log)?;
         command.arg("--volume").arg(plan.volume.to_string()).stdin(OwnedFd::from(theirs));
-        let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", keeper.config.worker.program.display()), &e))?;
+        let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
         // The command holds the worker's end of the socket; without it, a worker's death is seen at once.
         drop(command);
         let open = || -> Result<(Arc<PidFd>, Connection)> {

@@ -8,7 +8,9 @@ mod attach;
 mod binds;
 mod detach;
 mod launch;
+mod poison;
 mod record;
+mod renew;
 mod requests;
 mod volume;
 mod watch;
@@ -27,6 +29,7 @@ use std::sync::{Arc, mpsc};
 use volume::Slot;
 
 pub(crate) use launch::start_keeper;
+pub use renew::change_over;
 
 /// How a program is started: `program args... --root ROOT`, and for a worker `--volume ID` as well.
 #[derive(Debug, Clone)]

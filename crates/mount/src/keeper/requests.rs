@@ -60,6 +60,7 @@ impl Keeper {
             KeeperRequest::CheckProgress { volume } => self.ask_worker(volume, &WorkerRequest::CheckProgress, Some(QUESTION)),
             KeeperRequest::Space { volume } => self.ask_worker(volume, &WorkerRequest::Space, None),
             KeeperRequest::Collect { volume, dry_run } => self.ask_worker(volume, &WorkerRequest::Collect { dry_run }, None),
+            KeeperRequest::Renew { volume } => value(self.renew(volume)?),
             KeeperRequest::Shutdown => value(self.may_stop()?),
         }
     }

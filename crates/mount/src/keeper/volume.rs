@@ -1,4 +1,4 @@
-//! An attached volume as the keeper holds it.
+//! An attached volume as the keeper holds it, and what its place remembers of the workers that died there.
 
 use crate::kernel::init::Negotiated;
 use crate::kernel::table::Device;
@@ -6,9 +6,11 @@ use crate::os::PidFd;
 use crate::protocol::{Bound, WorkerState};
 use orlop_model::{MountPlan, VolumeId};
 use parking_lot::Mutex;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 /// The place of a volume. `turn` is held by whoever attaches, detaches, binds or replaces the worker, for as long
@@ -18,11 +20,15 @@ pub(super) struct Slot {
     pub(super) id: VolumeId,
     pub(super) turn: Mutex<()>,
     pub(super) volume: Mutex<Option<Volume>>,
+    /// Workers in a row that ended by a fault of their own soon after their start.
+    pub(super) faults: AtomicU32,
+    /// The binary that serves this volume in place of the keeper's own, which refused it; its file may be gone.
+    pub(super) program: Mutex<Option<Arc<File>>>,
 }
 
 impl Slot {
     pub(super) fn new(id: VolumeId) -> Self {
-        Slot { id, turn: Mutex::new(()), volume: Mutex::new(None) }
+        Slot { id, turn: Mutex::new(()), volume: Mutex::new(None), faults: AtomicU32::new(0), program: Mutex::new(None) }
     }
 
     /// A look at the volume, if it is attached.

@@ -2,25 +2,34 @@
 //! requests that the dead one left unanswered are asked for again.
 
 use super::Keeper;
-use super::launch::Launched;
+use super::poison::{self, SOON, SOUND};
 use super::volume::{Slot, Worker};
 use crate::kernel::init;
 use crate::os::fuse_device_is_dead;
 use crate::protocol::WorkerState;
+use nix::sys::signal::Signal;
 use orlop_model::Result;
 use std::os::fd::AsFd;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A worker that served this long was sound: the next one starts at once.
-const SOUND: Duration = Duration::from_secs(60);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How a worker ended.
+struct End {
+    how: String,
+    /// Whether by a defect. Who is killed from outside has none; of a worker that an earlier keeper started nobody knows.
+    fault: bool,
+}
 
-fn wait_before_start(deaths: u32) -> Duration {
-    match deaths {
-        0 | 1 => Duration::ZERO,
-        n => LONGEST_WAIT.min(Duration::from_millis(100) * 2u32.saturating_pow(n - 2)),
+impl End {
+    fn of(status: ExitStatus) -> Self {
+        End { how: status.to_string(), fault: status.signal() != Some(Signal::SIGKILL as i32) }
+    }
+
+    fn unknown(how: impl ToString) -> Self {
+        End { how: how.to_string(), fault: false }
     }
 }
 
@@ -29,22 +38,25 @@ impl Keeper {
     pub(super) fn watch(self: &Arc<Self>, slot: &Arc<Slot>, worker: &Worker, child: Option<Child>) {
         let (keeper, slot, worker) = (self.clone(), slot.clone(), worker.clone());
         let watched = super::spawn("watch", move || {
-            let how = match child {
-                Some(mut child) => child.wait().map(|status| status.to_string()),
-                None => worker.process.wait(None).map(|_| "it ended".to_owned()),
+            let end = match child {
+                Some(mut child) => child.wait().map(End::of),
+                None => worker.process.wait(None).map(|_| End::unknown("it ended")),
             };
-            keeper.worker_ended(&slot, &worker, how.unwrap_or_else(|e| e.to_string()));
+            keeper.worker_ended(&slot, &worker, &end.unwrap_or_else(End::unknown));
         });
         if let Err(e) = watched {
             tracing::error!("a worker is not watched: {e}");
         }
     }
 
-    fn worker_ended(self: &Arc<Self>, slot: &Arc<Slot>, worker: &Worker, how: String) {
+    fn worker_ended(self: &Arc<Self>, slot: &Arc<Slot>, worker: &Worker, end: &End) {
+        let served = worker.since.elapsed();
         // A child is reaped when its first thread is gone; the process descriptor tells when all are.
         let _ = worker.process.wait(None);
         let mut attempts = 0;
-        let mut reason = format!("worker {} died: {how}", worker.pid);
+        let mut reason = format!("worker {} died: {}", worker.pid, end.how);
+        let mut wait = Duration::ZERO;
+        let mut counted = false;
         loop {
             let turn = slot.turn.lock();
             let Some((current, dead)) = slot.look(|v| (v.worker.pid, fuse_device_is_dead(v.device.as_fd()))) else { return };
@@ -52,47 +64,52 @@ impl Keeper {
                 return;
             }
             if dead {
-                tracing::info!(volume = %slot.id, "its connection has ended, and so has its worker ({how})");
+                tracing::info!(volume = %slot.id, "its connection has ended, and so has its worker ({})", end.how);
                 self.forget(slot);
                 return;
             }
-            if attempts == 0 {
-                tracing::error!(volume = %slot.id, "{reason}");
-                let sound = worker.since.elapsed() > SOUND;
-                slot.change(|v| v.deaths = if sound { 1 } else { v.deaths + 1 });
-            }
             slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
-            let deaths = slot.look(|v| v.deaths).unwrap_or(0);
-            if attempts > 0 || wait_before_start(deaths).is_zero() {
+            if !counted {
+                counted = true;
+                tracing::error!(volume = %slot.id, "{reason}");
+                wait = count(slot, end, served);
+            }
+            if wait.is_zero() {
                 match self.replace_worker(slot) {
                     Ok((next, child)) => {
                         tracing::info!(volume = %slot.id, worker = next.pid, "another worker serves");
-                        self.save();
-                        self.watch(slot, &next, Some(child));
+                        self.serves_now(slot, &next, child);
                         return;
                     }
                     Err(e) => {
                         tracing::error!(volume = %slot.id, "no other worker yet: {e}");
+                        attempts += 1;
                         reason = e.to_string();
-                        slot.change(|v| {
-                            v.deaths += 1;
-                            v.state = WorkerState::Restarting { attempts: attempts + 1, reason: reason.clone() };
-                        });
+                        slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
+                        wait = poison::wait_after_failure(attempts);
                     }
                 }
             }
-            attempts += 1;
             drop(turn);
-            std::thread::sleep(wait_before_start(slot.look(|v| v.deaths).unwrap_or(0)));
+            std::thread::sleep(std::mem::take(&mut wait));
         }
     }
 
-    fn replace_worker(&self, slot: &Slot) -> Result<(Worker, Child)> {
+    pub(super) fn replace_worker(&self, slot: &Slot) -> Result<(Worker, Child)> {
         let Some((plan, negotiated, device)) = slot.look(|v| (v.plan.clone(), v.negotiated, v.device.clone())) else {
             return Err(orlop_model::Error::internal("the volume is gone"));
         };
-        // The kernel still knows inodes of this volume, unlinked ones included.
-        let launched = Launched::start(self, &plan, false)?;
+        let launched = self.start_successor(slot, &plan)?;
+        if negotiated.resends() && poison::is_poisoned(slot.faults.load(Ordering::Relaxed)) {
+            match poison::refuse_unanswered(device.as_fd()) {
+                Ok(n) => tracing::error!(
+                    volume = %plan.name,
+                    "{} workers in a row died soon after their start: the {n} requests that they left unanswered were answered EIO",
+                    slot.faults.swap(0, Ordering::Relaxed)
+                ),
+                Err(e) => tracing::error!(volume = %plan.name, "refusing the requests that workers die of: {e}"),
+            }
+        }
         let (worker, child) = launched.serve(&device, &negotiated)?;
         if negotiated.resends()
             && let Err(e) = init::resend(device.as_fd())
@@ -107,15 +124,41 @@ impl Keeper {
     }
 }
 
+/// Counts a death, and tells how long the next worker waits.
+fn count(slot: &Slot, end: &End, served: Duration) -> Duration {
+    if end.fault && served < SOON {
+        slot.faults.fetch_add(1, Ordering::Relaxed);
+    } else {
+        slot.faults.store(0, Ordering::Relaxed);
+    }
+    slot.change(|v| v.deaths = if served < SOUND { v.deaths.saturating_add(1) } else { 1 });
+    poison::wait_after_death(slot.look(|v| v.deaths).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_model::VolumeId;
 
     #[test]
-    fn the_first_death_is_forgiven_and_the_wait_is_bounded() {
-        assert_eq!(wait_before_start(1), Duration::ZERO);
-        assert_eq!(wait_before_start(2), Duration::from_millis(100));
-        assert_eq!(wait_before_start(4), Duration::from_millis(400));
-        assert_eq!(wait_before_start(1000), LONGEST_WAIT);
+    fn only_faults_soon_after_the_start_make_a_request_suspect() {
+        let slot = Slot::new(VolumeId::random());
+        let fault = End::of(ExitStatus::from_raw(Signal::SIGABRT as i32));
+        let killed = End::of(ExitStatus::from_raw(Signal::SIGKILL as i32));
+        assert!(fault.fault && !killed.fault && End::of(ExitStatus::from_raw(1 << 8)).fault);
+        let faults = |end: &End, served| {
+            count(&slot, end, served);
+            slot.faults.load(Ordering::Relaxed)
+        };
+        for n in 1..=4 {
+            assert_eq!(faults(&fault, Duration::from_millis(5)), n);
+            assert!(!poison::is_poisoned(n));
+        }
+        assert_eq!(faults(&killed, Duration::from_millis(5)), 0, "somebody killed it: nothing to suspect");
+        assert_eq!(faults(&fault, SOON), 0, "it served well before");
+        for _ in 0..5 {
+            count(&slot, &fault, Duration::ZERO);
+        }
+        assert!(poison::is_poisoned(slot.faults.load(Ordering::Relaxed)));
     }
 }

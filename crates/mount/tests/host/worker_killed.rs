@@ -123,6 +123,38 @@ fn under_load_no_change_fails_none_is_lost_and_none_is_done_twice() {
 }
 
 #[test]
+fn however_often_a_worker_is_killed_the_next_one_answers_within_two_seconds() {
+    need_fuse!();
+    let rounds = if std::env::var_os("ORLOP_SOAK").is_some() { 100 } else { 12 };
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let mut worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    let mut pauses: Vec<std::time::Duration> = (0..rounds)
+        .map(|n| {
+            let began = std::time::Instant::now();
+            kill(worker);
+            // A name that was never asked for is in no cache: this waits for an answer.
+            let asked = std::fs::symlink_metadata(Path::new(&plan.mountpoint).join(format!("nobody{n}")));
+            let pause = began.elapsed();
+            // Where requests cannot be sent again one may end in an error, but not in silence.
+            assert!(asked.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) || !resends(&world, &plan));
+            let old = worker;
+            until("the next worker is known", || {
+                worker = serving_pid(&world, &keeper).unwrap_or(old);
+                worker != old
+            });
+            pause
+        })
+        .collect();
+    pauses.sort();
+    let (median, worst) = (pauses[rounds / 2], pauses[rounds - 1]);
+    println!("kill -9 to the next answer: median {median:?}, longest {worst:?} of {rounds}");
+    assert!(worst < std::time::Duration::from_secs(2), "{pauses:?}");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
 fn where_requests_cannot_be_sent_again_they_end_and_the_mount_lives_on() {
     need_fuse!();
     let world = World::new();

@@ -1,0 +1,130 @@
+//! Moving to another binary under living mounts: a worker makes everything durable, dies, and one of the new binary
+//! takes its place; a keeper lets go, and one of the new binary takes over. What the new binary refuses goes on with
+//! the old one, whose file is held open for that, since on disk it is gone.
+
+use super::launch::Launched;
+use super::volume::{Slot, Worker};
+use super::{Keeper, Launcher, start_keeper};
+use crate::layout::Layout;
+use crate::os::{PidFd, fuse_device_is_dead};
+use crate::protocol::{Renewed, WorkerRequest, WorkerState};
+use crate::wire::Connection;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a worker may take to make everything durable before it is left as it is.
+const SETTLING: Duration = Duration::from_secs(60);
+/// How long a process that was ended may take to be gone.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// The binary that a process runs, also when its file was replaced.
+fn binary_of(pid: u32) -> Result<Arc<File>> {
+    File::open(format!("/proc/{pid}/exe")).map(Arc::new).map_err(|e| Error::io(format_args!("opening the binary of process {pid}"), &e))
+}
+
+/// The path of an open file for a process that this one starts.
+pub(super) fn path_of(binary: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", binary.as_raw_fd()))
+}
+
+impl Keeper {
+    /// Replaces a sound worker by one of the keeper's own program.
+    pub(super) fn renew(self: &Arc<Self>, id: VolumeId) -> Result<Renewed> {
+        let slot = self.slot(id);
+        let _turn = slot.turn.lock();
+        let not_attached = || Error::not_found(format!("volume {id} is not attached"));
+        let Some((name, worker, resends, state)) =
+            slot.look(|v| (v.plan.name.clone(), v.worker.clone(), v.negotiated.resends(), v.state.clone()))
+        else {
+            return Err(not_attached());
+        };
+        if state != WorkerState::Serving || slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true) {
+            return Err(Error::unavailable(format!("volume {name} is not being served now")).with_remedy("try again later"));
+        }
+        if !resends {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("volume {name}: this kernel cannot send requests again, so those under way would fail"),
+            )
+            .with_remedy("unmount the volume and mount it again, or use Linux 6.9 or later"));
+        }
+        let old = binary_of(worker.pid)?;
+        // Requests are served on meanwhile; what is left to be read again at the start is little then. A worker that
+        // cannot reach its store is not exchanged for one that could not open it.
+        self.ask_worker::<serde_json::Value>(id, &WorkerRequest::Sync, Some(SETTLING))?;
+
+        slot.change(|v| v.state = WorkerState::Restarting { attempts: 0, reason: "it moves to another binary".into() });
+        let began = Instant::now();
+        worker.process.kill().map_err(|e| Error::io("ending a worker", &e))?;
+        match worker.process.wait(Some(ENDING)) {
+            Ok(true) => {}
+            // Its watcher replaces it as soon as it is gone.
+            Ok(false) => return Err(Error::unavailable(format!("volume {name}: process {} does not end", worker.pid))),
+            Err(e) => return Err(Error::io("waiting for a worker's end", &e)),
+        }
+        let before = slot.program.lock().take();
+        let (next, child, refused) = match self.replace_worker(&slot) {
+            Ok((next, child)) => (next, child, None),
+            Err(e) => {
+                tracing::error!(volume = %name, "the new binary does not serve it, the old one goes on: {e}");
+                *slot.program.lock() = Some(before.unwrap_or(old));
+                // If that fails too, the dead worker's watcher is next in turn and tries on.
+                let (next, child) = self.replace_worker(&slot)?;
+                (next, child, Some(e.to_string()))
+            }
+        };
+        let paused_ms = began.elapsed().as_millis() as u64;
+        tracing::info!(volume = %name, worker = next.pid, paused_ms, "renewed");
+        let worker_pid = next.pid;
+        self.serves_now(&slot, &next, child);
+        Ok(Renewed { worker_pid, paused_ms, refused })
+    }
+
+    /// Starts a worker for a volume that has one already or had one.
+    pub(super) fn start_successor(&self, slot: &Slot, plan: &orlop_model::MountPlan) -> Result<Launched> {
+        let held = slot.program.lock().clone();
+        // The kernel still knows inodes of this volume, unlinked ones included.
+        match held {
+            None => Launched::start(self, plan, false),
+            Some(binary) => {
+                let launcher = Launcher { program: path_of(&binary), ..self.config.worker.clone() };
+                Launched::start_from(self, &launcher, plan, false)
+            }
+        }
+    }
+
+    pub(super) fn serves_now(self: &Arc<Self>, slot: &Arc<Slot>, next: &Worker, child: Child) {
+        self.save();
+        self.watch(slot, next, Some(child));
+    }
+}
+
+/// Puts a keeper of another program in the place of the one that serves a root; its workers serve on meanwhile. Should
+/// the new one not start, the old one's binary does again, and the error says why.
+pub fn change_over(root: &Path, launcher: &Launcher) -> Result<u32> {
+    let socket = Layout::new(root).keeper_socket();
+    let pid = Connection::connect(&socket)?.peer();
+    let old = binary_of(pid)?;
+    let process = PidFd::open(pid as i32).map_err(|e| Error::io("opening the keeper's process descriptor", &e))?;
+    kill(Pid::from_raw(pid as i32), Signal::SIGTERM).map_err(|e| Error::io("ending the keeper", &e.into()))?;
+    match process.wait(Some(ENDING)) {
+        Ok(true) => {}
+        Ok(false) => return Err(Error::unavailable(format!("the keeper (process {pid}) does not end"))),
+        Err(e) => return Err(Error::io("waiting for the keeper's end", &e)),
+    }
+    if let Err(e) = start_keeper(launcher, root) {
+        let again = Launcher { program: path_of(&old), ..launcher.clone() };
+        return Err(match start_keeper(&again, root) {
+            Ok(()) => e.during("the old keeper goes on: starting a new one"),
+            Err(worse) => worse.during(format_args!("no keeper starts, the new one neither ({e})")),
+        });
+    }
+    Ok(Connection::connect(&socket)?.peer())
+}
