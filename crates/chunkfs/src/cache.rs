@@ -19,6 +19,7 @@ impl FileSystem {
     /// Gives back the memory of rows that the namespace has as well. They are fetched again when they are asked for.
     pub fn forget_rows(&self) {
         self.lock().clean.clear();
+        self.ns.forget();
     }
 }
 

@@ -3,8 +3,10 @@
 //! The journal is the one log. A fold writes its rows in one batch together with the number of the last
 //! record in them, and is durable when `fold` returns; SlateDB's epoch fences an older writer.
 
+mod blocks;
 mod upkeep;
 
+use self::blocks::Blocks;
 use self::upkeep::Upkeep;
 use crate::key::Key;
 use crate::row::Row;
@@ -24,6 +26,7 @@ pub(crate) struct Namespace {
     upkeep: parking_lot::Mutex<Option<Upkeep>>,
     /// Guarded: what its objects do not check themselves is checked around them.
     store: Arc<dyn ObjectStore>,
+    blocks: Arc<Blocks>,
     raw: Arc<dyn ObjectStore>,
     path: String,
 }
@@ -56,6 +59,8 @@ fn fs_error(e: &slatedb::Error) -> FsError {
     match e.kind() {
         ErrorKind::Closed(CloseReason::Fenced) => FsError::Fenced(e.to_string()),
         ErrorKind::Data => FsError::Corrupt(format!("namespace: {e}")),
+        // Bytes that are whole and no manifest: it is read by its verifier, which is called back.
+        ErrorKind::Internal if e.to_string().contains("CallbackError") => FsError::Corrupt(format!("namespace: {e}")),
         _ => FsError::Io(format!("namespace: {e}")),
     }
 }
@@ -63,8 +68,9 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
         let (raw, store) = (store.clone(), guarded(store, prefix_of(&path)));
-        let (db, upkeep) = connect(&store, &path).await?;
-        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, raw, path })
+        let blocks = Arc::new(Blocks::default());
+        let (db, upkeep) = connect(&store, &path, &blocks).await?;
+        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, blocks, raw, path })
     }
 
     /// The store that the volume is on.
@@ -91,7 +97,7 @@ impl Namespace {
     /// The host's lock on the volume is held, so no other writer of this host is fenced by it.
     pub(crate) async fn reopen(&self) -> FsResult<()> {
         self.abandon().await;
-        let (db, upkeep) = connect(&self.store, &self.path).await?;
+        let (db, upkeep) = connect(&self.store, &self.path, &self.blocks).await?;
         *self.db.write() = db;
         *self.upkeep.lock() = Some(upkeep);
         Ok(())
@@ -137,6 +143,11 @@ impl Namespace {
             upkeep.folded();
         }
         Ok(())
+    }
+
+    /// Gives back the memory of what was read. It is read again when it is asked for.
+    pub(crate) fn forget(&self) {
+        self.blocks.clear();
     }
 
     async fn end_upkeep(&self) {
@@ -186,11 +197,12 @@ pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn Obje
     orlop_store::wrap::guard(store, prefix)
 }
 
-async fn connect(store: &Arc<dyn ObjectStore>, path: &str) -> FsResult<(Db, Upkeep)> {
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>) -> FsResult<(Db, Upkeep)> {
     let ticks = Arc::new(Ticks::default());
     let db = loop {
-        let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone()).build();
-        match build.await {
+        let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone());
+        // Objects are written once: what was read of one before a reopening is true after it.
+        match build.with_db_cache(blocks.clone(), 0).build().await {
             Ok(db) => break db,
             // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
             Err(e) if ticks.refused(&e.to_string()) => {}

@@ -304,8 +304,8 @@ impl FileSystem {
 async fn take_volume(config: &OpenConfig, remote: &Remote, journal_dir: &Path) -> Result<Arc<Lease>> {
     let disk = &*config.host;
     let holder = holder_id(disk, &config.state_dir).map_err(|e| Error::io(config.state_dir.display(), &e))?;
-    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder, remote, |owner| {
-        supersede(disk, journal_dir, owner.epoch).map_err(|e| Error::io(journal_dir.display(), &e))
+    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder, remote, |epoch| {
+        supersede(disk, journal_dir, epoch).map_err(|e| Error::io(journal_dir.display(), &e))
     });
     Ok(Arc::new(lease.await?))
 }

@@ -49,7 +49,7 @@ impl FileSystem {
             let (path, source) = {
                 let mut st = self.lock();
                 let path = st.segments.get(&run.segment).map(|s| st.files.path(run.segment, &s.id));
-                (path.map_or_else(|| format!("segment {:016x}", run.segment), |p| p.display().to_string()), st.source(run.segment))
+                (path.map_or_else(|| format!("segment {:016x}", run.segment), |p| p.display().to_string()), st.source_to_check(run.segment))
             };
             let (file, pack) = match source {
                 Ok(Source::Staged(file, pack)) => (Some(Ok(file)), pack),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use orlop_model::OutagePolicy;
+use orlop_store::wrap::BrokenSeal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,16 @@ pub(crate) struct Chain {
     pub(crate) places: Vec<Place>,
 }
 
-/// Walks the log from a place on. Returns what it holds and the first place where nothing is.
-pub(crate) async fn read(store: &Arc<dyn ObjectStore>, prefix: &str, volume: [u8; 16], from: Place) -> FsResult<(Chain, Place)> {
+/// Walks the log from a place on. Returns what it holds and the first place where nothing is. Places below `arrived` had
+/// arrived by what the owner record says: that one of them is empty is damage, not the end of the log. So it is if an
+/// object behind it says so.
+pub(crate) async fn read(
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    volume: [u8; 16],
+    from: Place,
+    arrived: u64,
+) -> FsResult<(Chain, Place)> {
     let patience = Patience::new(OutagePolicy::Fail, OPENING);
     let mut found = fetch_listed(&patience, store, prefix, from).await?;
     let mut chain = Chain::default();
@@ -45,24 +54,40 @@ pub(crate) async fn read(store: &Arc<dyn ObjectStore>, prefix: &str, volume: [u8
             // It may have arrived after the listing.
             None => match get(&patience, store, prefix, place).await? {
                 Some(bytes) => bytes,
-                None => return Ok((chain, place)),
+                None => {
+                    let after =
+                        found.iter().filter(|(p, _)| p.epoch >= place.epoch).filter_map(|(p, bytes)| says_arrived(bytes, volume, *p));
+                    if after.max().unwrap_or(0).max(arrived) > place.n {
+                        let path = place.path(prefix);
+                        return Err(FsError::Corrupt(format!(
+                            "{path}: it is missing: the log went on behind it, or the namespace is older than it was"
+                        )));
+                    }
+                    return Ok((chain, place));
+                }
             },
         };
         place = step(&mut chain, bytes, prefix, volume, place)?;
     }
 }
 
-/// Takes the log over from the writer before: whatever he still sends no longer counts. Returns what it holds and where the
-/// writer of `epoch` goes on.
+fn says_arrived(bytes: &Bytes, volume: [u8; 16], place: Place) -> Option<u64> {
+    match decode(bytes, volume, place).ok()?.body {
+        Body::Records { arrived, .. } => Some(arrived),
+        Body::Fence { .. } => None,
+    }
+}
+
+/// Takes the log, as it was read, over from the writer before: whatever he still sends no longer counts. Returns what it
+/// holds and where the writer of `epoch` goes on, which must be above every epoch before.
 pub(crate) async fn take_over(
     store: &Arc<dyn ObjectStore>,
     prefix: &str,
     volume: [u8; 16],
-    from: Place,
+    (mut chain, mut place): (Chain, Place),
     epoch: u64,
 ) -> FsResult<(Chain, Place)> {
     let patience = Patience::new(OutagePolicy::Fail, OPENING);
-    let (mut chain, mut place) = read(store, prefix, volume, from).await?;
     while place.epoch != epoch {
         let head = Head { volume, place, nonce: rand::random() };
         let (path, fence) = (place.path(prefix), encode_fence(&head, epoch));
@@ -91,7 +116,7 @@ fn step(chain: &mut Chain, bytes: Bytes, prefix: &str, volume: [u8; 16], place: 
     chain.places.push(place);
     match object.body {
         Body::Fence { next_epoch } => Ok(Place { epoch: next_epoch, n: place.n + 1 }),
-        Body::Records { records, extents } => {
+        Body::Records { records, extents, .. } => {
             if let (Some((last, _)), Some((first, _))) = (chain.records.last(), records.first())
                 && *first != last + 1
             {
@@ -111,7 +136,10 @@ async fn get(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, pl
     match got.await? {
         Ok(bytes) => Ok(Some(bytes)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(e) => Err(FsError::Io(format!("{path}: {e}"))),
+        Err(e) => match BrokenSeal::find(&e) {
+            Some(broken) => Err(FsError::Corrupt(format!("{path}: {}", broken.why))),
+            None => Err(FsError::Io(format!("{path}: {e}"))),
+        },
     }
 }
 
@@ -142,12 +170,21 @@ mod tests {
     const VOLUME: [u8; 16] = [1; 16];
 
     async fn send(store: &Arc<dyn ObjectStore>, place: Place, records: std::ops::Range<u64>) -> bool {
+        send_since(store, place, 0, records).await
+    }
+
+    async fn over(store: &Arc<dyn ObjectStore>, from: Place, epoch: u64) -> FsResult<(Chain, Place)> {
+        let found = read(store, "v", VOLUME, from, 0).await?;
+        take_over(store, "v", VOLUME, found, epoch).await
+    }
+
+    async fn send_since(store: &Arc<dyn ObjectStore>, place: Place, arrived: u64, records: std::ops::Range<u64>) -> bool {
         let mut frames = Vec::new();
         for n in records.clone() {
             encode_frame(&mut frames, n, &Record { request: 0, answer: 0, changes: vec![Change::Delete(Key::Inode(n))] });
         }
         let head = Head { volume: VOLUME, place, nonce: [9; 16] };
-        let bytes = encode_records(&head, records.start, &frames, &[], |_| Ok::<(), Infallible>(())).expect("infallible");
+        let bytes = encode_records(&head, arrived, records.start, &frames, &[], |_| Ok::<(), Infallible>(())).expect("infallible");
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         store.put_opts(&place.path("v"), bytes.into(), options).await.is_ok()
     }
@@ -160,18 +197,18 @@ mod tests {
         assert!(send(&store, at(1, 2), 4..6).await);
         // Sent side by side: this one arrived, the one before it did not.
         assert!(send(&store, at(1, 4), 8..9).await);
-        let (chain, next) = take_over(&store, "v", VOLUME, Place::FIRST, 2).await.expect("takes over");
+        let (chain, next) = over(&store, Place::FIRST, 2).await.expect("takes over");
         assert_eq!(next, at(2, 4));
         assert_eq!(chain.records.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(chain.places, [at(1, 1), at(1, 2), at(1, 3)]);
         assert!(!send(&store, at(1, 3), 6..8).await, "the old writer is refused where it would go on");
         // The new writer's object of the same number is another one.
         assert!(send(&store, next, 6..7).await);
-        let (chain, next) = take_over(&store, "v", VOLUME, Place::FIRST, 7).await.expect("again");
+        let (chain, next) = over(&store, Place::FIRST, 7).await.expect("again");
         assert_eq!(chain.records.last().map(|(n, _)| *n), Some(6));
         assert_eq!(next, at(7, 6));
         // Half a takeover is finished by the next one.
-        let (_, again) = take_over(&store, "v", VOLUME, at(2, 5), 8).await.expect("and again");
+        let (_, again) = over(&store, at(2, 5), 8).await.expect("and again");
         assert_eq!(again, at(8, 7));
     }
 
@@ -183,7 +220,23 @@ mod tests {
         let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("bytes").to_vec();
         bytes[20] ^= 1;
         store.put(&path, bytes.into()).await.expect("put");
-        let e = read(&store, "v", VOLUME, Place::FIRST).await.expect_err("damaged");
+        let e = read(&store, "v", VOLUME, Place::FIRST, 0).await.expect_err("damaged");
         assert!(matches!(&e, FsError::Corrupt(why) if why.contains("log/")), "{e}");
+    }
+
+    #[tokio::test]
+    async fn one_that_had_arrived_and_is_gone_is_damage_and_not_the_end() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let at = |n| Place { epoch: 1, n };
+        assert!(send_since(&store, at(1), 1, 1..2).await);
+        // Under way beside each other: that the second never arrived is how a crash looks.
+        assert!(send_since(&store, at(3), 2, 3..4).await);
+        let (chain, end) = read(&store, "v", VOLUME, at(1), 2).await.expect("the second never arrived");
+        assert_eq!((chain.records.len(), end), (1, at(2)));
+        assert!(send_since(&store, at(4), 3, 4..5).await);
+        let e = read(&store, "v", VOLUME, at(1), 0).await.expect_err("the fourth says that the second had arrived");
+        assert!(matches!(&e, FsError::Corrupt(why) if why.contains(&*at(2).path("v").to_string())), "{e}");
+        let e = read(&store, "v", VOLUME, at(5), 6).await.expect_err("the owner record says that the fifth had");
+        assert!(matches!(&e, FsError::Corrupt(why) if why.contains(&*at(5).path("v").to_string())), "{e}");
     }
 }

@@ -1,6 +1,6 @@
 //! What a stranger may know of a volume in a store without opening it: whether it is one, and who has it.
 
-use super::lease;
+use super::lease::{self, Look};
 use crate::open::check_header;
 use object_store::ObjectStore;
 use orlop_model::{Error, Result, VolumeId};
@@ -25,8 +25,11 @@ pub struct OwnerFacts {
 pub async fn owner_of(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<Option<OwnerFacts>> {
     check_header(store, prefix, volume).await?;
     let path = lease::path(prefix);
-    let seen = lease::look(&**store, &path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?;
-    Ok(seen.map(|(o, _)| OwnerFacts { host: o.name, holder: o.holder, released: o.released, unsent: o.unsent }))
+    match lease::look(&**store, &path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")))? {
+        Look::Nothing => Ok(None),
+        Look::Record(o, _) => Ok(Some(OwnerFacts { host: o.name, holder: o.holder, released: o.released, unsent: o.unsent })),
+        Look::Damaged(why) => Err(lease::damaged(&path, &why)),
+    }
 }
 
 /// The id of a state folder of this host, if a volume was ever opened there.

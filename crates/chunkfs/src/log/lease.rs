@@ -10,17 +10,21 @@ use crate::types::{FsError, FsResult};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use orlop_model::{Durability, Error, ErrorKind, Result};
+use orlop_store::wrap::BrokenSeal;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How long taking the record waits for a store that does not answer.
 const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a record is read before it counts as damaged.
+const ATTEMPTS: u32 = 3;
 
 /// The object `owner.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Owner {
     version: u32,
     /// Raised by every opening.
@@ -41,20 +45,80 @@ pub(crate) struct Owner {
     pub(crate) unsent: bool,
     /// Tells this record from another attempt.
     nonce: String,
+    /// Every place of the log below this number had arrived. Version 1 did not say.
+    #[serde(default)]
+    arrived: u64,
+    /// Digest of the record, this field empty. Version 1 had none.
+    #[serde(default)]
+    check: String,
 }
+
+/// What stands where the owner record should be.
+#[derive(Debug)]
+pub(crate) enum Look {
+    Nothing,
+    Record(Owner, UpdateVersion),
+    /// Something that no writer wrote, and why it is not a record.
+    Damaged(String),
+}
+
+impl Owner {
+    /// Every place of the log below this number had arrived.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// The same, as if its writer had let go with everything sent.
+    pub(crate) fn let_go(self) -> Owner {
+        Owner { released: true, unsent: false, ..self }
+    }
+}
+
+/// The bytes of a record.
+pub(crate) fn encode(owner: &Owner) -> Vec<u8> {
+    let bare = Owner { version: VERSION, check: String::new(), ..owner.clone() };
+    let digest = blake3::hash(&serde_json::to_vec(&bare).expect("a plain struct is JSON")).to_hex();
+    serde_json::to_vec(&Owner { check: digest[..32].to_owned(), ..bare }).expect("a plain struct is JSON")
+}
+
+/// Reads a record, or says why it is none.
+pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<Owner, String> {
+    // The version is read first and alone: a newer record may hold anything else.
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("it is not JSON: {e}"))?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64).ok_or("it has no version")?;
+    if version > u64::from(VERSION) {
+        return Err(format!("it is of version {version}; this version of Orlop reads {VERSION}"));
+    }
+    let owner: Owner = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let whole = match owner.version {
+        VERSION => encode(&owner) == bytes,
+        _ => owner.check.is_empty() && owner.arrived == 0,
+    };
+    if whole { Ok(owner) } else { Err("it is not as it was written".to_owned()) }
+}
+
+/// The error of who finds it so.
+pub(crate) fn damaged(path: &StorePath, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the owner record {path} is damaged: {why}")).with_remedy(REGAIN)
+}
+
+const REGAIN: &str = "make sure that no other host uses the volume or holds changes of it that were not sent; then give up whatever those \
+     may have been, and take it with: orlop mount --abandon-unsynced";
 
 /// The owner record, as this process holds it.
 #[derive(Debug)]
 pub(crate) struct Lease {
     store: Arc<dyn ObjectStore>,
     path: StorePath,
-    pub(crate) epoch: u64,
+    epoch: AtomicU64,
     pub(crate) duration: Duration,
     held: tokio::sync::Mutex<Held>,
     /// Until when nobody else can have taken the volume, in milliseconds of the host's running time, sleep included.
     valid_until: AtomicU64,
     /// Whether the record in the store says for sure that there is something unsent.
     unsent: AtomicBool,
+    /// Every place of the log below this number has arrived: the next record says so.
+    arrived: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -74,21 +138,45 @@ pub(crate) fn path(prefix: &str) -> StorePath {
 }
 
 /// What the record says, if there is one.
-pub(crate) async fn look(store: &dyn ObjectStore, path: &StorePath) -> object_store::Result<Option<(Owner, UpdateVersion)>> {
-    let got = match store.get(path).await {
-        Ok(got) => got,
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let at = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
-    let bytes = got.bytes().await?;
-    let owner = serde_json::from_slice(&bytes)
-        .map_err(|e| object_store::Error::Generic { store: "owner record", source: format!("{path} cannot be read: {e}").into() })?;
-    Ok(Some((owner, at)))
+pub(crate) async fn look(store: &dyn ObjectStore, path: &StorePath) -> object_store::Result<Look> {
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        let got = async {
+            let got = store.get(path).await?;
+            let at = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+            Ok((got.bytes().await?, at))
+        };
+        let why = match got.await {
+            Ok((bytes, at)) => match decode(&bytes) {
+                Ok(owner) => return Ok(Look::Record(owner, at)),
+                Err(why) => why,
+            },
+            Err(object_store::Error::NotFound { .. }) => return Ok(Look::Nothing),
+            Err(e) => match BrokenSeal::find(&e) {
+                Some(broken) => broken.why.clone(),
+                None => return Err(e),
+            },
+        };
+        // Looked at again before it counts: an answer may be cut short or garbled on its way.
+        if left == 0 {
+            return Ok(Look::Damaged(why));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
-async fn look_patiently(store: &dyn ObjectStore, path: &StorePath) -> Result<Option<(Owner, UpdateVersion)>> {
+async fn look_patiently(store: &dyn ObjectStore, path: &StorePath) -> Result<Look> {
     patiently(path, || look(store, path)).await
+}
+
+/// The same for who cannot go on with a damaged one.
+async fn look_at_whole(store: &dyn ObjectStore, path: &StorePath) -> Result<Option<(Owner, UpdateVersion)>> {
+    match look_patiently(store, path).await? {
+        Look::Nothing => Ok(None),
+        Look::Record(owner, at) => Ok(Some((owner, at))),
+        Look::Damaged(why) => Err(damaged(path, &why)),
+    }
 }
 
 async fn patiently<T, F>(path: &StorePath, mut f: impl FnMut() -> F) -> Result<T>
@@ -118,25 +206,37 @@ impl Lease {
     /// Takes the volume for this holder: at once if nobody has it, after a full lease without a sign of life if
     /// somebody had, and not at all while he lives or while his host holds what was promised and never sent.
     ///
-    /// `superseded` is called before the record is taken if somebody else had it last.
+    /// `superseded` is called before the record is taken if somebody else had it last, or may have had.
     pub(crate) async fn acquire(
         store: Arc<dyn ObjectStore>,
         prefix: &str,
         holder: &str,
         config: &Remote,
-        mut superseded: impl FnMut(&Owner) -> Result<()>,
+        mut superseded: impl FnMut(u64) -> Result<()>,
     ) -> Result<Lease> {
         let path = path(prefix);
         loop {
-            let seen = look_patiently(&*store, &path).await?;
-            let (epoch, mode) = match seen {
-                None => (1, PutMode::Create),
-                Some((owner, at)) => {
+            let mut arrived = 0;
+            let (epoch, mode) = match look_patiently(&*store, &path).await? {
+                Look::Nothing => {
+                    if config.abandon_unsynced {
+                        superseded(0)?;
+                    }
+                    (1, PutMode::Create)
+                }
+                Look::Damaged(why) if config.abandon_unsynced => {
+                    tracing::warn!(%path, %why, "the owner record is damaged, and given up by name");
+                    patiently(&path, || store.delete(&path)).await?;
+                    continue;
+                }
+                Look::Damaged(why) => return Err(damaged(&path, &why)),
+                Look::Record(owner, at) => {
                     let at = wait_for_turn(&*store, &path, owner.clone(), at, holder, config).await?;
                     let Some((owner, at)) = at else { continue };
                     if owner.holder != holder {
-                        superseded(&owner)?;
+                        superseded(owner.epoch)?;
                     }
+                    arrived = owner.arrived;
                     (owner.epoch + 1, PutMode::Update(at))
                 }
             };
@@ -152,6 +252,8 @@ impl Lease {
                 // Nothing was acknowledged by this writer yet, but its journal may hold what an earlier one did.
                 unsent: config.durability == Durability::Local,
                 nonce: nonce(),
+                arrived,
+                check: String::new(),
             };
             let began = uptime_ms();
             match write(&*store, &path, &owner, mode).await {
@@ -160,7 +262,8 @@ impl Lease {
                     let lease = Lease {
                         store,
                         path,
-                        epoch,
+                        epoch: AtomicU64::new(epoch),
+                        arrived: AtomicU64::new(arrived),
                         unsent: AtomicBool::new(owner.unsent),
                         duration: config.lease,
                         held: tokio::sync::Mutex::new(Held { owner, at }),
@@ -178,6 +281,38 @@ impl Lease {
                 }
             }
         }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Every place of the log below this number had arrived, by what the record says.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Acquire)
+    }
+
+    /// The log has arrived up to there: whoever opens the volume later misses what is gone of it.
+    pub(crate) fn note_arrived(&self, below: u64) {
+        self.arrived.fetch_max(below, Ordering::AcqRel);
+    }
+
+    /// Takes an epoch above one that the log already has, which no record that stayed where it was would allow: an older
+    /// one was put back, or it was removed. What it said of unsent changes is not known any more, so only by name.
+    pub(crate) async fn outrank(&self, epoch: u64, by_name: bool) -> Result<()> {
+        if !by_name {
+            let what = format!(
+                "the owner record {} is missing or older than it was: it says epoch {}, and the log has epoch {epoch}",
+                self.path,
+                self.epoch()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, what).with_remedy(REGAIN));
+        }
+        let mut held = self.held.lock().await;
+        let owner = Owner { epoch: epoch + 1, renewed: held.owner.renewed + 1, nonce: nonce(), ..held.owner.clone() };
+        self.replace(&mut held, owner).await.map_err(|e| crate::open::model_error("taking the volume", e))?;
+        self.epoch.store(epoch + 1, Ordering::Release);
+        Ok(())
     }
 
     fn extend(&self, began: u64) {
@@ -201,6 +336,7 @@ impl Lease {
         let mut held = self.held.lock().await;
         let mut owner = held.owner.clone();
         owner.renewed += 1;
+        owner.arrived = self.arrived();
         owner.nonce = nonce();
         owner.unsent = unsent.unwrap_or(owner.unsent);
         if unsent == Some(false) {
@@ -232,7 +368,14 @@ impl Lease {
     async fn let_go(&self, unsent: Option<bool>) -> FsResult<()> {
         let mut held = self.held.lock().await;
         let unsent = unsent.unwrap_or(held.owner.unsent);
-        let owner = Owner { released: true, unsent, nonce: nonce(), renewed: held.owner.renewed + 1, ..held.owner.clone() };
+        let owner = Owner {
+            released: true,
+            unsent,
+            nonce: nonce(),
+            renewed: held.owner.renewed + 1,
+            arrived: self.arrived(),
+            ..held.owner.clone()
+        };
         let mut done = self.replace(&mut held, owner.clone()).await;
         // Everything is in the store by now: one lost answer must not look as if that were in doubt.
         for pause in [50, 100, 200, 400, 800] {
@@ -258,11 +401,12 @@ impl Lease {
                 }
                 Err(e) if is_lost_race(&e) => match look(&*self.store, &self.path).await.map_err(io)? {
                     // An earlier attempt of ours arrived and its answer did not: nobody else has this epoch.
-                    Some((now, at)) if now.epoch == self.epoch && now.holder == owner.holder => held.at = at,
-                    Some((now, _)) => {
+                    Look::Record(now, at) if now.epoch == self.epoch() && now.holder == owner.holder => held.at = at,
+                    Look::Record(now, _) => {
                         return Err(FsError::Fenced(format!("host {:?} has taken the volume (epoch {})", now.name, now.epoch)));
                     }
-                    None => return Err(FsError::Fenced("the volume's owner record is gone: the volume was deleted".to_owned())),
+                    Look::Nothing => return Err(FsError::Fenced("the volume's owner record is gone: the volume was deleted".to_owned())),
+                    Look::Damaged(why) => return Err(FsError::Io(format!("{} is damaged: {why}", self.path))),
                 },
                 Err(e) => return Err(io(e)),
             }
@@ -271,7 +415,7 @@ impl Lease {
 }
 
 async fn stays(store: &dyn ObjectStore, path: &StorePath, owner: &Owner) -> Result<bool> {
-    let seen = look_patiently(store, path).await?;
+    let seen = look_at_whole(store, path).await?;
     Ok(seen.is_some_and(|(now, _)| now.nonce == owner.nonce))
 }
 
@@ -284,7 +428,7 @@ fn is_lost_race(e: &object_store::Error) -> bool {
 }
 
 async fn write(store: &dyn ObjectStore, path: &StorePath, owner: &Owner, mode: PutMode) -> object_store::Result<UpdateVersion> {
-    let bytes = serde_json::to_vec(owner).expect("a plain struct is JSON");
+    let bytes = encode(owner);
     let done = store.put_opts(path, bytes.into(), PutOptions { mode, ..PutOptions::default() }).await?;
     Ok(UpdateVersion { e_tag: done.e_tag, version: done.version })
 }
@@ -308,7 +452,7 @@ async fn wait_for_turn(
         let until = uptime_ms() + owner.lease_ms;
         while uptime_ms() < until {
             tokio::time::sleep((lease / 10).max(Duration::from_millis(10))).await;
-            match look_patiently(store, path).await? {
+            match look_at_whole(store, path).await? {
                 Some((now, _)) if now == owner => {}
                 Some((now, _)) if now.released || now.epoch != owner.epoch => return Ok(None),
                 Some((now, _)) => {
@@ -369,13 +513,13 @@ mod tests {
         assert_eq!(e.kind, ErrorKind::Busy, "{e}");
         alive.await.expect("renews");
         let second = acquire(&store, "b", &config("b", Durability::Remote)).await.expect("after the lease");
-        assert_eq!(second.epoch, 2);
+        assert_eq!(second.epoch(), 2);
         assert!(!first.is_valid(), "the first one's lease ran out by its own clock");
         assert!(matches!(first.renew(None).await, Err(FsError::Fenced(_))));
         second.release().await.expect("lets go");
         // No waiting after an orderly end: the time limit is far below the lease.
         let third = tokio::time::timeout(Duration::from_millis(100), acquire(&store, "c", &remote)).await.expect("at once").expect("free");
-        assert_eq!(third.epoch, 3);
+        assert_eq!(third.epoch(), 3);
     }
 
     #[tokio::test]
@@ -390,14 +534,14 @@ mod tests {
         again.renew(Some(false)).await.expect("all was sent");
         drop(again);
         let mut told = 0;
-        let lease = Lease::acquire(store.clone(), "v", "b", &config("b", Durability::Local), |owner| {
-            assert_eq!(owner.holder, "a");
+        let lease = Lease::acquire(store.clone(), "v", "b", &config("b", Durability::Local), |epoch| {
+            assert_eq!(epoch, 2);
             told += 1;
             Ok(())
         })
         .await
         .expect("nothing is lost");
-        assert_eq!((lease.epoch, told), (3, 1));
+        assert_eq!((lease.epoch(), told), (3, 1));
         let give_up = Remote { abandon_unsynced: true, ..config("c", Durability::Local) };
         acquire(&store, "c", &give_up).await.expect("given up by name");
     }
@@ -412,6 +556,55 @@ mod tests {
         let lease = acquire(&store, "a", &config("a", Durability::Remote)).await.expect("free");
         assert!(lease.renew(None).await.is_err(), "nobody said that it arrived");
         // The next one finds its predecessor there.
+        lease.renew(None).await.expect("still ours");
+    }
+
+    #[test]
+    fn every_flipped_byte_of_a_record_is_found() {
+        let owner = Owner {
+            version: VERSION,
+            epoch: 7,
+            holder: "h".to_owned(),
+            name: "a host".to_owned(),
+            renewed: 3,
+            lease_ms: 30_000,
+            released: true,
+            durability: Durability::Local,
+            unsent: false,
+            nonce: nonce(),
+            arrived: 12,
+            check: String::new(),
+        };
+        let bytes = encode(&owner);
+        let read = decode(&bytes).expect("as it was written");
+        assert_eq!(Owner { check: String::new(), ..read }, owner);
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut bad = bytes.clone();
+                bad[i] ^= 1 << bit;
+                assert!(decode(&bad).is_err(), "byte {i}, bit {bit}");
+            }
+        }
+        // A record from before there were digests is replaced by the first who takes the volume.
+        let old = br#"{"version":1,"epoch":7,"holder":"h","name":"a","renewed":3,"lease_ms":30000,"released":true,"durability":"local","unsent":false,"nonce":"n"}"#;
+        assert_eq!(decode(old).expect("version 1").epoch, 7);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_refused_at_once_and_given_up_by_name() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        acquire(&store, "a", &config("a", Durability::Remote)).await.expect("free").release().await.expect("lets go");
+        store.put(&path("v"), "{}".into()).await.expect("put");
+        let began = std::time::Instant::now();
+        let e = acquire(&store, "a", &config("a", Durability::Remote)).await.expect_err("damaged");
+        assert!(e.kind == ErrorKind::Corrupt && e.message.contains("owner.json") && e.remedy.is_some(), "{e}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let by_name = Remote { abandon_unsynced: true, ..config("a", Durability::Remote) };
+        let lease = acquire(&store, "a", &by_name).await.expect("given up by name");
+        let e = lease.outrank(9, false).await.expect_err("the log knows better");
+        assert_eq!(e.kind, ErrorKind::Corrupt);
+        lease.outrank(9, true).await.expect("by name");
+        assert_eq!(lease.epoch(), 10);
         lease.renew(None).await.expect("still ours");
     }
 }

@@ -13,6 +13,8 @@ use bytes::Bytes;
 const MAGIC: &[u8; 8] = b"ORLOPL01";
 const RECORDS: u8 = 1;
 const FENCE: u8 = 2;
+/// Records, and how far the log had arrived when they were sent. Format 1 of the log did not say.
+const RECORDS_SINCE: u8 = 3;
 const B: usize = BLOCK as usize;
 
 /// Blocks of a segment that travel in a log object.
@@ -43,7 +45,8 @@ pub(crate) struct Object {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
     /// Records by number, and data.
-    Records { records: Vec<(u64, Record)>, extents: Vec<(Extent, Bytes)> },
+    /// Everything at places below `arrived` was in the store when it was made; 0 if it does not say.
+    Records { records: Vec<(u64, Record)>, extents: Vec<(Extent, Bytes)>, arrived: u64 },
     /// The writer of this epoch goes on, after this number.
     Fence { next_epoch: u64 },
 }
@@ -66,16 +69,18 @@ fn end(mut out: Vec<u8>) -> Bytes {
 }
 
 /// An object of records: `frames` as the journal writes them, the first of them number `first`. `fill` appends the
-/// data of the extents, in their order.
+/// data of the extents, in their order. Everything at places below `arrived` is in the store.
 pub(crate) fn encode_records<E>(
     head: &Head,
+    arrived: u64,
     first: u64,
     frames: &[u8],
     extents: &[Extent],
     fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<Bytes, E> {
     let data: usize = extents.iter().map(|e| e.blocks as usize * B).sum();
-    let mut out = begin(head, RECORDS, frames.len() + extents.len() * 32 + data);
+    let mut out = begin(head, RECORDS_SINCE, frames.len() + extents.len() * 32 + data);
+    put_varint(&mut out, arrived);
     put_varint(&mut out, first);
     put_bytes(&mut out, frames);
     put_varint(&mut out, extents.len() as u64);
@@ -125,7 +130,11 @@ pub(crate) fn decode(bytes: &Bytes, volume: [u8; 16], place: Place) -> Decoded<O
             }
             Body::Fence { next_epoch }
         }
-        RECORDS => {
+        kind @ (RECORDS | RECORDS_SINCE) => {
+            let arrived = if kind == RECORDS { 0 } else { r.varint()? };
+            if arrived > place.n {
+                return Err(Malformed("arrived"));
+            }
             let first = r.varint()?;
             let frames = r.bytes()?;
             let records = parse_frames(frames, first).ok_or(Malformed("records"))?;
@@ -142,7 +151,7 @@ pub(crate) fn decode(bytes: &Bytes, volume: [u8; 16], place: Place) -> Decoded<O
                 let data = r.take((e.blocks as usize).checked_mul(B).ok_or(Malformed("extent"))?)?;
                 with_data.push((e, bytes.slice_ref(data)));
             }
-            Body::Records { records, extents: with_data }
+            Body::Records { records, extents: with_data, arrived }
         }
         _ => return Err(Malformed("kind")),
     };
@@ -171,14 +180,15 @@ mod tests {
         }
         let extents = [Extent { segment: 4, id: [1; 16], at: 17, blocks: 2 }, Extent { segment: 6, id: [2; 16], at: 0, blocks: 1 }];
         let data: Vec<u8> = (0..3 * B).map(|i| (i / 7) as u8).collect();
-        let bytes = encode_records(&head(), 5, &frames, &extents, |out| {
+        let bytes = encode_records(&head(), 9, 5, &frames, &extents, |out| {
             out.extend_from_slice(&data);
             Ok::<(), Infallible>(())
         })
         .expect("infallible");
         let object = decode(&bytes, [3; 16], head().place).expect("encoded");
         assert_eq!(object.head, head());
-        let Body::Records { records, extents: found } = object.body else { panic!("records") };
+        let Body::Records { records, extents: found, arrived } = object.body else { panic!("records") };
+        assert_eq!(arrived, 9);
         assert_eq!(records, (5..8).map(|n| (n, record(n))).collect::<Vec<_>>());
         assert_eq!(found.iter().map(|(e, _)| *e).collect::<Vec<_>>(), extents);
         assert_eq!(found.iter().flat_map(|(_, d)| d.to_vec()).collect::<Vec<_>>(), data);

@@ -7,6 +7,7 @@
 use crate::types::{FsError, FsResult};
 use object_store::Error;
 use orlop_model::OutagePolicy;
+use orlop_store::wrap::BrokenSeal;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ struct Away {
     told: Instant,
 }
 
-/// Whether an error is an answer about the object, and asking again would get the same.
+/// Whether an error is an answer about the object, and asking again would get the same: a broken seal was looked at twice.
 pub(crate) fn is_answer(e: &Error) -> bool {
     matches!(
         e,
@@ -40,7 +41,7 @@ pub(crate) fn is_answer(e: &Error) -> bool {
             | Error::InvalidPath { .. }
             | Error::NotSupported { .. }
             | Error::NotImplemented { .. }
-    )
+    ) || BrokenSeal::find(e).is_some()
 }
 
 impl Patience {

@@ -102,6 +102,7 @@ impl Shipping {
         end: LogEnd,
         patience: Option<Arc<Patience>>,
     ) -> Arc<Shipping> {
+        lease.note_arrived(end.next.n);
         // Shared with those who read packs: whether the store is away is known once.
         let patience = patience.unwrap_or_else(|| Arc::new(Patience::new(remote.outage, remote.outage_deadline)));
         Arc::new(Shipping {
@@ -170,10 +171,12 @@ impl Shipping {
 
     /// Where the log object with records up to `last` goes; only the sending task calls it.
     fn take_place(&self, last: u64) -> Place {
+        // In the order in which everybody takes these two.
+        let mut places = self.places.lock();
         let mut next = self.next.lock();
         let place = *next;
         *next = place.next();
-        self.places.lock().push((place, last));
+        places.push((place, last));
         place
     }
 
@@ -223,10 +226,11 @@ impl Shipping {
     /// Sends one object; comes back only when it is there, when somebody else has the volume, or with a broken disk.
     async fn send(&self, place: Place, parcel: Parcel, extents: Located) -> FsResult<(u64, u64)> {
         let head = Head { volume: self.volume, place, nonce: rand::random() };
+        let arrived = self.start_after(self.arrived()).n;
         let (first, last, weight, frames) = (parcel.first, parcel.last, parcel.weight, parcel.frames);
         let bytes: Bytes = blocking(move || {
             let list: Vec<Extent> = extents.iter().map(|(e, _)| *e).collect();
-            encode_records(&head, first, &frames, &list, |out| {
+            encode_records(&head, arrived, first, &frames, &list, |out| {
                 for (e, file) in &extents {
                     let from = out.len();
                     out.resize(from + e.blocks as usize * BLOCK as usize, 0);
@@ -479,6 +483,7 @@ impl FileSystem {
             outbox.arrived(weight);
         }
         shipping.arrived.send_modify(|seq| *seq = (*seq).max(last));
+        shipping.lease.note_arrived(shipping.start_after(shipping.arrived()).n);
     }
 
     fn sending_failed(&self, shipping: &Shipping, e: FsError) {

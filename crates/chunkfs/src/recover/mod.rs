@@ -79,8 +79,13 @@ impl Recovery {
                     Some(Row::LogStart(place)) => place,
                     _ => Place::FIRST,
                 };
-                let taken = chain::take_over(&config.store, &config.prefix, volume, from, lease.epoch).await;
-                Some(taken.map_err(|e| model_error("reading the log on the store", e))?)
+                let failed = |e| model_error("reading the log on the store", e);
+                let read = chain::read(&config.store, &config.prefix, volume, from, lease.arrived()).await.map_err(failed)?;
+                // Before anything is written: a fence of an epoch that is not above the log's would make it unreadable.
+                if read.1.epoch > lease.epoch() || (read.1.epoch == lease.epoch() && read.1 != Place::FIRST) {
+                    lease.outrank(read.1.epoch, config.remote.as_ref().is_some_and(|r| r.abandon_unsynced)).await?;
+                }
+                Some(chain::take_over(&config.store, &config.prefix, volume, read, lease.epoch()).await.map_err(failed)?)
             }
         };
         let sent = chain.as_ref().and_then(|(c, _)| c.records.last()).map_or(applied, |(seq, _)| (*seq).max(applied));

@@ -100,12 +100,24 @@ impl State {
 
     /// The same for a segment whose row is not in memory yet.
     pub(crate) fn source_of(&mut self, number: u64, id: [u8; 16]) -> FsResult<Source> {
+        let distrusted = self.copies.packs.as_ref().is_some_and(|p| p.is_distrusted(number));
+        self.find(number, id, !distrusted)
+    }
+
+    /// Where a segment is looked at by a check: also in a copy that a reader found damaged.
+    pub(crate) fn source_to_check(&mut self, number: u64) -> FsResult<Source> {
+        let id = self.segments.get(&number).map(|s| s.id);
+        let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {number:016x} has no row")))?;
+        self.find(number, id, true)
+    }
+
+    fn find(&mut self, number: u64, id: [u8; 16], staged: bool) -> FsResult<Source> {
         let pack = self.segments.get(&number).filter(|s| s.id == id).and_then(|s| s.pack);
         let (Some(pack), Some(packs)) = (pack, &self.copies.packs) else {
             return self.files.get(number, &id).map(|f| Source::Staged(f, None)).map_err(|e| open_error(number, &e));
         };
         let at = PackAt { segment: number, id, pack };
-        if !self.copies.staged.contains(&number) || packs.is_distrusted(number) {
+        if !staged || !self.copies.staged.contains(&number) {
             return Ok(Source::Pack(at));
         }
         match self.files.get(number, &id) {

@@ -8,6 +8,7 @@ mod disk;
 mod store;
 
 use crate::fs::FileSystem;
+use crate::log::lease::{self, Look};
 use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
 use object_store::path::Path as StorePath;
@@ -61,6 +62,8 @@ pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
             outage: OutagePolicy::Fail,
             outage_deadline: Duration::from_secs(60),
             holder: "a reader that keeps nobody out".to_owned(),
+            // What others may still have to send is theirs as before: nothing of this reaches the store.
+            abandon_unsynced: true,
             ..Remote::default()
         });
     }
@@ -69,20 +72,17 @@ pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
 
 /// In the scratch, the writer that holds the volume has let go of it.
 async fn release(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
-    let path = StorePath::from(format!("{prefix}/owner.json"));
-    let bytes = match store.get(&path).await {
-        Ok(got) => got.bytes().await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?,
-        Err(object_store::Error::NotFound { .. }) => return Ok(()),
+    let path = lease::path(prefix);
+    let bytes = match lease::look(store, &path).await {
+        Ok(Look::Record(owner, _)) => lease::encode(&owner.let_go()),
+        Ok(Look::Nothing) => return Ok(()),
+        // One that cannot be read says nothing about whom to keep out; who reads only needs no turn.
+        Ok(Look::Damaged(why)) => {
+            tracing::warn!(%path, %why, "the owner record is damaged");
+            return store.delete(&path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")));
+        }
         Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
     };
-    // One that cannot be read says nothing about whom to keep out; who reads only needs no turn.
-    let Ok(serde_json::Value::Object(mut owner)) = serde_json::from_slice(&bytes) else {
-        tracing::warn!(%path, "the owner record is damaged");
-        return store.delete(&path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")));
-    };
-    owner.insert("released".to_owned(), true.into());
-    owner.insert("unsent".to_owned(), false.into());
-    let bytes = serde_json::to_vec(&owner).expect("it was JSON before");
     store.put(&path, bytes.into()).await.map(drop).map_err(|e| Error::io(path, &std::io::Error::other(e)))
 }
 

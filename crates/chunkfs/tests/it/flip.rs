@@ -15,7 +15,7 @@ const SHORT: usize = 300;
 const STRIDE: usize = 977;
 
 /// What the volume holds: contents, attributes, targets, by path.
-type Expected = BTreeMap<String, Vec<u8>>;
+pub(crate) type Expected = BTreeMap<String, Vec<u8>>;
 
 struct Volume {
     id: VolumeId,
@@ -30,7 +30,7 @@ impl Volume {
     }
 }
 
-fn bytes(n: usize, salt: u8) -> Vec<u8> {
+pub(crate) fn bytes(n: usize, salt: u8) -> Vec<u8> {
     (0..n).map(|i| (i / 3) as u8 ^ salt).collect()
 }
 
@@ -100,7 +100,7 @@ fn right<T: PartialEq + std::fmt::Debug>(what: &str, got: Result<T, FsError>, wa
 }
 
 /// Reads everything. Tells whether all of it could be read.
-async fn read_all(fs: &FileSystem, expected: &Expected) -> Result<bool, String> {
+pub(crate) async fn read_all(fs: &FileSystem, expected: &Expected) -> Result<bool, String> {
     let mut whole = true;
     for (path, want) in expected {
         let (path_only, xattr) = path.split_once(' ').map_or((path.as_str(), None), |(p, x)| (p, Some(x)));

@@ -5,6 +5,8 @@ mod durable;
 mod flip;
 mod full;
 mod idle;
+mod mend;
 mod packs;
 mod remote;
+mod remote_flip;
 mod world;

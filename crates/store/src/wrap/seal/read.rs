@@ -4,7 +4,7 @@
 //! A frame that does not open is fetched once more, with the header: what a connection garbled heals, what the store
 //! holds wrong is an error that nobody retries.
 
-use super::error::{broken, disturbed};
+use super::error::{BrokenSeal, broken, disturbed};
 use super::format::{Cipher, FRAME, HEADER, Header, SEALED_FRAME, TAG, frame_at, frames, plain_size};
 use super::known::{Known, Version};
 use super::source::Source;
@@ -47,12 +47,26 @@ pub(super) async fn get(seal: &Arc<Inner>, at: &Path, options: GetOptions) -> Re
     }
     for _ in 0..ATTEMPTS {
         let known = seal.headers.get(at.as_ref());
-        match ranged(seal, at, &options, &wanted, known).await? {
-            Some(result) => return Ok(result),
-            None => seal.headers.forget(at.as_ref()),
+        match ranged(seal, at, &options, &wanted, known).await {
+            Ok(Some(result)) => return Ok(result),
+            Ok(None) => seal.headers.forget(at.as_ref()),
+            Err(e) => return Err(cut_or(seal, at, &wanted, e).await),
         }
     }
     Err(disturbed(at, "it was replaced again and again while it was read"))
+}
+
+/// A range behind the end of an object fails in the store like an outage, and would be asked for again and again: whether the
+/// object is too short for it is asked for.
+async fn cut_or(seal: &Inner, at: &Path, wanted: &GetRange, e: Error) -> Error {
+    if !matches!(e, Error::Generic { .. }) || BrokenSeal::find(&e).is_some() {
+        return e;
+    }
+    match seal.store.head(at).await.map(|raw| size_of(&raw)) {
+        Ok(Ok(size)) if wanted.as_range(size).is_err() => impossible(at, wanted, Some(size)),
+        Ok(Err(cut)) => cut,
+        _ => e,
+    }
 }
 
 /// Metadata only. An object that claims to be empty is opened, once: emptiness means something to who reads it.
@@ -186,8 +200,11 @@ fn plain_range(at: &Path, wanted: &GetRange, size: u64) -> Result<Range<u64>> {
 }
 
 fn impossible(at: &Path, wanted: &GetRange, size: Option<u64>) -> Error {
-    let of = size.map(|s| format!(" of {s} bytes")).unwrap_or_default();
-    Error::Generic { store: "seal", source: format!("object {at}{of} has no range {wanted:?}").into() }
+    match size {
+        // Whoever asks knows what there should be.
+        Some(size) => broken(at, format!("it has {size} bytes and no range {wanted:?}: it was cut, or is another one")),
+        None => Error::Generic { store: "seal", source: format!("object {at} has no range {wanted:?}").into() },
+    }
 }
 
 /// An answer whose body was taken out.
