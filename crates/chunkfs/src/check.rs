@@ -72,6 +72,8 @@ struct Damage {
     inos: BTreeSet<Ino>,
     /// Its segment, if another copy may be there.
     other_copy: Option<u64>,
+    /// Readers have noticed, and use the other copy.
+    unused: bool,
     /// How it was set right.
     repaired: Option<String>,
     /// Why it could not be.
@@ -136,6 +138,9 @@ impl Gathered {
             let (state, remedy) = match (d.repaired, d.failed, d.other_copy, kind) {
                 (Some(how), ..) => (FindingState::Repaired, Some(how)),
                 (_, Some(why), ..) => left(&format!("it could not be mended: {why}")),
+                (_, _, Some(_), _) if d.unused => {
+                    (FindingState::Harmless, Some("readers noticed and use the store's copy; --repair sets this one aside".to_owned()))
+                }
                 (_, _, Some(_), _) => left("--repair mends it if the other copy is whole"),
                 (_, _, _, FindingKind::Journal) => left("while the volume is open, --repair brings what it says into the namespace"),
                 _ if d.inos.is_empty() => (FindingState::Left, None),

@@ -37,6 +37,6 @@ mod view;
 pub use check::{CheckReport, examine_closed};
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
-pub use log::facts::{OwnerFacts, holder_of, owner_of};
+pub use log::facts::{OwnerFacts, as_if_released, holder_of, owner_of};
 pub use open::{OpenConfig, Remote, format_volume};
 pub use types::*;

@@ -46,10 +46,15 @@ impl FileSystem {
         for run in map.runs.iter().filter(|r| r.segment != 0) {
             g.blocks += u64::from(run.len);
             let bytes = u64::from(run.len) * BLOCK;
-            let (path, source) = {
+            let (path, source, unused) = {
                 let mut st = self.lock();
+                let unused = st.copies.packs.as_ref().is_some_and(|p| p.is_distrusted(run.segment));
                 let path = st.segments.get(&run.segment).map(|s| st.files.path(run.segment, &s.id));
-                (path.map_or_else(|| format!("segment {:016x}", run.segment), |p| p.display().to_string()), st.source_to_check(run.segment))
+                (
+                    path.map_or_else(|| format!("segment {:016x}", run.segment), |p| p.display().to_string()),
+                    st.source_to_check(run.segment),
+                    unused,
+                )
             };
             let (file, pack) = match source {
                 Ok(Source::Staged(file, pack)) => (Some(Ok(file)), pack),
@@ -75,6 +80,7 @@ impl FileSystem {
                         let d = g.damaged(FindingKind::Staged, path.clone(), which);
                         hit(d, &named);
                         d.other_copy = pack.map(|at| at.segment);
+                        d.unused = unused;
                     }
                 }
             }

@@ -117,6 +117,8 @@ async fn a_damaged_staged_file_is_set_aside_and_its_pack_stands_in() {
         let report = fs.examine(false).await.expect("checked");
         assert_eq!(state_of(&report, &name(&path)), Some(FindingState::Left), "{what}: {report:#?}");
         far.reads(&fs).await.unwrap_or_else(|e| panic!("{what}: the pack is whole: {e}"));
+        let report = fs.examine(false).await.expect("checked");
+        assert!(state_of(&report, &name(&path)).is_some(), "{what}: a reader that helped itself hides nothing: {report:#?}");
         let report = fs.examine(true).await.expect("repaired");
         assert!(report.clean && state_of(&report, &name(&path)) == Some(FindingState::Repaired), "{what}: {report:#?}");
         assert!(!path.exists(), "{what}");

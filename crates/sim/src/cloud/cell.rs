@@ -237,8 +237,10 @@ pub(super) fn lease_passes(world: &World) -> Result<(), String> {
             Err(object_store::Error::NotFound { .. }) => return Ok(()),
             got => got?.bytes().await?,
         };
-        let text = String::from_utf8_lossy(&bytes).replace("\"released\":false", "\"released\":true");
-        objects.put(&at, text.into()).await.map(drop)
+        let Some(released) = orlop_chunkfs::as_if_released(&bytes) else {
+            return Err(object_store::Error::Generic { store: "sim", source: "it is damaged".into() });
+        };
+        objects.put(&at, released.into()).await.map(drop)
     };
     futures::executor::block_on(edit).map_err(|e: object_store::Error| format!("the owner record: {e}"))
 }
