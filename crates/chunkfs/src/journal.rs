@@ -97,6 +97,11 @@ impl Journal {
         self.end
     }
 
+    /// Records in the older files, which are read again at the next start.
+    pub(crate) fn older_records(&self) -> u64 {
+        self.finished.iter().map(|(first, last, _)| (last + 1).saturating_sub(*first)).sum()
+    }
+
     /// Appends a record and returns its number; `written` sees its bytes. On an error nothing was appended.
     pub(crate) fn append(&mut self, record: &Record, written: impl FnOnce(u64, &[u8])) -> io::Result<u64> {
         let seq = self.seq + 1;

@@ -188,6 +188,11 @@ pub(crate) fn model_error(what: &str, e: FsError) -> Error {
     Error::new(kind, format!("{what}: {e}"))
 }
 
+/// Records of a journal that are read in a fraction of a second.
+const LONG_JOURNAL: u64 = 20_000;
+/// How long an opening waits for the fold of a longer one.
+const FIRST_FOLD: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl FileSystem {
     /// Opens a volume for writing, recovering what a crash left.
     pub async fn open(config: OpenConfig) -> Result<Arc<FileSystem>> {
@@ -295,7 +300,25 @@ impl FileSystem {
         self.write_anew().await?;
         self.reap_at_start(config.fresh_kernel).await?;
         // What was recovered is made durable before anything new depends on it.
-        self.sync_all().await
+        self.sync_all().await?;
+        self.shorten_journal().await;
+        Ok(())
+    }
+
+    /// A process that is killed again and again never comes to a fold, and each successor would take longer to read what
+    /// all of them left. So a long journal is folded before anything is served; a store that is slow only delays that.
+    async fn shorten_journal(self: &Arc<Self>) {
+        if self.shipping.is_some() || self.lock().journal.older_records() < LONG_JOURNAL {
+            return;
+        }
+        let fs = self.clone();
+        let fold = tokio::spawn(async move { fs.fold().await });
+        match tokio::time::timeout(FIRST_FOLD, fold).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(e))) => tracing::warn!(error = %e, "the first fold failed"),
+            Ok(Err(e)) => tracing::warn!(error = %e, "the first fold was lost"),
+            Err(_) => tracing::info!("the first fold goes on while the volume is served"),
+        }
     }
 }
 

@@ -49,6 +49,36 @@ async fn a_killed_process_loses_nothing() {
     }
 }
 
+/// Each successor of a killed process reads the whole journal: it may not grow from one to the next without an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_the_journal_stays_short() {
+    let (w, mut fs) = World::new().await;
+    let journal = || -> u64 {
+        let dir = std::fs::read_dir(w.state_dir().join("journal")).expect("there");
+        dir.map(|e| e.expect("entry").metadata().expect("there").len()).sum()
+    };
+    let file = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
+    let mut longest = 0;
+    for round in 0..6u64 {
+        for n in 0..12_000u64 {
+            fs.write(&CX, file.ino, 0, &(round * 12_000 + n).to_le_bytes()).await.expect("written");
+        }
+        longest = longest.max(journal());
+        fs.abandon().await;
+        fs = w.open().await;
+        let last = fs.read(file.ino, 0, 8).await.expect("read");
+        assert_eq!(last[..], (round * 12_000 + 11_999).to_le_bytes(), "round {round}");
+    }
+    let grown = journal();
+    // Two rounds fill a journal; six of them would make three times as much.
+    assert!(longest > 1 << 20 && grown * 2 < longest * 3, "{longest} bytes at most, {grown} in the end");
+    let one = longest;
+    for n in 0..12_000u64 {
+        fs.write(&CX, file.ino, 0, &n.to_le_bytes()).await.expect("written");
+    }
+    assert!(journal() <= one + (1 << 20), "still: {} bytes", journal());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_moves_blocks_and_keeps_contents() {
     let (w, fs) = World::new().await;
