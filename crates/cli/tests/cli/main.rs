@@ -7,6 +7,7 @@ mod cloud;
 mod cloud_net;
 mod cloud_outage;
 mod doctor;
+mod full;
 mod keys;
 mod life;
 mod mounts;

@@ -1,0 +1,184 @@
+//! The host's disk is full: a root on a small file system of its own. Writers get ENOSPC or wait, nobody hangs, and whatever
+//! was acknowledged reads back; with a store behind it what the store takes makes room again.
+
+use crate::world::{World, can_mount};
+use orlop_store::testing::S3Server;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+
+/// A world whose root is alone on a disk of this size. Its end unmounts it.
+fn small(mib: usize) -> World {
+    let world = World::new();
+    std::fs::create_dir_all(&world.root).expect("folder");
+    let image = world.path("disk");
+    File::create(&image).and_then(|f| f.set_len((mib * MIB) as u64)).expect("an image");
+    let run = |program: &str, words: &[&str]| {
+        let done = Command::new(program).args(words).output().expect("it runs");
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let (image, root) = (image.to_str().expect("plain"), world.root.to_str().expect("plain"));
+    run("mkfs.ext4", &["-q", "-m", "0", image]);
+    run("mount", &["-o", "loop", image, root]);
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    world
+}
+
+fn content(n: usize, seed: usize) -> Vec<u8> {
+    (0..n).map(|i| (i / 7 * 31 + i / 4096 + seed * 131) as u8).collect()
+}
+
+/// Files of one MiB, each synced, until there is no room: which of them were acknowledged, and whether it was full.
+fn fill(dir: &Path, writer: usize, most: usize) -> (Vec<(PathBuf, usize)>, bool) {
+    let mut done = Vec::new();
+    for n in 0..most {
+        let (path, seed) = (dir.join(format!("{writer}-{n}")), writer * 1000 + n);
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(&content(MIB, seed))?;
+            file.sync_all()
+        };
+        match write() {
+            Ok(()) => done.push((path, seed)),
+            Err(e) if e.kind() == ErrorKind::StorageFull => return (done, true),
+            Err(e) => panic!("{}: {e}", path.display()),
+        }
+    }
+    (done, false)
+}
+
+fn fill_side_by_side(dir: &Path, writers: usize, most: usize) -> (BTreeMap<PathBuf, usize>, usize) {
+    let threads: Vec<_> = (0..writers)
+        .map(|w| {
+            let dir = dir.to_owned();
+            std::thread::spawn(move || fill(&dir, w, most))
+        })
+        .collect();
+    let mut all = BTreeMap::new();
+    let mut full = 0;
+    for t in threads {
+        let (done, was_full) = t.join().expect("no panic");
+        all.extend(done);
+        full += usize::from(was_full);
+    }
+    (all, full)
+}
+
+fn all_there(files: &BTreeMap<PathBuf, usize>) {
+    for (path, seed) in files {
+        let mut got = Vec::new();
+        File::open(path).and_then(|mut f| f.read_to_end(&mut got)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(got == content(MIB, *seed), "{} reads otherwise than it was written", path.display());
+    }
+}
+
+fn drop_caches() {
+    let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
+}
+
+#[test]
+fn a_full_disk_refuses_data_and_loses_none() {
+    if !can_mount("a_full_disk_refuses_data_and_loses_none") {
+        return;
+    }
+    let began = Instant::now();
+    let w = small(200);
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("m"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let (files, full) = fill_side_by_side(&dir, 8, 1000);
+    assert!(full == 8 && files.len() > 100, "{full} of 8 were told, after {} files", files.len());
+    drop_caches();
+    all_there(&files);
+    // Names go on, and removing does.
+    std::fs::create_dir(dir.join("a folder")).expect("a name");
+    let mut files = files;
+    for path in files.keys().take(40).cloned().collect::<Vec<_>>() {
+        std::fs::remove_file(&path).expect("removed");
+        files.remove(&path);
+    }
+    all_there(&files);
+    assert!(began.elapsed() < Duration::from_secs(150), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_small_disk_before_a_store_holds_nobody_up_for_good() {
+    if !can_mount("a_small_disk_before_a_store_holds_nobody_up_for_good") {
+        return;
+    }
+    let Some(server) = S3Server::start("bucket") else { return };
+    let began = Instant::now();
+    let w = small(400);
+    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
+    w.run(&["store", "add", "cloud", "s3://bucket/p", "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"]).ok();
+    w.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
+    let dir = PathBuf::from(w.dir("m"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    // Twice what the disk holds. Whoever is told that it is full comes again when the store has taken some.
+    let mut files = BTreeMap::new();
+    let mut refused = 0;
+    while files.len() < 800 {
+        assert!(began.elapsed() < Duration::from_secs(240), "{} files, refused {refused} times", files.len());
+        let folder = dir.join(format!("turn-{}", files.len()));
+        std::fs::create_dir(&folder).expect("a name");
+        let (more, full) = fill_side_by_side(&folder, 8, 12);
+        refused += full;
+        files.extend(more);
+        if full > 0 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    drop_caches();
+    all_there(&files);
+    w.run(&["unmount", "db"]).ok();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+    eprintln!("{} MiB through a disk of 400 MiB, refused {refused} times, {:?}", files.len(), began.elapsed());
+}
+
+#[test]
+fn a_thousand_open_files_and_sixty_four_threads() {
+    if !can_mount("a_thousand_open_files_and_sixty_four_threads") {
+        return;
+    }
+    let w = World::up();
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("m"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let make = |n: usize| File::options().read(true).write(true).create_new(true).open(dir.join(format!("f{n}"))).expect("opens");
+    let open: Vec<File> = (0..960).map(make).collect();
+    let each = open.len() / 64;
+    std::thread::scope(|s| {
+        for (t, part) in open.chunks(each).enumerate() {
+            s.spawn(move || {
+                use std::os::unix::fs::FileExt;
+                for round in 0..4usize {
+                    for (i, file) in part.iter().enumerate() {
+                        let mine = content(20_000, t * 1000 + i + round);
+                        file.write_all_at(&mine, (round * 20_000) as u64).expect("written");
+                    }
+                    part[round % part.len()].sync_all().expect("synced");
+                }
+                for (i, file) in part.iter().enumerate() {
+                    for round in 0..4usize {
+                        let mut got = vec![0; 20_000];
+                        file.read_exact_at(&mut got, (round * 20_000) as u64).expect("read");
+                        assert!(got == content(20_000, t * 1000 + i + round));
+                    }
+                }
+            });
+        }
+    });
+    // Unlinked while they are open, they stay readable.
+    for n in 0..open.len() {
+        std::fs::remove_file(dir.join(format!("f{n}"))).expect("removed");
+    }
+    assert_eq!(open[17].metadata().expect("open").len(), 80_000);
+    drop(open);
+    w.run(&["unmount", "db"]).ok();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+}
