@@ -1,7 +1,7 @@
 # An Orlop with one mounted volume for a suite, and its removal whatever happens. Sourced by the runners.
 #
 # with_volume BINARY COMMAND...: calls COMMAND with the mounted folder as its last argument. The runner's
-# own EXIT trap calls clear_away.
+# own EXIT trap calls clear_away. ORLOP_CACHE=fast|strict is the volume's cache mode, the default one without it.
 
 say() { printf '    %s\n' "$*"; }
 
@@ -14,7 +14,7 @@ with_volume() {
     trap 'exit 130' INT TERM
     mkdir "$base/mnt"
     orlop up --no-docker-plugin >/dev/null || return
-    orlop volume create suite >/dev/null || return
+    orlop volume create suite ${ORLOP_CACHE:+-o cache="$ORLOP_CACHE"} >/dev/null || return
     orlop mount suite "$base/mnt" >/dev/null || return
     "$@" "$base/mnt" || status=$?
     return "$status"

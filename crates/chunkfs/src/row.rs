@@ -62,6 +62,14 @@ impl Inode {
         }
     }
 
+    /// Takes off what would let a file run as its owner or group, as a change by others than root does. The group's bit
+    /// without the right to execute means something else and stays.
+    pub(crate) fn take_off_set_id(&mut self) {
+        if !self.is_dir() {
+            self.perm &= !if self.perm & 0o010 != 0 { 0o6000 } else { 0o4000 };
+        }
+    }
+
     pub(crate) fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory
     }

@@ -104,7 +104,7 @@ pub struct Attr {
 /// the ids only decide ownership of what is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caller {
-    /// File system user.
+    /// File system user. Of any but 0, writing, truncating and allocating take the set-id bits of a file off.
     pub uid: u32,
     /// File system group.
     pub gid: u32,

@@ -153,6 +153,9 @@ impl FileSystem {
                 i.mtime = now;
                 i.ctime = now;
                 i.size = i.size.max(size.unwrap_or(0));
+                if cx.uid != 0 {
+                    i.take_off_set_id();
+                }
             })?;
             tx.commit()?;
             Ok(())

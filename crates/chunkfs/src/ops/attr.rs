@@ -83,7 +83,7 @@ impl FileSystem {
         self.admit().await?;
         let _turn = self.data_lock(ino).await;
         let tail = self.tail_to_clear(ino, size).await?;
-        let (attr, more) = self.run(|st| set_size(Tx::of(st, cx), ino, size, set, tail.as_ref())).await?;
+        let (attr, more) = self.run(|st| set_size(Tx::of(st, cx), cx, ino, size, set, tail.as_ref())).await?;
         if more {
             self.finish_cut(ino).await?;
             return self.getattr(ino).await;
@@ -137,12 +137,12 @@ fn apply(inode: &mut Inode, set: &SetAttr, tx: &Tx<'_>) {
     if let Some(perm) = set.perm {
         inode.perm = perm & 0o7777;
     }
-    if let Some(uid) = set.uid {
-        inode.uid = uid;
+    if set.perm.is_none() && (set.uid.is_some() || set.gid.is_some()) {
+        // Whoever changes the owner, root included.
+        inode.take_off_set_id();
     }
-    if let Some(gid) = set.gid {
-        inode.gid = gid;
-    }
+    inode.uid = set.uid.unwrap_or(inode.uid);
+    inode.gid = set.gid.unwrap_or(inode.gid);
     if let Some(t) = set.atime {
         inode.atime = at(t);
     }
@@ -153,7 +153,7 @@ fn apply(inode: &mut Inode, set: &SetAttr, tx: &Tx<'_>) {
 }
 
 /// Sets the size; tells whether blocks have still to be cut off.
-fn set_size(mut tx: Tx<'_>, ino: Ino, size: u64, set: &SetAttr, tail: Option<&Page>) -> Step<(Attr, bool)> {
+fn set_size(mut tx: Tx<'_>, cx: &Caller, ino: Ino, size: u64, set: &SetAttr, tail: Option<&Page>) -> Step<(Attr, bool)> {
     let mut inode = (*tx.inode(ino)?).clone();
     if tx.answered().is_some() {
         return Ok((inode.attr(ino), false));
@@ -179,6 +179,9 @@ fn set_size(mut tx: Tx<'_>, ino: Ino, size: u64, set: &SetAttr, tail: Option<&Pa
     }
     inode.size = size;
     inode.mtime = tx.now;
+    if cx.uid != 0 {
+        inode.take_off_set_id();
+    }
     apply(&mut inode, set, &tx);
     tx.put_inode(ino, inode.clone());
     tx.unbounded();

@@ -265,6 +265,9 @@ impl FileSystem {
             debug_assert!(plan.offset < plan.end);
             inode.mtime = tx.now;
             inode.ctime = tx.now;
+            if cx.uid != 0 {
+                inode.take_off_set_id();
+            }
             tx.put_inode(ino, inode);
             tx.commit()?;
             Ok(())

@@ -27,9 +27,6 @@ pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
             "leave it out or give durability=local: fsync reaches that disk already",
         );
     }
-    if options.cache == Some(CacheMode::Fast) {
-        return refused("cache=fast", "by this version", "leave it out or give cache=strict");
-    }
     Ok(())
 }
 

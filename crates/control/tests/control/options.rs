@@ -4,11 +4,7 @@ use crate::world::*;
 use orlop_model::{Durability, ErrorKind, Intent, OutagePolicy, VolumeUpdate};
 use std::collections::BTreeMap;
 
-const UNBUILT: &[(&str, &str, ErrorKind)] = &[
-    ("durability", "remote", ErrorKind::Unsupported),
-    ("cache", "fast", ErrorKind::Unsupported),
-    ("store", "s3prod", ErrorKind::NotFound),
-];
+const UNBUILT: &[(&str, &str, ErrorKind)] = &[("durability", "remote", ErrorKind::Unsupported), ("store", "s3prod", ErrorKind::NotFound)];
 
 #[tokio::test]
 async fn a_feature_that_does_not_exist_is_refused_and_changes_nothing() {

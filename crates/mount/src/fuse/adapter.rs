@@ -7,9 +7,10 @@
 use super::killed::Watch;
 use fuser::{
     Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite,
-    ReplyXattr,
+    ReplyXattr, WriteFlags,
 };
 use orlop_chunkfs::{Caller, FileSystem};
+use orlop_model::CacheMode;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -19,8 +20,14 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// How long the kernel may keep names and attributes. A writable attachment is the only writer and all its changes
-/// go through this one kernel, so any time is right; a short one bounds what a defect could do.
-pub(super) const TTL: Duration = Duration::from_secs(1);
+/// go through this one kernel, so any time is right; under cache=strict a short one bounds what a defect could do.
+fn time_to_live(cache: CacheMode) -> Duration {
+    match cache {
+        CacheMode::Strict => Duration::from_secs(1),
+        // Longer than an attachment lives, and far from what the kernel's arithmetic would wrap at.
+        CacheMode::Fast => Duration::from_secs(365 * 24 * 3600),
+    }
+}
 
 /// The FUSE library's view of an open volume.
 pub(crate) struct Adapter {
@@ -29,6 +36,9 @@ pub(crate) struct Adapter {
     /// Every request that is carried on holds a copy; when all are gone, none is left.
     running: mpsc::Sender<()>,
     watch: Arc<Watch>,
+    /// What was agreed with the kernel.
+    pub(super) cache: CacheMode,
+    pub(super) ttl: Duration,
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
 }
 
@@ -98,9 +108,10 @@ impl<R: Refuse> Refuse for Sheet<R> {
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle) -> (Self, Idle) {
+    pub(crate) fn new(fs: Arc<FileSystem>, cache: CacheMode, runtime: Handle) -> (Self, Idle) {
         let (running, idle) = mpsc::channel(1);
-        (Adapter { fs, runtime, running, watch: Arc::default(), notifier: Arc::new(OnceLock::new()) }, Idle(idle))
+        let (watch, notifier) = (Arc::default(), Arc::new(OnceLock::new()));
+        (Adapter { fs, runtime, running, watch, cache, ttl: time_to_live(cache), notifier }, Idle(idle))
     }
 
     /// Runs a request's work, and answers with what comes of it. If the caller is killed before, what comes of it
@@ -136,6 +147,18 @@ impl Adapter {
             drop(running);
         });
     }
+}
+
+/// Who writes, for whom set-id bits are taken off: whether they are is the kernel's decision, which knows capabilities.
+pub(super) fn writer(request: &fuser::Request, flags: WriteFlags) -> Caller {
+    const NOBODY: u32 = 65534;
+    let cx = caller(request);
+    let uid = match (flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID), cx.uid) {
+        (false, _) => 0,
+        (true, 0) => NOBODY,
+        (true, uid) => uid,
+    };
+    Caller { uid, ..cx }
 }
 
 /// Who asks. A request that is sent again has a mark in its number, which is no part of it.

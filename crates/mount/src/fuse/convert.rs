@@ -30,6 +30,25 @@ pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
     }
 }
 
+/// The attributes of a name that is not there.
+pub(super) const NOBODY_THERE: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
+
 pub(super) fn attributes(a: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(a.ino),

@@ -1,7 +1,7 @@
 //! The operations, one by one: unpack, call, answer.
 
-use super::adapter::{Adapter, Sheet, TTL, caller};
-use super::convert::{attribute_name, attributes, errno, file_type, kind_of_mode, name, set_ctime, set_time};
+use super::adapter::{Adapter, Sheet, caller, writer};
+use super::convert::{NOBODY_THERE, attribute_name, attributes, errno, file_type, kind_of_mode, name, set_ctime, set_time};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
@@ -9,11 +9,12 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 use orlop_chunkfs::{Allocate, Attr, BLOCK, FileSystem, FsError, FsResult, Ino, NAME_MAX, RenameMode, Seek, SetAttr, XattrMode};
+use orlop_model::CacheMode;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Inode numbers are never used again, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -43,11 +44,16 @@ impl Adapter {
         ino: Ino,
         work: impl Future<Output = FsResult<Attr>> + Send + 'static,
     ) {
+        let ttl = self.ttl;
         let answer = move |reply: ReplyEntry, result: FsResult<Attr>| match result {
-            Ok(a) => reply.entry(&TTL, &attributes(&a), GENERATION),
+            Ok(a) => reply.entry(&ttl, &attributes(&a), GENERATION),
             Err(e) => reply.error(errno(what, ino, &e)),
         };
         self.run(request, reply, work, answer, self.forgotten());
+    }
+
+    fn is_fast(&self) -> bool {
+        self.cache == CacheMode::Fast
     }
 
     /// Takes back that the kernel was told of an inode.
@@ -83,8 +89,9 @@ impl Adapter {
         ino: Ino,
         work: impl Future<Output = FsResult<Attr>> + Send + 'static,
     ) {
+        let ttl = self.ttl;
         let answer = move |reply: ReplyAttr, result: FsResult<Attr>| match result {
-            Ok(a) => reply.attr(&TTL, &attributes(&a)),
+            Ok(a) => reply.attr(&ttl, &attributes(&a)),
             Err(e) => reply.error(errno(what, ino, &e)),
         };
         self.run(request, reply, work, answer, drop);
@@ -104,8 +111,14 @@ fn answer_attribute(reply: ReplyXattr, size: u32, value: &[u8]) {
 impl fuser::Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, n: &OsStr, reply: ReplyEntry) {
         let n = bytes_or_refuse!(name(n), reply);
-        let fs = self.fs.clone();
-        self.entry(request, reply, "lookup", parent.0, async move { fs.lookup(parent.0, &n).await });
+        let (fs, ttl, is_fast) = (self.fs.clone(), self.ttl, self.is_fast());
+        let answer = move |reply: ReplyEntry, result: FsResult<Attr>| match result {
+            Ok(a) => reply.entry(&ttl, &attributes(&a), GENERATION),
+            // That a name is not there may be kept like any other answer.
+            Err(FsError::NotFound) if is_fast => reply.entry(&ttl, &NOBODY_THERE, GENERATION),
+            Err(e) => reply.error(errno("lookup", parent.0, &e)),
+        };
+        self.run(request, reply, async move { fs.lookup(parent.0, &n).await }, answer, self.forgotten());
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
@@ -218,14 +231,22 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // The kernel has checked permissions, and the volume keeps no state per open file.
-        reply.opened(FileHandle(0), OPENED);
+        // The kernel has checked permissions, and the volume keeps no state per open file: it need not ask at all.
+        if self.is_fast() { reply.error(Errno::ENOSYS) } else { reply.opened(FileHandle(0), OPENED) }
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.is_fast() { reply.error(Errno::ENOSYS) } else { reply.opened(FileHandle(0), FopenFlags::empty()) }
     }
 
     fn create(&self, request: &Request, parent: INodeNo, n: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+        if self.is_fast() {
+            // It asks for mknod from now on, and opens what that made without a message: no handle needs a release.
+            return reply.error(Errno::ENOSYS);
+        }
         let n = bytes_or_refuse!(name(n), reply);
         let Some(kind) = kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        let (fs, cx) = (self.fs.clone(), caller(request));
+        let (fs, cx, ttl) = (self.fs.clone(), caller(request), self.ttl);
         let work = async move {
             match fs.mknod(&cx, parent.0, &n, kind, mode & 0o7777, 0).await {
                 // Without O_EXCL, a file that is there is opened.
@@ -234,7 +255,7 @@ impl fuser::Filesystem for Adapter {
             }
         };
         let answer = move |reply: ReplyCreate, made: FsResult<Attr>| match made {
-            Ok(a) => reply.created(&TTL, &attributes(&a), GENERATION, FileHandle(0), OPENED),
+            Ok(a) => reply.created(&ttl, &attributes(&a), GENERATION, FileHandle(0), OPENED),
             Err(e) => reply.error(errno("create", parent.0, &e)),
         };
         self.run(request, reply, work, answer, self.forgotten());
@@ -266,12 +287,12 @@ impl fuser::Filesystem for Adapter {
         _: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
+        how: WriteFlags,
         flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (fs, cx, data) = (self.fs.clone(), caller(request), data.to_vec());
+        let (fs, cx, data) = (self.fs.clone(), writer(request, how), data.to_vec());
         let work = async move {
             let n = fs.write(&cx, ino.0, offset, &data).await?;
             drop(data);
@@ -316,11 +337,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdirplus(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let (fs, sheet) = (self.fs.clone(), Sheet::new(reply));
+        let (fs, ttl, sheet) = (self.fs.clone(), self.ttl, Sheet::new(reply));
         let filled = sheet.clone();
         let work = async move {
             let mut told = Told { fs, inodes: Vec::new() };
-            let listed = fill_plus(&mut told, ino, offset, &filled).await;
+            let listed = fill_plus(&mut told, ino, offset, ttl, &filled).await;
             (told, listed)
         };
         let answer = move |sheet: Sheet<ReplyDirectoryPlus>, (mut told, listed): (Told, FsResult<()>)| match (sheet.take(), listed) {
@@ -405,6 +426,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lseek(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        if self.is_fast() {
+            // What the kernel has not written back yet is not known here, the end of a growing file included: it takes
+            // all of the file for data instead of asking.
+            return reply.error(Errno::ENOSYS);
+        }
         let seek = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -502,18 +528,18 @@ async fn fill(fs: &Arc<FileSystem>, ino: INodeNo, offset: u64, sheet: &Sheet<Rep
     }
 }
 
-async fn fill_plus(told: &mut Told, ino: INodeNo, offset: u64, sheet: &Sheet<ReplyDirectoryPlus>) -> FsResult<()> {
+async fn fill_plus(told: &mut Told, ino: INodeNo, offset: u64, ttl: Duration, sheet: &Sheet<ReplyDirectoryPlus>) -> FsResult<()> {
     let fs = told.fs.clone();
     // For "." and ".." the kernel takes no reference, whatever it is told.
     if offset == 0 {
         let own = fs.getattr(ino.0).await?;
-        if sheet.fill(|reply| reply.add(ino, 1, ".", &TTL, &attributes(&own), GENERATION)) != Some(false) {
+        if sheet.fill(|reply| reply.add(ino, 1, ".", &ttl, &attributes(&own), GENERATION)) != Some(false) {
             return Ok(());
         }
     }
     if offset <= 1 {
         let parent = fs.getattr(fs.parent_of(ino.0).await?).await?;
-        let full = sheet.fill(|reply| reply.add(INodeNo(parent.ino), DOTS, "..", &TTL, &attributes(&parent), GENERATION));
+        let full = sheet.fill(|reply| reply.add(INodeNo(parent.ino), DOTS, "..", &ttl, &attributes(&parent), GENERATION));
         if full != Some(false) {
             return Ok(());
         }
@@ -531,7 +557,7 @@ async fn fill_plus(told: &mut Told, ino: INodeNo, offset: u64, sheet: &Sheet<Rep
                 Err(e) => return Err(e),
             };
             let name = OsStr::from_bytes(&e.name);
-            let full = sheet.fill(|reply| reply.add(INodeNo(a.ino), e.cookie + DOTS, name, &TTL, &attributes(&a), GENERATION));
+            let full = sheet.fill(|reply| reply.add(INodeNo(a.ino), e.cookie + DOTS, name, &ttl, &attributes(&a), GENERATION));
             if full != Some(false) {
                 // No room: the kernel is not told of this one.
                 fs.forget(a.ino, 1);

@@ -11,7 +11,7 @@ use crate::os;
 use fuser::{Config, SessionACL};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use orlop_chunkfs::FileSystem;
-use orlop_model::{Error, Result};
+use orlop_model::{CacheMode, Error, Result};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Session {
             .map_err(|e| failed("making a socket", e.into()))?;
         nix::unistd::write(&ours, &negotiated.synthetic_init()).map_err(|e| failed("writing INIT", e.into()))?;
         runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs)));
-        let (adapter, idle) = Adapter::new(fs, runtime);
+        let (adapter, idle) = Adapter::new(fs, negotiated.cache(), runtime);
         let notifier = adapter.notifier.clone();
         let mut config = Config::default();
         config.acl = SessionACL::All;
@@ -88,10 +88,10 @@ pub struct Mounted {
 
 /// Mounts an open volume on a folder, served by this process. The caller closes the file system after unmounting.
 /// The runtime must be multi-threaded, and its threads must not wait for the mount.
-pub fn mount(fs: Arc<FileSystem>, point: &Path, runtime: Handle) -> Result<Mounted> {
+pub fn mount(fs: Arc<FileSystem>, point: &Path, cache: CacheMode, runtime: Handle) -> Result<Mounted> {
     let device = mount::open_device()?;
     mount::mount_fuse(&device, "orlop", point)?;
-    let started = negotiate(device.as_fd(), Wishes::default())
+    let started = negotiate(device.as_fd(), Wishes { resend: true, cache })
         .and_then(|negotiated| Session::start(fs, device.as_fd(), &negotiated, runtime.clone()));
     match started {
         Ok(session) => Ok(Mounted { point: point.to_owned(), session: Some(session), runtime }),

@@ -9,7 +9,7 @@ use crate::kernel::mount::{self, Unmounted};
 use crate::kernel::table::{self, Device};
 use crate::os::fuse_device_is_dead;
 use crate::protocol::{Attached, WorkerState};
-use orlop_model::{Error, ErrorKind, MountPlan, Result};
+use orlop_model::{CacheMode, Error, ErrorKind, MountPlan, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -123,8 +123,9 @@ impl Keeper {
     fn mount(&self, plan: &MountPlan, point: &Path) -> Result<(OwnedFd, Negotiated, Device)> {
         let device = mount::open_device()?;
         mount::mount_fuse(&device, &format!("orlop:{}", plan.name), point)?;
+        let wanted = plan.options.cache.unwrap_or(CacheMode::Strict);
         let agreed = || {
-            let negotiated = negotiate(device.as_fd(), Wishes { resend: self.config.resend })?;
+            let negotiated = negotiate(device.as_fd(), Wishes { resend: self.config.resend, cache: wanted })?;
             let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
             let mounted = table::topmost(&own, point).map(|m| m.device);
             mounted
@@ -133,7 +134,10 @@ impl Keeper {
         };
         match agreed() {
             Ok((negotiated, mounted)) => {
-                widen_read_ahead(mounted);
+                if negotiated.cache() != wanted {
+                    tracing::warn!(volume = %plan.name, "this kernel cannot do cache={wanted}: it is mounted with cache={}", negotiated.cache());
+                }
+                widen_limits(mounted, negotiated.cache());
                 Ok((device, negotiated, mounted))
             }
             Err(e) => {
@@ -144,11 +148,20 @@ impl Keeper {
     }
 }
 
-/// A sequential reader gets requests as long as the protocol allows instead of the kernel's 128 KiB.
-fn widen_read_ahead(mounted: Device) {
-    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", mounted.major, mounted.minor);
-    if let Err(e) = std::fs::write(&path, "1024") {
-        tracing::debug!("{path}: {e}");
+/// A sequential reader gets requests as long as the protocol allows instead of the kernel's 128 KiB. A write-back cache
+/// may hold as much as that of any disk: by default the kernel lets a FUSE file system have one percent of it, and has
+/// writers wait from there on.
+fn widen_limits(mounted: Device, cache: CacheMode) {
+    let set = |what: &str, value: &str| {
+        let path = format!("/sys/class/bdi/{}:{}/{what}", mounted.major, mounted.minor);
+        if let Err(e) = std::fs::write(&path, value) {
+            tracing::debug!("{path}: {e}");
+        }
+    };
+    set("read_ahead_kb", "1024");
+    if cache == CacheMode::Fast {
+        set("strict_limit", "0");
+        set("max_ratio", "100");
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let device = mount::open_device().expect("a device");
         mount::mount_fuse(&device, "orlop-test", dir.path()).expect("mounts");
-        let negotiated = negotiate(device.as_fd(), Wishes::default()).expect("agrees");
+        let negotiated = negotiate(device.as_fd(), Wishes { resend: true, cache: orlop_model::CacheMode::Strict }).expect("agrees");
         if !negotiated.resends() {
             mount::unmount_by_force(dir.path()).expect("unmounts");
             eprintln!("skipped: this kernel cannot send requests again (Linux 6.9)");

@@ -30,12 +30,20 @@ pub(crate) mod flag {
     pub(crate) const READDIRPLUS_AUTO: u64 = 1 << 14;
     /// Direct I/O without waiting for each piece.
     pub(crate) const ASYNC_DIO: u64 = 1 << 15;
+    /// Writes stay in the page cache and come later, large and in order; the kernel keeps size and times.
+    pub(crate) const WRITEBACK_CACHE: u64 = 1 << 16;
+    /// Files can be opened without a message.
+    pub(crate) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     /// Lookups and readings of one folder at a time.
     pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
     /// Requests of more than 32 pages.
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
     /// Targets of symbolic links stay in the page cache; they never change.
     pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
+    /// Folders can be opened without a message; their entries stay in the page cache.
+    pub(crate) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+    /// The file system takes set-id bits off; without it the kernel asks for file capabilities before every write.
+    pub(crate) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// The second word of flags is valid.
     pub(crate) const INIT_EXT: u64 = 1 << 30;
     /// Unanswered requests can be asked for again (kernel 6.9).

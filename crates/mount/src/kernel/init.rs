@@ -2,7 +2,7 @@
 //! here, once, and handed from worker to worker for as long as the mount lives.
 
 use super::abi::{InitReply, InitRequest, MAJOR, MINOR, error_reply, flag, resend_notice};
-use orlop_model::{Error, ErrorKind, Result};
+use orlop_model::{CacheMode, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::os::fd::BorrowedFd;
 
@@ -14,8 +14,8 @@ const PAGE: u32 = 4096;
 /// so those that wait for the store must not fill this.
 const BACKGROUND: u16 = 4096;
 
-// cache=strict: no writeback cache, ordinary opens. Locks stay with the kernel (an attachment is one host), truncation
-// on open comes as a request of its own, the umask is applied by the kernel, and set-id bits are cleared by it.
+// Locks stay with the kernel (an attachment is one host), truncation on open comes as a request of its own (with the
+// write-back cache the kernel would lose it otherwise), and the umask is applied by the kernel.
 const WANTED: u64 = flag::ASYNC_READ
     | flag::BIG_WRITES
     | flag::DO_READDIRPLUS
@@ -24,8 +24,13 @@ const WANTED: u64 = flag::ASYNC_READ
     | flag::PARALLEL_DIROPS
     | flag::MAX_PAGES
     | flag::CACHE_SYMLINKS
+    | flag::HANDLE_KILLPRIV_V2
     | flag::INIT_EXT
     | flag::HAS_RESEND;
+
+/// What cache=fast needs on top, all of it or none: a kernel that cannot send requests again would fail what it still
+/// has in its page cache when a worker is replaced.
+const FAST: u64 = flag::WRITEBACK_CACHE | flag::NO_OPEN_SUPPORT | flag::NO_OPENDIR_SUPPORT | flag::HANDLE_KILLPRIV_V2 | flag::HAS_RESEND;
 
 /// What kernel and keeper agreed on. Sticky: every later worker of the same mount has to live with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +51,11 @@ impl Negotiated {
         self.flags & flag::HAS_RESEND != 0
     }
 
+    /// How the kernel caches on this connection.
+    pub(crate) fn cache(&self) -> CacheMode {
+        if self.flags & flag::WRITEBACK_CACHE != 0 { CacheMode::Fast } else { CacheMode::Strict }
+    }
+
     /// The INIT request that a worker's library is shown: it finds exactly what was agreed on.
     pub(crate) fn synthetic_init(&self) -> Vec<u8> {
         let flags = self.flags | flag::INIT_EXT;
@@ -58,11 +68,15 @@ impl Negotiated {
 pub(crate) struct Wishes {
     /// Negotiate that requests can be sent again, where the kernel can.
     pub(crate) resend: bool,
+    /// How the kernel is to cache; strict where it cannot do what fast needs.
+    pub(crate) cache: CacheMode,
 }
 
-impl Default for Wishes {
-    fn default() -> Self {
-        Wishes { resend: true }
+impl Wishes {
+    fn of_what(self, offered: u64) -> u64 {
+        let offered = if self.resend { offered } else { offered & !flag::HAS_RESEND };
+        let fast = self.cache == CacheMode::Fast && offered & FAST == FAST;
+        offered & if fast { WANTED | FAST } else { WANTED }
     }
 }
 
@@ -93,10 +107,7 @@ pub(crate) fn negotiate(device: BorrowedFd<'_>, wishes: Wishes) -> Result<Negoti
             send(device, &reply.encode(init.unique)).map_err(|e| Error::io("answering the kernel's FUSE version", &e))?;
             continue;
         }
-        let mut flags = WANTED & init.flags;
-        if !wishes.resend {
-            flags &= !flag::HAS_RESEND;
-        }
+        let flags = wishes.of_what(init.flags);
         let reply = InitReply {
             minor: MINOR.min(init.minor),
             max_readahead: init.max_readahead.max(MAX_IO),
@@ -127,10 +138,12 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use std::os::fd::AsFd;
 
+    const STRICT: Wishes = Wishes { resend: true, cache: CacheMode::Strict };
+
     fn exchange(kernel: InitRequest) -> (Result<Negotiated>, Vec<u8>) {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("socketpair");
         nix::unistd::write(&theirs, &kernel.encode()).expect("write");
-        let negotiated = negotiate(ours.as_fd(), Wishes::default());
+        let negotiated = negotiate(ours.as_fd(), STRICT);
         let mut answer = vec![0u8; 200];
         let n = nix::unistd::read(&theirs, &mut answer).expect("read");
         answer.truncate(n);
@@ -146,6 +159,24 @@ mod tests {
         assert_eq!(negotiated.minor, 40);
         assert!(negotiated.resends());
         assert_eq!(answer.len(), 80);
+    }
+
+    #[test]
+    fn fast_is_taken_whole_or_not_at_all() {
+        let fast = Wishes { cache: CacheMode::Fast, ..STRICT };
+        let mode = |wishes: Wishes, offered| {
+            let flags = wishes.of_what(offered);
+            Negotiated { minor: 40, flags, max_readahead: 0, max_write: 0 }.cache()
+        };
+        assert_eq!(mode(fast, u64::MAX), CacheMode::Fast);
+        assert_eq!(mode(STRICT, u64::MAX), CacheMode::Strict);
+        assert_eq!(mode(Wishes { resend: false, ..fast }, u64::MAX), CacheMode::Strict);
+        for bit in (0..64).map(|b| 1u64 << b).filter(|b| FAST & b != 0) {
+            let flags = fast.of_what(!bit);
+            assert_eq!(flags & !WANTED, 0, "without {bit:#x}");
+        }
+        let atomic_truncation = 1 << 3;
+        assert_eq!(fast.of_what(u64::MAX) & atomic_truncation, 0);
     }
 
     #[test]

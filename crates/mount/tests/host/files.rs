@@ -1,8 +1,9 @@
-//! File operations through the kernel, on a volume mounted by the test's own process.
+//! File operations through the kernel, on a volume mounted by the test's own process: strict and fast are one truth.
 
-use crate::harness::{World, need_fuse};
+use crate::harness::{World, in_both_modes, need_fuse};
 use crate::sys::{self, errno};
 use nix::sys::stat::{Mode, SFlag, mknod, umask};
+use orlop_model::CacheMode;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,11 +11,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-#[test]
-fn names_links_and_folders() {
+in_both_modes!(names_links_and_folders);
+fn names_links_and_folders(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let p = &volume.point;
 
     fs::write(p.join("a"), "one").expect("written");
@@ -67,11 +68,11 @@ fn names_links_and_folders() {
     volume.end();
 }
 
-#[test]
-fn special_files_modes_and_owners() {
+in_both_modes!(special_files_modes_and_owners);
+fn special_files_modes_and_owners(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let p = &volume.point;
     umask(Mode::from_bits_truncate(0o022));
     let make = |name: &str, kind, device| mknod(&p.join(name), kind, Mode::from_bits_truncate(0o666), device).expect(name);
@@ -104,11 +105,11 @@ fn special_files_modes_and_owners() {
     volume.end();
 }
 
-#[test]
-fn times_to_the_nanosecond_also_before_1970() {
+in_both_modes!(times_to_the_nanosecond_also_before_1970);
+fn times_to_the_nanosecond_also_before_1970(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let f = volume.point.join("f");
     fs::write(&f, "x").expect("written");
     for (sec, nsec) in
@@ -125,11 +126,11 @@ fn times_to_the_nanosecond_also_before_1970() {
     volume.end();
 }
 
-#[test]
-fn data_of_every_size_holes_and_truncation() {
+in_both_modes!(data_of_every_size_holes_and_truncation);
+fn data_of_every_size_holes_and_truncation(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let p = &volume.point;
     let pattern: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     fs::write(p.join("big"), &pattern).expect("written");
@@ -144,6 +145,8 @@ fn data_of_every_size_holes_and_truncation() {
     assert_eq!(fs::read(p.join("big")).expect("read"), [&pattern[..10], &[0; 10]].concat());
     f.set_len(0).expect("empty");
     f.write_all_at(b"x", 1 << 40).expect("far out");
+    // Blocks are counted once they are written back.
+    f.sync_all().expect("synced");
     let m = f.metadata().expect("meta");
     assert_eq!((m.size(), m.blocks()), ((1 << 40) + 1, 8));
     f.seek(SeekFrom::Start((1 << 40) - 4)).expect("seeks");
@@ -182,11 +185,11 @@ fn data_of_every_size_holes_and_truncation() {
     volume.end();
 }
 
-#[test]
-fn allocation_holes_and_zeros() {
+in_both_modes!(allocation_holes_and_zeros);
+fn allocation_holes_and_zeros(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let path = volume.point.join("f");
     let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).expect("opened");
     sys::fallocate(&f, 0, 0, 1 << 20).expect("reserved");
@@ -205,11 +208,11 @@ fn allocation_holes_and_zeros() {
     volume.end();
 }
 
-#[test]
-fn extended_attributes() {
+in_both_modes!(extended_attributes);
+fn extended_attributes(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let f = volume.point.join("f");
     fs::write(&f, "").expect("written");
     sys::set_xattr(&f, "user.a", b"one", 0).expect("set");
@@ -237,12 +240,12 @@ fn extended_attributes() {
     volume.end();
 }
 
-#[test]
-fn a_large_folder_is_read_whole_while_it_changes() {
+in_both_modes!(a_large_folder_is_read_whole_while_it_changes);
+fn a_large_folder_is_read_whole_while_it_changes(cache: CacheMode) {
     need_fuse!();
     const STAY: usize = 3000;
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     let p = volume.point.join("d");
     fs::create_dir(&p).expect("folder");
     for i in 0..STAY {
@@ -277,12 +280,13 @@ fn a_large_folder_is_read_whole_while_it_changes() {
 }
 
 // Served by another process: a fault of this one on its own mount could wait for itself, address space in hand.
-#[test]
-fn locks_and_shared_mappings() {
+in_both_modes!(locks_and_shared_mappings);
+fn locks_and_shared_mappings(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
     let keeper = world.keeper();
-    let plan = world.volume("v");
+    let mut plan = world.volume("v");
+    plan.options.cache = Some(cache);
     world.runtime.block_on(keeper.attach(&plan)).expect("attached");
     let path = Path::new(&plan.mountpoint).join("f");
     fs::write(&path, vec![0u8; 8192]).expect("written");
@@ -306,11 +310,11 @@ fn locks_and_shared_mappings() {
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
 
-#[test]
-fn the_kernel_enforces_permissions_for_other_users() {
+in_both_modes!(the_kernel_enforces_permissions_for_other_users);
+fn the_kernel_enforces_permissions_for_other_users(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     fs::set_permissions(world.folder("."), fs::Permissions::from_mode(0o755)).expect("chmod");
     let p = &volume.point;
     fs::write(p.join("secret"), "s").expect("written");
@@ -333,11 +337,11 @@ fn the_kernel_enforces_permissions_for_other_users() {
     volume.end();
 }
 
-#[test]
-fn many_threads_at_once() {
+in_both_modes!(many_threads_at_once);
+fn many_threads_at_once(cache: CacheMode) {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", cache);
     std::thread::scope(|scope| {
         for t in 0..8 {
             let p = &volume.point;
@@ -356,5 +360,51 @@ fn many_threads_at_once() {
     for t in 0..8 {
         assert_eq!(fs::read_dir(volume.point.join(format!("t{t}"))).expect("lists").count(), 100);
     }
+    volume.end();
+}
+
+in_both_modes!(changes_by_others_than_root_take_set_id_bits_off);
+fn changes_by_others_than_root_take_set_id_bits_off(cache: CacheMode) {
+    need_fuse!();
+    let world = World::new();
+    let volume = world.mounted("v", cache);
+    fs::set_permissions(world.folder("."), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let path = volume.point.join("f");
+    let mode = |want: u32, after: &str| {
+        let got = fs::metadata(&path).expect("meta").mode() & 0o7777;
+        assert_eq!(got, want, "after {after} it is {got:o}");
+    };
+    for script in [
+        "echo more >> f",
+        "truncate -s 100 f",
+        "fallocate -l 9000 f",
+        "printf x | dd of=f conv=notrunc oflag=direct bs=1 2>/dev/null || printf x | dd of=f conv=notrunc 2>/dev/null",
+    ] {
+        for (set, want) in [(0o6777, 0o777), (0o2767, 0o2767), (0o4666, 0o666)] {
+            fs::write(&path, "long enough to be changed").expect("written");
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("chown");
+            fs::set_permissions(&path, fs::Permissions::from_mode(set)).expect("chmod");
+            let done = std::process::Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "sh", "-c", script])
+                .current_dir(&volume.point)
+                .output()
+                .expect("setpriv runs");
+            assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+            mode(want, script);
+            // What was told to the kernel is what was kept.
+            nix::unistd::sync();
+            let attr = volume.attr("f");
+            assert_eq!(attr & 0o7777, want, "{script}: kept as {attr:o}");
+        }
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).expect("chmod");
+    fs::OpenOptions::new().append(true).open(&path).expect("opened").write_all(b"root").expect("written");
+    mode(0o6755, "a write of root's");
+    std::os::unix::fs::chown(&path, Some(1), Some(2)).expect("chown");
+    mode(0o755, "a change of owner by root");
+    fs::create_dir(volume.point.join("d")).expect("folder");
+    fs::set_permissions(volume.point.join("d"), fs::Permissions::from_mode(0o2775)).expect("chmod");
+    std::os::unix::fs::chown(volume.point.join("d"), Some(1), Some(2)).expect("chown");
+    assert_eq!(fs::metadata(volume.point.join("d")).expect("meta").mode() & 0o7777, 0o2775, "a folder keeps it");
     volume.end();
 }

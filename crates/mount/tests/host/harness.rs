@@ -2,7 +2,7 @@
 //! point, also when a test fails.
 
 use orlop_chunkfs::{FileSystem, OpenConfig, format_volume};
-use orlop_model::{MountPlan, StoreSpec, VolumeId, VolumeOptions};
+use orlop_model::{CacheMode, MountPlan, StoreSpec, VolumeId, VolumeOptions};
 use orlop_mount::keeper::{KeeperConfig, Launcher};
 use orlop_mount::worker::WorkerConfig;
 use orlop_mount::{KeeperClient, fuse};
@@ -33,6 +33,23 @@ macro_rules! need_fuse {
     };
 }
 pub(crate) use need_fuse;
+
+/// Two tests of one: under either way of the kernel's caching.
+macro_rules! in_both_modes {
+    ($test:ident) => {
+        mod $test {
+            #[test]
+            fn strict() {
+                super::$test(orlop_model::CacheMode::Strict);
+            }
+            #[test]
+            fn fast() {
+                super::$test(orlop_model::CacheMode::Fast);
+            }
+        }
+    };
+}
+pub(crate) use in_both_modes;
 
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
@@ -163,18 +180,18 @@ impl World {
     }
 
     /// An empty volume, mounted by this process itself.
-    pub(crate) fn mounted(&self, name: &str) -> InProcess {
+    pub(crate) fn mounted(&self, name: &str, cache: CacheMode) -> InProcess {
         let plan = self.volume(name);
         let store = orlop_store::open(&plan.store.url).expect("a store");
         let config = OpenConfig::new(plan.volume, store, &plan.prefix, &plan.state_dir);
         let fs = self.runtime.block_on(FileSystem::open(config)).expect("opens");
-        self.serve(name, fs)
+        self.serve(name, cache, fs)
     }
 
     /// Mounts an open volume by this process itself.
-    pub(crate) fn serve(&self, name: &str, fs: Arc<FileSystem>) -> InProcess {
+    pub(crate) fn serve(&self, name: &str, cache: CacheMode, fs: Arc<FileSystem>) -> InProcess {
         let point = self.folder(name);
-        let mounted = fuse::mount(fs.clone(), &point, self.runtime.handle().clone()).expect("mounts");
+        let mounted = fuse::mount(fs.clone(), &point, cache, self.runtime.handle().clone()).expect("mounts");
         InProcess { mounted: Some(mounted), fs, point, runtime: self.runtime.handle().clone() }
     }
 
@@ -272,6 +289,16 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
+    /// The mode of a file in the volume's root, as the volume has it.
+    pub(crate) fn attr(&self, name: &str) -> u32 {
+        self.runtime.block_on(self.fs.lookup(1, name.as_bytes())).expect("it is there").perm
+    }
+
+    /// The last change of a file in the volume's root, as the volume has it.
+    pub(crate) fn times(&self, name: &str) -> std::time::SystemTime {
+        self.runtime.block_on(self.fs.lookup(1, name.as_bytes())).expect("it is there").mtime.into()
+    }
+
     /// Unmounts, and closes the volume.
     pub(crate) fn end(mut self) {
         self.mounted.take().expect("mounted").unmount().expect("unmounts");

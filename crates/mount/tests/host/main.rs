@@ -5,6 +5,7 @@ mod attach;
 mod away;
 mod binds;
 mod busy;
+mod fast;
 mod files;
 mod harness;
 mod keeper_killed;

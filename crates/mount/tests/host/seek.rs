@@ -3,6 +3,7 @@
 
 use crate::harness::{World, need_fuse};
 use crate::sys::{self, errno};
+use orlop_model::CacheMode;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::path::Path;
 fn data_and_holes_are_found() {
     need_fuse!();
     let world = World::new();
-    let volume = world.mounted("v");
+    let volume = world.mounted("v", CacheMode::Strict);
     let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(volume.point.join("f")).expect("opened");
     f.write_all_at(&[1; 4096], 1 << 20).expect("written");
     f.set_len(4 << 20).expect("longer");

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
-use orlop_model::MountPlan;
+use orlop_model::{CacheMode, MountPlan};
 use orlop_store::wrap::{Hook, Hooked, Op};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl Cold {
         let config = OpenConfig::new(self.plan.volume, store, &self.plan.prefix, &self.plan.state_dir);
         let config = OpenConfig { remote, ..config };
         let fs = self.world.runtime.block_on(FileSystem::open(config)).expect("opens");
-        self.world.serve(self.plan.name.as_ref(), fs)
+        self.world.serve(self.plan.name.as_ref(), CacheMode::Strict, fs)
     }
 }
 
@@ -127,6 +127,7 @@ fn whoever_waits_for_the_store_can_be_killed_and_nothing_is_lost() {
     }
     let inodes = volume.fs.usage().inodes;
 
+    volume.fs.forget_blocks();
     cold.gate.set(false);
     let argument = |name: &str, path: &Path| PathBuf::from(format!("{name}={}", path.display()));
     let (input, output) = (argument("if", &block), argument("of", &at("changed/f")));
@@ -190,6 +191,7 @@ fn a_hundred_who_wait_stop_nobody_who_has_what_he_wants() {
     }
     fs::read_dir(&warm_dir).expect("lists").count();
 
+    volume.fs.forget_blocks();
     cold.gate.set(false);
     let readers: Vec<_> = (0..STUCK)
         .map(|n| {
