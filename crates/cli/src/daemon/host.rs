@@ -3,11 +3,12 @@
 use super::plain::Plain;
 use super::ports::Ports;
 use async_trait::async_trait;
+use futures::StreamExt;
 use orlop_api::Host;
 use orlop_api::wire::{HostFacts, KeeperFacts, Listing, Shutdown, ShutdownReport, WorkerFacts};
 use orlop_control::{Control, VolumeFilter};
-use orlop_model::{Actor, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeId, VolumeRef};
-use orlop_mount::WorkerState;
+use orlop_model::{Actor, Attachment, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeId, VolumeName, VolumeRef};
+use orlop_mount::{KeeperClient, WorkerState};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+/// How many volumes are unmounted at a time. What they have to fold is little; what they wait for is the store.
+const AT_ONCE: usize = 64;
 /// An attachment of Docker this young counts as in use although no container shows its mount yet.
 const YOUNG: time::Duration = time::Duration::seconds(60);
 
@@ -70,11 +73,9 @@ impl Host for DaemonHost {
         if request.keep_mounts {
             report.kept = self.workers().await.map(|w| w.into_iter().map(|w| w.volume.to_string()).collect()).unwrap_or_default();
         } else {
-            self.ports.set_closing(true);
-            if let Err(e) = self.unmount_all(actor, request.force, &mut report).await {
-                self.ports.set_closing(false);
-                return Err(e);
-            }
+            let closing = self.ports.close();
+            self.unmount_all(actor, request.force, &mut report).await?;
+            closing.keep();
         }
         self.settle_plugin_socket(&request, &mut report).await;
         // The answer leaves first: the server finishes what is in flight.
@@ -120,23 +121,42 @@ impl DaemonHost {
                 ));
             }
         }
-        for m in mounted {
-            let volume = VolumeRef::Id(m.plan.volume);
-            // Folders are given back through the audited door; what Docker holds it will give back itself.
-            for a in volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default() {
-                if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
-                    let detach = Intent::Detach { volume: volume.clone(), attachment: DetachBy::Id(a.id) };
-                    match self.control.apply(actor, detach).await {
-                        Err(e) if !force => return Err(e),
-                        Err(e) => tracing::warn!(error = %e, "going down although a folder could not be given back"),
-                        Ok(_) => {}
-                    }
+        // Side by side: each may wait for a store that is away, and together they wait as long as one.
+        let (volumes, keeper_of) = (&volumes, &keeper);
+        let ended: Vec<(VolumeName, Result<()>)> = futures::stream::iter(mounted)
+            .map(|m| async move {
+                let attachments = volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default();
+                let done = self.unmount(keeper_of, actor, m.plan.volume, attachments, force).await;
+                (m.plan.name, done)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let mut failed = Vec::new();
+        for (name, done) in ended {
+            match done {
+                Ok(()) => report.unmounted.push(name.to_string()),
+                Err(e) => failed.push(e),
+            }
+        }
+        report.unmounted.sort();
+        all_of_them(failed)?;
+        keeper.shutdown().await
+    }
+
+    /// Folders are given back through the audited door; what Docker holds it will give back itself.
+    async fn unmount(&self, keeper: &KeeperClient, actor: &Actor, id: VolumeId, attachments: &[Attachment], force: bool) -> Result<()> {
+        for a in attachments {
+            if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
+                let detach = Intent::Detach { volume: VolumeRef::Id(id), attachment: DetachBy::Id(a.id) };
+                match self.control.apply(actor, detach).await {
+                    Err(e) if !force => return Err(e),
+                    Err(e) => tracing::warn!(error = %e, "going down although a folder could not be given back"),
+                    Ok(_) => {}
                 }
             }
-            keeper.detach(m.plan.volume, force).await?;
-            report.unmounted.push(m.plan.name.to_string());
         }
-        keeper.shutdown().await
+        keeper.detach(id, force).await
     }
 
     /// Plain volumes need nobody to serve them, so containers go on; only folders that Orlop bound are given back.
@@ -184,6 +204,19 @@ impl DaemonHost {
                  remove it if Orlop does not come back",
                 socket.display()
             ));
+        }
+    }
+}
+
+/// One error for all volumes that could not be unmounted; its kind and remedy are those of the first.
+fn all_of_them(mut failed: Vec<Error>) -> Result<()> {
+    failed.sort_by(|a, b| a.message.cmp(&b.message));
+    let messages: Vec<_> = failed.iter().map(|e| e.message.clone()).collect();
+    match failed.into_iter().next() {
+        None => Ok(()),
+        Some(first) => {
+            let all = Error::new(first.kind, messages.join("; "));
+            Err(if let Some(remedy) = first.remedy { all.with_remedy(remedy) } else { all })
         }
     }
 }

@@ -34,9 +34,10 @@ impl Ports {
         self.keeper.guard(&self.closing).await;
     }
 
-    /// Refuses new mounts from now on, or ends that.
-    pub(crate) fn set_closing(&self, closing: bool) {
-        self.closing.store(closing, Ordering::SeqCst);
+    /// Refuses new mounts until what is returned is dropped: when going down failed, or nobody waits for it any more.
+    pub(crate) fn close(&self) -> Closing<'_> {
+        self.closing.store(true, Ordering::SeqCst);
+        Closing { ports: self, kept: false }
     }
 
     fn open(&self) -> Result<()> {
@@ -44,6 +45,27 @@ impl Ports {
             return Err(Error::unavailable("Orlop is going down").with_remedy("start it again with: orlop up"));
         }
         Ok(())
+    }
+}
+
+/// While this lives nothing is mounted.
+pub(crate) struct Closing<'a> {
+    ports: &'a Ports,
+    kept: bool,
+}
+
+impl Closing<'_> {
+    /// For good: the daemon ends.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.ports.closing.store(false, Ordering::SeqCst);
+        }
     }
 }
 

@@ -11,20 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Long outages take a minute and more: only when `ORLOP_SOAK` is set.
-fn soak() -> bool {
+/// Outages of a minute take a while: only when `ORLOP_SOAK` is set. Those of ten minutes are in `cloud_long`.
+pub(crate) fn soak() -> bool {
     std::env::var_os("ORLOP_SOAK").is_some()
 }
 
-struct Cloud {
+/// A volume `db` on S3 behind a proxy, mounted in the folder `m`.
+pub(crate) struct Cloud {
     // In this order they end: first who uses the store.
-    world: World,
-    proxy: FaultProxy,
+    pub(crate) world: World,
+    pub(crate) proxy: FaultProxy,
     server: S3Server,
 }
 
 impl Cloud {
-    fn new(test: &str, options: &[&str]) -> Option<Cloud> {
+    pub(crate) fn new(test: &str, options: &[&str]) -> Option<Cloud> {
         if !can_mount(test) {
             return None;
         }
@@ -46,12 +47,12 @@ impl Cloud {
         Some(Cloud { world, proxy, server })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.world.path("m").join(name)
     }
 
     /// The volume as a host finds it that has only the store: nothing of this one's disk.
-    fn on_another_host(&self, expected: &[(String, Vec<u8>)]) {
+    pub(crate) fn on_another_host(&self, expected: &[(String, Vec<u8>)]) {
         // It may have been unmounted already.
         self.world.run(&["unmount", "db"]);
         let id = self.world.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id").to_owned();
@@ -71,13 +72,13 @@ impl Cloud {
     }
 }
 
-fn write_and_sync(path: &PathBuf, data: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_and_sync(path: &PathBuf, data: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(data)?;
     file.sync_all()
 }
 
-fn data(n: usize) -> Vec<u8> {
+pub(crate) fn data(n: usize) -> Vec<u8> {
     (0..20_000 + n * 977).map(|i| (i * 31 + n * 7) as u8).collect()
 }
 
@@ -99,21 +100,23 @@ fn writer(folder: PathBuf, prefix: &'static str, stop: Arc<AtomicBool>) -> std::
     })
 }
 
-/// What needs nothing of the store is answered at once.
-fn nobody_waits_who_needs_nothing(cloud: &Cloud, when: &str) {
+/// What needs nothing of the store is answered at once. Returns how long it took.
+pub(crate) fn nobody_waits_who_needs_nothing(cloud: &Cloud, when: &str) -> Duration {
     let began = Instant::now();
     let statfs = nix::sys::statvfs::statvfs(&cloud.world.path("m")).expect("df");
     assert!(statfs.blocks() > 0);
     let names = std::fs::read_dir(cloud.world.path("m")).expect("ls").count();
     assert!(names > 0);
-    assert!(began.elapsed() < Duration::from_secs(1), "{when}: df and ls took {:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(1), "{when}: df and ls took {took:?}");
+    took
 }
 
 #[test]
 fn whatever_the_store_does_nothing_acknowledged_is_lost_and_it_heals() {
     let Some(cloud) = Cloud::new("outages", &[]) else { return };
     write_and_sync(&cloud.path("before"), b"before").expect("synced");
-    let lengths: &[u64] = if soak() { &[1, 60, 600] } else { &[1, 4] };
+    let lengths: &[u64] = if soak() { &[1, 60] } else { &[1, 4] };
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = ["a", "b"].map(|p| writer(cloud.world.path("m"), p, stop.clone())).into();
     let one_in = |fault: Fault, n| Faults::only(Rule::new(fault).one_in(n));
@@ -155,7 +158,7 @@ fn whatever_the_store_does_nothing_acknowledged_is_lost_and_it_heals() {
     cloud.on_another_host(&all);
 }
 
-fn fsyncing(path: PathBuf) -> Child {
+pub(crate) fn fsyncing(path: PathBuf) -> Child {
     // A process of its own, since it is killed.
     Command::new("dd")
         .args(["if=/dev/zero", "bs=4k", "count=4", "conv=fsync"])
@@ -229,4 +232,52 @@ fn the_policies_fail_and_readonly_end_the_waiting() {
         }
         cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("after".to_owned(), b"after".to_vec())]);
     }
+}
+
+#[test]
+fn going_down_by_force_while_the_store_is_away_takes_as_long_for_four_volumes_as_for_one() {
+    let Some(cloud) = Cloud::new("going down", &[]) else { return };
+    let names = ["db", "two", "three", "four"];
+    for name in &names[1..] {
+        cloud.world.run(&["volume", "create", name, "-o", "store=cloud"]).ok();
+        cloud.world.run(&["mount", name, &cloud.world.dir(name)]).ok();
+    }
+    let folder = |name: &str| cloud.world.path(if name == "db" { "m" } else { name });
+    for name in names {
+        write_and_sync(&folder(name).join("before"), b"before").expect("synced");
+    }
+    cloud.proxy.set(Faults::down());
+    for name in names {
+        std::fs::write(folder(name).join("unsent"), name).expect("accepted");
+    }
+    // Who gives up asking leaves an Orlop that goes on, not one that refuses mounts for ever.
+    let mut asked = cloud.world.command(&["down", "--force"]).spawn().expect("runs");
+    std::thread::sleep(Duration::from_secs(2));
+    asked.kill().expect("kills");
+    asked.wait().expect("ends");
+    cloud.world.run(&["volume", "create", "here"]).ok();
+    cloud.world.run(&["mount", "here", &cloud.world.dir("here")]).ok();
+
+    let began = Instant::now();
+    let down = cloud.world.run(&["down", "--force"]).ok();
+    let took = began.elapsed();
+    println!("four volumes went down by force in {took:?}");
+    // For each: 20 s for the store to take what is unsent, and a minute for the worker's last try.
+    assert!(took < Duration::from_secs(110), "{took:?}\n{}", down.out);
+    for name in names {
+        assert!(down.out.contains(&format!("unmounted {name}\n")), "{}", down.out);
+    }
+    assert_eq!(cloud.world.mounts(), Vec::<PathBuf>::new());
+    assert_eq!(cloud.world.processes(), Vec::<i32>::new());
+
+    // What was accepted is still here, and is sent once the volume is mounted again.
+    cloud.proxy.heal();
+    cloud.world.run(&["up", "--no-docker-plugin"]).ok();
+    for name in names {
+        let folder = folder(name);
+        cloud.world.run(&["mount", name, folder.to_str().expect("plain")]).ok();
+        assert_eq!(std::fs::read(folder.join("unsent")).expect("there"), name.as_bytes());
+        assert_eq!(std::fs::read(folder.join("before")).expect("there"), b"before");
+    }
+    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("unsent".to_owned(), b"db".to_vec())]);
 }

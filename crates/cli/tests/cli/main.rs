@@ -4,6 +4,7 @@ mod audit;
 mod bad_input;
 mod care;
 mod cloud;
+mod cloud_long;
 mod cloud_net;
 mod cloud_outage;
 mod doctor;
