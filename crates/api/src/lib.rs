@@ -5,6 +5,8 @@
 
 pub mod client;
 pub mod docker;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 pub mod rest;
 mod serve;

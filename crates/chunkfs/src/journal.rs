@@ -337,6 +337,23 @@ pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)
     Some(records)
 }
 
+/// A file as the journal writes it, for the fuzz targets.
+pub(crate) fn sample_file(volume: [u8; 16], first: u64, frames: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; HEADER as usize];
+    out[..8].copy_from_slice(MAGIC);
+    out[8..24].copy_from_slice(&volume);
+    out[24..32].copy_from_slice(&first.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..60]);
+    out[60..].copy_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(frames);
+    out
+}
+
+/// The numbers of the records that a recovery would find in a file's bytes, for the fuzz targets.
+pub(crate) fn sample_scan(bytes: &[u8], first: u64) -> Vec<u64> {
+    frames(bytes, first).records.iter().map(|r| r.seq).collect()
+}
+
 /// What a file's bytes are.
 struct Frames {
     records: Vec<Found>,

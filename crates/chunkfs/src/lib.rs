@@ -14,6 +14,8 @@ mod compact;
 mod explain;
 mod fold;
 mod fs;
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod journal;
 mod key;

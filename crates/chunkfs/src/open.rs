@@ -122,13 +122,18 @@ struct Header {
     volume: VolumeId,
 }
 
+/// The header as it stands in the store.
+pub(crate) fn header_of(volume: VolumeId) -> Vec<u8> {
+    serde_json::to_vec(&Header { format: FORMAT, volume }).expect("a plain struct is JSON")
+}
+
 fn header_path(prefix: &str) -> StorePath {
     StorePath::from(format!("{prefix}/volume.json"))
 }
 
 /// Lays a new volume in the store; succeeds if it is there already.
 pub async fn format_volume(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
-    let bytes = serde_json::to_vec(&Header { format: FORMAT, volume }).expect("a plain struct is JSON");
+    let bytes = header_of(volume);
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     match store.put_opts(&header_path(prefix), bytes.into(), options).await {
         Ok(_) => Ok(()),

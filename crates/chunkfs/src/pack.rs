@@ -241,6 +241,15 @@ pub(crate) fn verify_whole(bytes: &Bytes) -> Result<Whole, Malformed> {
     Ok(whole)
 }
 
+/// Makes the checksums of a tail fit its contents, for the fuzz targets: what they guard is tried too.
+pub(crate) fn fit_checksums(tail: &mut [u8]) {
+    let Some(footer_at) = tail.len().checked_sub(FOOTER) else { return };
+    let (table, footer) = tail.split_at_mut(footer_at);
+    footer[20..24].copy_from_slice(&crc32c::crc32c(table).to_le_bytes());
+    let crc = crc32c::crc32c(&footer[..FOOTER - 4]);
+    footer[FOOTER - 4..].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// Where packs go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {

@@ -66,6 +66,8 @@ impl FileSystem {
     }
 
     /// Cuts off what a shortened file had behind its end. The file's data is locked by the caller.
+    ///
+    /// The row that says so stands where an unlinked file's does: a file without a name gets that one back.
     pub(crate) async fn finish_cut(&self, ino: Ino) -> FsResult<()> {
         let found = self
             .run(|st| {
@@ -80,7 +82,11 @@ impl FileSystem {
         }
         self.run(|st| {
             let mut tx = Tx::new(st);
-            tx.delete(Key::Orphan(ino));
+            if tx.inode(ino)?.nlink == 0 {
+                tx.orphan(ino);
+            } else {
+                tx.delete(Key::Orphan(ino));
+            }
             tx.change_inode(ino, |i| i.extent_end = i.extent_end.min(from))?;
             tx.unbounded();
             tx.commit()?;
@@ -99,8 +105,12 @@ impl FileSystem {
             for (key, row) in rows {
                 match (key, row) {
                     (Key::Orphan(ino), Row::Orphan(Orphan::Cut { .. })) => {
-                        let _turn = self.data_lock(ino).await;
+                        let turn = self.data_lock(ino).await;
                         self.finish_cut(ino).await?;
+                        drop(turn);
+                        if fresh_kernel {
+                            self.reap(ino).await?;
+                        }
                     }
                     (Key::Orphan(ino), Row::Orphan(Orphan::Unlinked)) => {
                         self.lock().orphans.insert(ino);

@@ -60,17 +60,6 @@ impl SegmentFiles {
         self.dir.join(file_name(segment, id))
     }
 
-    fn header(&self, segment: u64, id: &[u8; 16]) -> Vec<u8> {
-        let mut header = vec![0u8; B];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..24].copy_from_slice(&self.volume);
-        header[24..32].copy_from_slice(&segment.to_le_bytes());
-        header[32..48].copy_from_slice(id);
-        let crc = crc32c::crc32c(&header[..60]);
-        header[60..64].copy_from_slice(&crc.to_le_bytes());
-        header
-    }
-
     /// Writes the header of a file that has none: the block was never written back before power failed. One that differs
     /// otherwise is damage, and left for the check to find. Tells whether it did.
     pub(crate) fn write_lost_header(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<bool> {
@@ -80,14 +69,14 @@ impl SegmentFiles {
         if block[..got].iter().any(|b| *b != 0) {
             return Ok(false);
         }
-        file.write_at(&self.header(segment, id), 0)?;
+        file.write_at(&header(self.volume, segment, id), 0)?;
         Ok(true)
     }
 
     pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
         let path = self.path(segment, id);
         let file = self.disk.create(&path)?;
-        if let Err(e) = file.write_at(&self.header(segment, id), 0) {
+        if let Err(e) = file.write_at(&header(self.volume, segment, id), 0) {
             let _ = self.disk.remove(&path);
             return Err(e);
         }
@@ -115,6 +104,18 @@ impl SegmentFiles {
     pub(crate) fn forget(&mut self, segment: u64) {
         self.open.remove(&segment);
     }
+}
+
+/// The first block of a staged file.
+pub(crate) fn header(volume: [u8; 16], segment: u64, id: &[u8; 16]) -> Vec<u8> {
+    let mut header = vec![0u8; B];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..24].copy_from_slice(&volume);
+    header[24..32].copy_from_slice(&segment.to_le_bytes());
+    header[32..48].copy_from_slice(id);
+    let crc = crc32c::crc32c(&header[..60]);
+    header[60..64].copy_from_slice(&crc.to_le_bytes());
+    header
 }
 
 /// Why a segment that is referred to could not be opened.

@@ -12,6 +12,8 @@ mod config;
 mod control;
 #[doc(hidden)]
 pub mod faults;
+#[doc(hidden)]
+pub mod fuzz;
 mod inner;
 mod keys;
 mod locks;

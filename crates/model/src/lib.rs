@@ -7,6 +7,8 @@ mod attachment;
 mod audit;
 mod care;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod id;
 mod intent;
 mod key;

@@ -6,6 +6,8 @@
 
 mod client;
 pub mod fuse;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod inside;
 pub mod keeper;
 mod kernel;

@@ -75,6 +75,11 @@ impl Connection {
         Connection::new(stream)
     }
 
+    /// A conversation after the greeting, for the fuzz targets.
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Connection { stream, peer: 0 }
+    }
+
     /// Greets over a stream that is there already. Both ends do the same.
     pub(crate) fn new(stream: UnixStream) -> Result<Self> {
         let io = |e: io::Error| Error::unavailable(format!("greeting a peer: {e}"));

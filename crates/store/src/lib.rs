@@ -5,6 +5,8 @@
 //! ([`wrap`]), and what every backend owes ([`testing`]). It knows nothing of volumes.
 
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod local;
 mod open;
 mod probe;

@@ -6,6 +6,8 @@
 mod calls;
 mod wire;
 
+pub(crate) use wire::reads as reads_request;
+
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;

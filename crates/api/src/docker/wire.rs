@@ -35,6 +35,11 @@ impl Request {
     }
 }
 
+/// Whether these bytes are a request, for the fuzz targets.
+pub(crate) fn reads(bytes: &[u8]) -> bool {
+    Request::read(&Bytes::copy_from_slice(bytes)).is_ok_and(|r| r.volume().is_ok() || r.name.is_empty())
+}
+
 /// A volume as dockerd sees it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -15,6 +15,8 @@ mod peer;
 mod stores;
 mod volumes;
 
+pub(crate) use body::decode;
+
 pub use peer::Peer;
 
 use crate::Host;

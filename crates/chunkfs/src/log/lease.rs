@@ -137,6 +137,25 @@ pub(crate) fn path(prefix: &str) -> StorePath {
     StorePath::from(format!("{prefix}/owner.json"))
 }
 
+/// A record as it stands in the store, for the fuzz targets.
+pub(crate) fn sample_records() -> Vec<Vec<u8>> {
+    let owner = Owner {
+        version: VERSION,
+        epoch: 7,
+        holder: "05".repeat(16),
+        name: "host".to_owned(),
+        renewed: 3,
+        lease_ms: 30_000,
+        released: false,
+        durability: Durability::Remote,
+        unsent: true,
+        nonce: "07".repeat(8),
+        arrived: 5,
+        check: String::new(),
+    };
+    vec![encode(&owner)]
+}
+
 /// What the record says, if there is one.
 pub(crate) async fn look(store: &dyn ObjectStore, path: &StorePath) -> object_store::Result<Look> {
     let mut left = ATTEMPTS;

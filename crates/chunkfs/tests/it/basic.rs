@@ -102,6 +102,26 @@ async fn names_move_and_counts_follow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unlinked_file_that_is_shortened_by_much_still_goes_when_it_is_forgotten() {
+    let (_w, fs) = World::new().await;
+    let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
+    fs.write(&CX, f.ino, 0, &[1; 10_000]).await.expect("written");
+    fs.write(&CX, f.ino, 200 << 20, &[1; 10_000]).await.expect("written");
+    fs.unlink(&CX, ROOT_INO, b"f").await.expect("removed");
+    let short = SetAttr { size: Some(5000), ..SetAttr::default() };
+    fs.setattr(&CX, f.ino, &short).await.expect("shortened");
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+    fs.forget(f.ino, 1);
+    for _ in 0..200 {
+        if fs.usage().inodes == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!((fs.usage().inodes, fs.usage().used_bytes), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unlinked_files_live_until_they_are_forgotten() {
     let (_w, fs) = World::new().await;
     let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");

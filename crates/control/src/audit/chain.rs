@@ -41,7 +41,7 @@ impl Chain {
                 self.broken(seq, file, number, format!("the line is no audit record: {e}"));
                 // The next one is then judged as the one after this.
                 if let Some(due) = &mut self.due {
-                    due.seq += 1;
+                    due.seq = due.seq.saturating_add(1);
                     due.prev.clear();
                 }
                 return None;

@@ -25,6 +25,20 @@ pub use verify::verify_file;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+/// A record as its line, for the fuzz targets.
+pub(crate) fn fuzz_line(event: &orlop_model::AuditEvent) -> String {
+    record::encode(event)
+}
+
+/// Judges lines, for the fuzz targets.
+pub(crate) fn fuzz_chain<'a>(from_the_start: bool, lines: impl IntoIterator<Item = &'a [u8]>) -> VerifyReport {
+    let mut chain = if from_the_start { chain::Chain::from_the_start() } else { chain::Chain::from_anywhere() };
+    for (number, line) in (1..).zip(lines) {
+        chain.line("fuzz", number, line);
+    }
+    chain.into_report()
+}
+
 /// The verb of the record that ends an exported file.
 pub const EXPORT_VERB: &str = "audit.export";
 

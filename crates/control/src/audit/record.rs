@@ -28,12 +28,12 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// A record of its own, about the journal itself.
-    pub(super) fn note(verb: &str, detail: Value) -> Draft {
+    pub(crate) fn note(verb: &str, detail: Value) -> Draft {
         Draft { change: None, phase: AuditPhase::Done, actor: Actor::System, verb: verb.to_owned(), target: "audit".to_owned(), detail }
     }
 
     /// The record at this place.
-    pub(super) fn seal(&self, seq: u64, prev: &str, at: OffsetDateTime) -> AuditEvent {
+    pub(crate) fn seal(&self, seq: u64, prev: &str, at: OffsetDateTime) -> AuditEvent {
         let mut event = AuditEvent {
             seq,
             at,

@@ -29,6 +29,7 @@ use std::sync::{Arc, mpsc};
 use volume::Slot;
 
 pub(crate) use launch::start_keeper;
+pub(crate) use record::reads as reads_record;
 pub use renew::change_over;
 
 /// How a program is started: `program args... --root ROOT`, and for a worker `--volume ID` as well.

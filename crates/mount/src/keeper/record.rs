@@ -44,6 +44,11 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
 }
 
+/// Whether these bytes are a record, for the fuzz targets.
+pub(crate) fn reads(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Record>(bytes).is_ok_and(|r| r.version == VERSION)
+}
+
 /// Reads the last keeper's record. A missing one is empty, and so is one that cannot be read: workers and mount
 /// table say the rest.
 pub(super) fn read(path: &Path) -> Vec<Entry> {

@@ -111,6 +111,22 @@ impl MasterKeys {
         MasterKeys::load(dir).map(|_| made)
     }
 
+    /// A key that is always the same and in no folder, for the fuzz targets.
+    pub(crate) fn fixed() -> MasterKeys {
+        let current = MasterKey { id: KeyId([4; 8]), secret: Secret::from_bytes(Zeroizing::new([5; KEY_BYTES])) };
+        MasterKeys { place: PathBuf::new(), current, others: Vec::new() }
+    }
+
+    /// The current one's file, for the fuzz targets.
+    pub(crate) fn file(&self) -> String {
+        self.current.text().to_string()
+    }
+
+    /// Whether a text is read as keys, for the fuzz targets.
+    pub(crate) fn reads(text: &str) -> bool {
+        MasterKey::parse(text).is_ok()
+    }
+
     /// The keys of a folder.
     pub fn load(dir: &Path) -> Result<MasterKeys> {
         let path = dir.join(CURRENT);

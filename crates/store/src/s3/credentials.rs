@@ -175,6 +175,11 @@ fn words(line: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// Whether a text is read as credentials, for the fuzz targets.
+pub(crate) fn reads(text: &str) -> bool {
+    parse(text).is_ok()
+}
+
 /// Credentials from text: JSON, or the ini form of Amazon's tools, or lines of `NAME=value`.
 fn parse(text: &str) -> Result<Credentials> {
     let mut found: [Option<String>; 3] = [None, None, None];

@@ -11,7 +11,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use credentials::reads as reads_credentials;
 pub(crate) use http::Refusal;
+pub(crate) use settings::reads as reads_settings;
 
 use self::http::Connector;
 use self::keys::Keys;

@@ -33,6 +33,11 @@ pub(super) struct Settings {
     pub(super) bulk_delete: bool,
 }
 
+/// Whether these are settings of an S3 store, for the fuzz targets.
+pub(crate) fn reads(given: &BTreeMap<String, String>) -> bool {
+    Settings::parse(given).is_ok()
+}
+
 impl Settings {
     pub(super) fn parse(given: &BTreeMap<String, String>) -> Result<Self> {
         crate::open::known_settings(given, SETTINGS, "an s3:// store")?;
