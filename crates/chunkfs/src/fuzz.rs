@@ -157,7 +157,7 @@ fn log_head() -> Head {
 
 fn log_seeds() -> Vec<Vec<u8>> {
     let extents = [Extent { segment: 4, id: ID, at: 17, blocks: 1 }];
-    let whole = object::encode_records(&log_head(), FIRST, &frames(), &extents, |out| {
+    let whole = object::encode_records(&log_head(), 0, FIRST, &frames(), &extents, |out: &mut Vec<u8>| {
         out.resize(out.len() + BLOCK as usize, 7);
         Ok::<(), Infallible>(())
     });

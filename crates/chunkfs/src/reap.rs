@@ -83,7 +83,7 @@ impl FileSystem {
         self.run(|st| {
             let mut tx = Tx::new(st);
             if tx.inode(ino)?.nlink == 0 {
-                tx.orphan(ino);
+                tx.put(Key::Orphan(ino), Row::Orphan(Orphan::Unlinked));
             } else {
                 tx.delete(Key::Orphan(ino));
             }

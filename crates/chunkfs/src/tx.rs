@@ -212,9 +212,13 @@ impl<'a> Tx<'a> {
         self.changes.push(Change::Patch { ino, block, offset, bytes });
     }
 
-    /// Marks an inode that lost its last name. It goes at once if the kernel does not know it.
-    pub(crate) fn orphan(&mut self, ino: Ino) {
-        self.put(Key::Orphan(ino), Row::Orphan(Orphan::Unlinked));
+    /// Marks an inode that lost its last name. It goes at once if the kernel does not know it. One that is being
+    /// shortened keeps the mark that says so: what is behind its end must go first, and its end then marks it.
+    pub(crate) fn orphan(&mut self, ino: Ino) -> Step<()> {
+        if !matches!(self.row(Key::Orphan(ino))?, Some(Row::Orphan(Orphan::Cut { .. }))) {
+            self.put(Key::Orphan(ino), Row::Orphan(Orphan::Unlinked));
+        }
+        Ok(())
     }
 
     /// Lets the transaction exceed the quota: it frees space, or moves what is accounted already.

@@ -85,7 +85,7 @@ impl FileSystem {
                     if tx.inode(ino)?.nlink > 0 {
                         return Err(FsError::NotFound.into());
                     }
-                    tx.orphan(ino);
+                    tx.orphan(ino)?;
                     tx.commit()?;
                     Ok(())
                 })

@@ -130,7 +130,7 @@ fn compare(view: &View, seen: &Seen, g: &mut Gathered) {
             // To count a file without a name as nameless would delete it.
             let fix = (want > 0).then_some(Fix::Links(*ino, i64::from(want) - i64::from(i.nlink)));
             g.draft(count, at(), format!("it says {} links, {want} are there", i.nlink), [*ino], fix);
-        } else if i.nlink == 0 && !matches!(seen.orphans.get(ino), Some(Orphan::Unlinked)) {
+        } else if i.nlink == 0 && !seen.orphans.contains_key(ino) {
             g.draft(count, at(), "it has no name and nothing will delete it".to_owned(), [], Some(Fix::Orphan(*ino)));
         }
         let entries = seen.entries.get(ino).copied().unwrap_or(0);

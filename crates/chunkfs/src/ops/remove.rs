@@ -47,7 +47,7 @@ pub(crate) fn drop_link(tx: &mut Tx<'_>, ino: Ino) -> Step<Option<Ino>> {
     let last = inode.nlink == 0;
     tx.put_inode(ino, inode);
     if last {
-        tx.orphan(ino);
+        tx.orphan(ino)?;
     }
     Ok(last.then_some(ino))
 }
@@ -61,7 +61,7 @@ pub(crate) fn drop_folder(tx: &mut Tx<'_>, ino: Ino) -> Step<Ino> {
     inode.nlink = 0;
     inode.ctime = tx.now;
     tx.put_inode(ino, inode);
-    tx.orphan(ino);
+    tx.orphan(ino)?;
     Ok(ino)
 }
 
