@@ -193,12 +193,13 @@ fn shows<T: std::str::FromStr + std::fmt::Display + PartialEq + std::fmt::Debug>
 fn words(bytes: &[u8]) -> bool {
     let Some(text) = text(bytes) else { return false };
     let as_words = shows::<crate::VolumeName>(text) | shows::<crate::StoreName>(text) | shows::<crate::VolumeId>(text);
-    as_words | shows::<crate::VolumeRef>(text) | shows::<crate::ByteSize>(text) | text.parse::<crate::CredentialsRef>().is_ok()
+    // A size is shown rounded, for people.
+    as_words | shows::<crate::VolumeRef>(text) | text.parse::<crate::ByteSize>().is_ok() | text.parse::<crate::CredentialsRef>().is_ok()
 }
 
 fn word_seeds() -> Vec<Vec<u8>> {
-    let samples = ["mydata", "a.b-c_d", "10G", "1.5 GiB", "18446744073709551615", "4096", "00000000-0000-4000-8000-000000000000"];
-    let more = ["env:AWS_SECRET", "file:/etc/key", "command:pass show s3"];
+    let samples = ["mydata", "a.b-c_d", "10G", "1536M", "18446744073709551615", "4096", "00000000-0000-4000-8000-000000000000"];
+    let more = ["env:AWS_SECRET", "file:/etc/key", "command:/usr/bin/pass show s3"];
     samples.iter().chain(&more).map(|s| s.as_bytes().to_vec()).collect()
 }
 

@@ -208,11 +208,13 @@ unsafe impl GlobalAlloc for Resident {
         start
     }
 
+    // SAFETY: what the trait asks of callers is what the system's allocator asks.
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         // SAFETY: as above.
         unsafe { System.dealloc(start, layout) }
     }
 
+    // SAFETY: as for `dealloc`.
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
         unsafe { System.realloc(start, layout, size) }

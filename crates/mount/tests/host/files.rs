@@ -145,15 +145,14 @@ fn data_of_every_size_holes_and_truncation(cache: CacheMode) {
     assert_eq!(fs::read(p.join("big")).expect("read"), [&pattern[..10], &[0; 10]].concat());
     f.set_len(0).expect("empty");
     f.write_all_at(b"x", 1 << 40).expect("far out");
-    // Blocks are counted once they are written back.
-    f.sync_all().expect("synced");
-    let m = f.metadata().expect("meta");
-    assert_eq!((m.size(), m.blocks()), ((1 << 40) + 1, 8));
+    assert_eq!(f.metadata().expect("meta").size(), (1 << 40) + 1);
     f.seek(SeekFrom::Start((1 << 40) - 4)).expect("seeks");
     let mut tail = Vec::new();
     f.read_to_end(&mut tail).expect("read");
     assert_eq!(tail, b"\0\0\0\0x");
     drop(f);
+    // A write-back cache counts the blocks of an open file when it is closed.
+    assert_eq!(fs::metadata(p.join("big")).expect("meta").blocks(), 8);
 
     let mut a = OpenOptions::new().append(true).create(true).open(p.join("log")).expect("opened");
     let mut b = OpenOptions::new().append(true).open(p.join("log")).expect("opened");

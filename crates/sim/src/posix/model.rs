@@ -356,6 +356,11 @@ impl Model {
                 let node = self.node(ino);
                 node.facts.uid = *uid;
                 node.facts.gid = *gid;
+                if node.facts.kind != FileKind::Directory {
+                    // The owner's set-id bit goes, and the group's where the group may execute.
+                    let executable = node.facts.perm & 0o010 != 0;
+                    node.facts.perm &= if executable { 0o1777 } else { 0o3777 };
+                }
                 node.facts.ctime = now;
                 Ok(Out::Attr(node.facts()))
             }
