@@ -142,7 +142,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="small sizes, two rounds: does it all work? The figures mean nothing")
     parser.add_argument("--only", metavar="ROW,...", help="these rows or groups alone; --list names them")
     parser.add_argument("--contestants", metavar="NAME,...", default=",".join(field.DEFAULT),
-                        help=f"of {','.join(c.name for c in field.ALL)} (default: all but null-fast)")
+                        help=f"of {','.join(c.name for c in field.ALL)} (default: all)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds that count (default: 5, with --quick 2)")
     parser.add_argument("--threads", default="1", metavar="N,...", help="threads of the small operations: 1,8,64 gives three sets of rows")
     for name in ("files", "tar-files", "git-files"):

@@ -153,6 +153,14 @@ class Orlop(Contestant):
         return [pid for pid, _ in processes_with(str(self.root))]
 
 
+class OrlopFast(Orlop):
+    name, title = "orlop-fast", "Orlop, local store, cache=fast"
+    setting = "cache=fast, durability=local"
+
+    def options(self):
+        return ["-o", "cache=fast"]
+
+
 class OrlopS3(Orlop):
     name, title = "orlop-s3", "Orlop, S3"
     setting = "defaults: cache=strict, durability=remote, not sealed"
@@ -246,8 +254,8 @@ class Rclone(Contestant):
         self.proxy.settle(quiet=7 if left is None else 1, limit=120)
 
 
-ALL = [Native, Null, NullFast, Orlop, OrlopS3, S3fs, Rclone]
-DEFAULT = ["native", "null", "orlop", "orlop-s3", "s3fs", "rclone"]
+ALL = [Native, Null, NullFast, Orlop, OrlopFast, OrlopS3, S3fs, Rclone]
+DEFAULT = [c.name for c in ALL]
 
 
 def versions():

@@ -517,8 +517,13 @@ impl SyncWork {
     }
 }
 
-/// Runs what blocks on the disk away from the threads that answer.
+/// Runs what blocks on the disk away from the threads that answer. Where there is but one thread, as in a simulation, it
+/// runs right there: on another it would end at a moment that no seed decides.
 pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return f();
+    }
     match tokio::task::spawn_blocking(f).await {
         Ok(out) => out,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
