@@ -27,6 +27,14 @@ pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
             "leave it out or give durability=local: fsync reaches that disk already",
         );
     }
+    // A host that was cut off and succeeded would go on showing what its kernel keeps, for as long as it is mounted.
+    if options.cache == Some(CacheMode::Fast) && !store.spec.is_local() {
+        return refused(
+            "cache=fast",
+            &format!("on store {}, from which another host may take the volume over", store.name),
+            "leave it out or give cache=strict, or choose a store on this host's disk",
+        );
+    }
     Ok(())
 }
 

@@ -59,6 +59,9 @@ async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores(
     let durability = async |name: &str| control.mount_plan(&named(name)).await.unwrap().options.durability;
     assert_eq!(durability("local").await, Some(Durability::Local));
     control.apply(&ROOT, add_store("cloud", "s3://bucket/prefix")).await.unwrap();
+    let e = refused(control.apply(&ROOT, create("quick", &[("store", "cloud"), ("cache", "fast")])).await, ErrorKind::Unsupported);
+    assert!(e.message.contains("cache=fast") && e.remedy.is_some(), "{e}");
+    control.apply(&ROOT, create("quick", &[("cache", "fast")])).await.unwrap();
     let made = control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
     assert_eq!(volume_of(made).options.durability, None, "shown as it was given");
     assert_eq!(durability("far").await, Some(Durability::Remote), "the worker is told what it means");
