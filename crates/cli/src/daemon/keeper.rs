@@ -1,10 +1,11 @@
 //! The keeper's process as the daemon sees it: asked if it answers, started if it does not, and followed by another at
 //! once when it dies, since a worker that dies without a keeper takes its mount along.
 
-use orlop_model::Result;
+use orlop_model::{Error, Result};
 use orlop_mount::KeeperClient;
 use orlop_mount::keeper::Launcher;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,11 +19,13 @@ pub(crate) struct Keeper {
     root: PathBuf,
     /// Only one start at a time; a second one would only find the first one's lock.
     starting: tokio::sync::Mutex<()>,
+    /// Set while the daemon goes down: a keeper that was ended is not started again by somebody who still asks for it.
+    closing: Arc<AtomicBool>,
 }
 
 impl Keeper {
-    pub(crate) fn new(root: &Path) -> Keeper {
-        Keeper { root: root.to_owned(), starting: tokio::sync::Mutex::new(()) }
+    pub(crate) fn new(root: &Path, closing: Arc<AtomicBool>) -> Keeper {
+        Keeper { root: root.to_owned(), starting: tokio::sync::Mutex::new(()), closing }
     }
 
     /// The keeper if it answers.
@@ -36,20 +39,27 @@ impl Keeper {
             return Ok(client);
         }
         let _one = self.starting.lock().await;
+        if self.is_closing() {
+            return Err(Error::unavailable("Orlop is going down").with_remedy("start it again with: orlop up"));
+        }
         let launcher = Launcher { program: super::this_program()?, args: vec!["keeper".into()], env: Vec::new() };
         KeeperClient::connect_or_start(&self.root, &launcher).await
     }
 
-    /// Never returns: sees to it that there is a keeper, unless the daemon is `closing`.
-    pub(crate) async fn guard(&self, closing: &AtomicBool) {
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Never returns: sees to it that there is a keeper, unless the daemon goes down.
+    pub(crate) async fn guard(&self) {
         // A service's process may be a keeper's brother: then systemd starts the keeper again, and two would quarrel.
         let grace = if std::env::var_os("INVOCATION_ID").is_some() { SYSTEMD } else { Duration::ZERO };
         loop {
             match self.answering().await {
                 Ok(keeper) => keeper.ended().await,
-                Err(_) if closing.load(Ordering::SeqCst) => tokio::time::sleep(PAUSE).await,
+                Err(_) if self.is_closing() => tokio::time::sleep(PAUSE).await,
                 Err(_) => {
-                    if self.wait_for_other(grace).await || closing.load(Ordering::SeqCst) {
+                    if self.wait_for_other(grace).await || self.is_closing() {
                         continue;
                     }
                     match self.client().await {

@@ -74,7 +74,7 @@ pub(crate) fn is_locked(root: &Path) -> bool {
 
 /// Whether the keeper of a root answers.
 pub(crate) async fn keeper_answers(root: &Path) -> bool {
-    keeper::Keeper::new(root).answering().await.is_ok()
+    orlop_mount::KeeperClient::connect(root).await.is_ok()
 }
 
 /// Runs the daemon until it is told to end.

@@ -13,6 +13,7 @@ use orlop_model::{
 };
 use orlop_mount::WorkerState;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Both ports of control.
@@ -21,17 +22,18 @@ pub(crate) struct Ports {
     pub(crate) keeper: Keeper,
     pub(crate) plain: Plain,
     /// Set while the daemon goes down: nothing may be mounted again behind its back.
-    closing: AtomicBool,
+    closing: Arc<AtomicBool>,
 }
 
 impl Ports {
     pub(crate) fn new(root: &Path) -> Ports {
-        Ports { root: root.to_owned(), keeper: Keeper::new(root), plain: Plain::new(root), closing: AtomicBool::new(false) }
+        let closing = Arc::new(AtomicBool::new(false));
+        Ports { root: root.to_owned(), keeper: Keeper::new(root, closing.clone()), plain: Plain::new(root), closing }
     }
 
     /// Keeps a keeper running; never returns.
     pub(crate) async fn guard_keeper(&self) {
-        self.keeper.guard(&self.closing).await;
+        self.keeper.guard().await;
     }
 
     /// Refuses new mounts until what is returned is dropped: when going down failed, or nobody waits for it any more.

@@ -270,7 +270,11 @@ fn going_down_by_force_while_the_store_is_away_takes_as_long_for_four_volumes_as
     assert_eq!(cloud.world.mounts(), Vec::<PathBuf>::new());
     let ending = Instant::now();
     while !cloud.world.processes().is_empty() {
-        assert!(ending.elapsed() < Duration::from_secs(10), "left behind: {:?}", cloud.world.processes());
+        let left = || {
+            let line = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+            cloud.world.processes().iter().map(line).collect::<Vec<_>>()
+        };
+        assert!(ending.elapsed() < Duration::from_secs(10), "left behind: {:?}", left());
         std::thread::sleep(Duration::from_millis(50));
     }
 
