@@ -175,17 +175,22 @@ impl Journal {
     }
 }
 
-fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<Arc<dyn HostFile>> {
-    let path = dir.join(file_name(first));
-    let file = disk.create(&path)?;
+/// What a file begins with.
+fn new_header(volume: [u8; 16], first: u64, boot: [u8; 16]) -> [u8; HEADER as usize] {
     let mut header = [0u8; HEADER as usize];
     header[..8].copy_from_slice(MAGIC);
     header[8..24].copy_from_slice(&volume);
     header[24..32].copy_from_slice(&first.to_le_bytes());
-    header[32..48].copy_from_slice(&disk.boot_id());
+    header[32..48].copy_from_slice(&boot);
     let crc = crc32c::crc32c(&header[..60]);
     header[60..].copy_from_slice(&crc.to_le_bytes());
-    if let Err(e) = file.write_at(&header, 0) {
+    header
+}
+
+fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<Arc<dyn HostFile>> {
+    let path = dir.join(file_name(first));
+    let file = disk.create(&path)?;
+    if let Err(e) = file.write_at(&new_header(volume, first, disk.boot_id()), 0) {
         // A file without its header would stop the next opening from creating its own.
         let _ = disk.remove(&path);
         return Err(e);
@@ -339,14 +344,7 @@ pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)
 
 /// A file as the journal writes it, for the fuzz targets.
 pub(crate) fn sample_file(volume: [u8; 16], first: u64, frames: &[u8]) -> Vec<u8> {
-    let mut out = vec![0; HEADER as usize];
-    out[..8].copy_from_slice(MAGIC);
-    out[8..24].copy_from_slice(&volume);
-    out[24..32].copy_from_slice(&first.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..60]);
-    out[60..].copy_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(frames);
-    out
+    [&new_header(volume, first, [0; 16])[..], frames].concat()
 }
 
 /// The numbers of the records that a recovery would find in a file's bytes, for the fuzz targets.

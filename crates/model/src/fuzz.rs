@@ -145,11 +145,13 @@ impl Dice {
     }
 }
 
-/// Some thousand inputs for each target; minutes of them where `seconds` says so. For the tests of a crate.
+/// So many inputs for each target, or as many seconds of them as the environment's ORLOP_FUZZ_SECONDS says. For the tests of
+/// a crate.
 ///
 /// # Panics
 /// As [`Target::exercise`] does.
-pub fn exercise_all(targets: &[Target], inputs: u64, seconds: Option<u64>) {
+pub fn exercise_all(targets: &[Target], inputs: u64) {
+    let seconds = std::env::var("ORLOP_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     for target in targets {
         let limit = seconds.map_or(Limit::Inputs(inputs), |s| Limit::Time(Duration::from_secs(s)));
         let (ran, accepted) = target.exercise(limit, 0x0A1_0B2);
@@ -230,14 +232,9 @@ fn row_seeds() -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Seconds for each target instead of some thousand inputs.
-    fn seconds() -> Option<u64> {
-        std::env::var("ORLOP_FUZZ_SECONDS").ok()?.parse().ok()
-    }
-
     #[test]
     fn any_bytes_are_decoded_or_refused() {
-        exercise_all(TARGETS, 4000, seconds());
+        exercise_all(TARGETS, 4000);
     }
 
     #[test]

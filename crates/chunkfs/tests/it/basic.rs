@@ -101,6 +101,17 @@ async fn names_move_and_counts_follow() {
     assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
 }
 
+/// Nothing but the root is left, a moment after the last file was forgotten.
+async fn soon_empty(fs: &orlop_chunkfs::FileSystem) {
+    for _ in 0..200 {
+        if fs.usage().inodes == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!((fs.usage().inodes, fs.usage().used_bytes), (1, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unlinked_file_that_is_shortened_by_much_still_goes_when_it_is_forgotten() {
     let (_w, fs) = World::new().await;
@@ -112,13 +123,7 @@ async fn an_unlinked_file_that_is_shortened_by_much_still_goes_when_it_is_forgot
     fs.setattr(&CX, f.ino, &short).await.expect("shortened");
     assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
     fs.forget(f.ino, 1);
-    for _ in 0..200 {
-        if fs.usage().inodes == 1 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    assert_eq!((fs.usage().inodes, fs.usage().used_bytes), (1, 0));
+    soon_empty(&fs).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,13 +137,7 @@ async fn unlinked_files_live_until_they_are_forgotten() {
     fs.write(&CX, f.ino, 0, b"still").await.expect("written");
     assert_eq!(fs.usage().inodes, 2);
     fs.forget(f.ino, 1);
-    for _ in 0..200 {
-        if fs.usage().inodes == 1 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    assert_eq!((fs.usage().inodes, fs.usage().used_bytes), (1, 0));
+    soon_empty(&fs).await;
     assert_eq!(fs.getattr(f.ino).await, Err(FsError::NotFound));
 }
 

@@ -35,6 +35,16 @@ pub(crate) fn bytes(n: usize, salt: u8) -> Vec<u8> {
 }
 
 /// Two lives: one that ended well and is folded, one that was killed after a sync and is in the journal.
+/// Gives a volume that has a file `small` an attribute, a folder and a link.
+pub(crate) async fn dress(fs: &FileSystem, expected: &mut Expected) {
+    let f = fs.lookup(ROOT_INO, b"small").await.expect("there");
+    fs.setxattr(&CX, f.ino, b"user.colour", b"a quiet blue", XattrMode::Any).await.expect("set");
+    expected.insert("small user.colour".to_owned(), b"a quiet blue".to_vec());
+    let dir = fs.mkdir(&CX, ROOT_INO, b"dir", 0o755).await.expect("made");
+    fs.symlink(&CX, dir.ino, b"link", b"../small").await.expect("made");
+    expected.insert("dir/link".to_owned(), b"../small".to_vec());
+}
+
 async fn make(v: &Volume) -> Expected {
     let config = v.config();
     format_volume(&config.store, &config.prefix, v.id).await.expect("formatted");
@@ -45,12 +55,7 @@ async fn make(v: &Volume) -> Expected {
         fs.write(&CX, f.ino, 0, &data).await.expect("written");
         expected.insert(name.to_owned(), data);
     }
-    let f = fs.lookup(ROOT_INO, b"small").await.expect("there");
-    fs.setxattr(&CX, f.ino, b"user.colour", b"a quiet blue", XattrMode::Any).await.expect("set");
-    expected.insert("small user.colour".to_owned(), b"a quiet blue".to_vec());
-    let dir = fs.mkdir(&CX, ROOT_INO, b"dir", 0o755).await.expect("made");
-    fs.symlink(&CX, dir.ino, b"link", b"../small").await.expect("made");
-    expected.insert("dir/link".to_owned(), b"../small".to_vec());
+    dress(&fs, &mut expected).await;
     fs.close().await.expect("closed");
 
     let fs = FileSystem::open(v.config()).await.expect("opened");

@@ -4,8 +4,8 @@
 //!
 //! `ORLOP_FLIP=all` flips every byte; without it a few of each object, other ones at each run (`ORLOP_SEED` repeats one).
 
-use crate::flip::{Expected, bytes, read_all};
-use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, XattrMode, examine_closed, format_volume, rescue};
+use crate::flip::{Expected, bytes, dress, read_all};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, rescue};
 use orlop_model::{ErrorKind, OutagePolicy, VolumeId};
 use orlop_store::keys::{MasterKeys, create_ring, sealed_store};
 use orlop_store::object_store::memory::InMemory;
@@ -103,12 +103,7 @@ async fn make(sealed: bool) -> (Volume, Expected, Image, Image) {
     for (name, n) in [("small", 10), ("whole", 8192), ("large", 400_000), ("empty", 0)] {
         put(&fs, &mut expected, name, bytes(n, n as u8 + 1)).await;
     }
-    let f = fs.lookup(ROOT_INO, b"small").await.expect("there");
-    fs.setxattr(&CX, f.ino, b"user.colour", b"a quiet blue", XattrMode::Any).await.expect("set");
-    expected.insert("small user.colour".to_owned(), b"a quiet blue".to_vec());
-    let dir = fs.mkdir(&CX, ROOT_INO, b"dir", 0o755).await.expect("made");
-    fs.symlink(&CX, dir.ino, b"link", b"../small").await.expect("made");
-    expected.insert("dir/link".to_owned(), b"../small".to_vec());
+    dress(&fs, &mut expected).await;
     fs.compact_all().await.expect("folded");
     put(&fs, &mut expected, "second", bytes(70_000, 9)).await;
     fs.close().await.expect("closed");

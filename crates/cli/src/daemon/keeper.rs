@@ -5,7 +5,6 @@ use orlop_model::{Error, Result};
 use orlop_mount::KeeperClient;
 use orlop_mount::keeper::Launcher;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -19,13 +18,14 @@ pub(crate) struct Keeper {
     root: PathBuf,
     /// Only one start at a time; a second one would only find the first one's lock.
     starting: tokio::sync::Mutex<()>,
-    /// Set while the daemon goes down: a keeper that was ended is not started again by somebody who still asks for it.
-    closing: Arc<AtomicBool>,
+    /// Set while the daemon goes down: nothing is mounted behind its back, and a keeper that was ended is not started again
+    /// by somebody who still asks for it.
+    closing: AtomicBool,
 }
 
 impl Keeper {
-    pub(crate) fn new(root: &Path, closing: Arc<AtomicBool>) -> Keeper {
-        Keeper { root: root.to_owned(), starting: tokio::sync::Mutex::new(()), closing }
+    pub(crate) fn new(root: &Path) -> Keeper {
+        Keeper { root: root.to_owned(), starting: tokio::sync::Mutex::new(()), closing: AtomicBool::new(false) }
     }
 
     /// The keeper if it answers.
@@ -39,11 +39,22 @@ impl Keeper {
             return Ok(client);
         }
         let _one = self.starting.lock().await;
+        self.goes_on()?;
+        let launcher = Launcher { program: super::this_program()?, args: vec!["keeper".into()], env: Vec::new() };
+        KeeperClient::connect_or_start(&self.root, &launcher).await
+    }
+
+    /// Says that the daemon goes down, or does not after all.
+    pub(crate) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Ordering::SeqCst);
+    }
+
+    /// Refuses while the daemon goes down.
+    pub(crate) fn goes_on(&self) -> Result<()> {
         if self.is_closing() {
             return Err(Error::unavailable("Orlop is going down").with_remedy("start it again with: orlop up"));
         }
-        let launcher = Launcher { program: super::this_program()?, args: vec!["keeper".into()], env: Vec::new() };
-        KeeperClient::connect_or_start(&self.root, &launcher).await
+        Ok(())
     }
 
     fn is_closing(&self) -> bool {

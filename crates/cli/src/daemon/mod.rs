@@ -129,7 +129,7 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     ports.keeper.client().await?;
     let guard = tokio::spawn({
         let ports = ports.clone();
-        async move { ports.guard_keeper().await }
+        async move { ports.keeper.guard().await }
     });
     let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
     // Whoever mounts a volume that another host had watches that host for a lease first.

@@ -13,46 +13,29 @@ use orlop_model::{
 };
 use orlop_mount::WorkerState;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Both ports of control.
 pub(crate) struct Ports {
     root: PathBuf,
     pub(crate) keeper: Keeper,
     pub(crate) plain: Plain,
-    /// Set while the daemon goes down: nothing may be mounted again behind its back.
-    closing: Arc<AtomicBool>,
 }
 
 impl Ports {
     pub(crate) fn new(root: &Path) -> Ports {
-        let closing = Arc::new(AtomicBool::new(false));
-        Ports { root: root.to_owned(), keeper: Keeper::new(root, closing.clone()), plain: Plain::new(root), closing }
-    }
-
-    /// Keeps a keeper running; never returns.
-    pub(crate) async fn guard_keeper(&self) {
-        self.keeper.guard().await;
+        Ports { root: root.to_owned(), keeper: Keeper::new(root), plain: Plain::new(root) }
     }
 
     /// Refuses new mounts until what is returned is dropped: when going down failed, or nobody waits for it any more.
     pub(crate) fn close(&self) -> Closing<'_> {
-        self.closing.store(true, Ordering::SeqCst);
-        Closing { ports: self, kept: false }
-    }
-
-    fn open(&self) -> Result<()> {
-        if self.closing.load(Ordering::SeqCst) {
-            return Err(Error::unavailable("Orlop is going down").with_remedy("start it again with: orlop up"));
-        }
-        Ok(())
+        self.keeper.set_closing(true);
+        Closing { keeper: &self.keeper, kept: false }
     }
 }
 
 /// While this lives nothing is mounted.
 pub(crate) struct Closing<'a> {
-    ports: &'a Ports,
+    keeper: &'a Keeper,
     kept: bool,
 }
 
@@ -66,7 +49,7 @@ impl Closing<'_> {
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.ports.closing.store(false, Ordering::SeqCst);
+            self.keeper.set_closing(false);
         }
     }
 }
@@ -74,7 +57,7 @@ impl Drop for Closing<'_> {
 #[async_trait]
 impl Mounter for Ports {
     async fn attach(&self, plan: &MountPlan) -> Result<Mounted> {
-        self.open()?;
+        self.keeper.goes_on()?;
         if plan.store.is_plain() {
             let plan = plan.clone();
             return self.plain.run(move |p| p.attach(&plan)).await;
@@ -91,7 +74,7 @@ impl Mounter for Ports {
     }
 
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
-        self.open()?;
+        self.keeper.goes_on()?;
         if self.plain.has(volume) {
             let dir = dir.to_owned();
             return self.plain.run(move |p| p.bind(volume, &dir, read_only)).await;
