@@ -72,6 +72,8 @@ struct Damage {
     inos: BTreeSet<Ino>,
     /// Its segment, if another copy may be there.
     other_copy: Option<u64>,
+    /// Of a pack: the blocks that another one in its place must have.
+    named: Vec<blocks::Named>,
     /// Readers have noticed, and use the other copy.
     unused: bool,
     /// How it was set right.

@@ -23,9 +23,9 @@ const DIFFERS: &str = "its bytes are not those that were written";
 
 /// A block of a file, and where it is said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Named {
+pub(super) struct Named {
     /// Block within the segment.
-    at: u32,
+    pub(super) at: u32,
     crc: u32,
     ino: Ino,
     /// Block of the file.
@@ -137,6 +137,7 @@ impl FileSystem {
                     if !hits.is_empty() || self.lock().segments.get(&number).is_some_and(|s| s.id == at.id) {
                         let d = g.damaged(FindingKind::Object, name, e.to_string());
                         hits.iter().for_each(|n| hit(d, n));
+                        d.named.append(&mut hits);
                         d.other_copy = Some(number);
                     }
                 }
@@ -154,19 +155,17 @@ impl FileSystem {
     }
 
     async fn compare_pack(&self, name: &str, at: &PackAt, whole: &Whole, named: &[Named], g: &mut Gathered) {
-        let mut held: Option<(u32, Option<bytes::Bytes>)> = None;
-        for n in named {
-            let frame = n.at / FRAME_BLOCKS;
-            if held.as_ref().is_none_or(|(m, _)| *m != frame) {
-                held = Some((frame, whole.frame(frame).ok()));
-            }
-            let from = (n.at % FRAME_BLOCKS) as usize * B;
-            let bytes = held.as_ref().and_then(|(_, f)| f.as_ref()?.get(from..from + B));
-            if bytes.is_none_or(|b| crc32c::crc32c(b) != n.crc) && self.still_there(at.segment, n).await {
+        let mut found = false;
+        for n in differing(whole, named) {
+            if self.still_there(at.segment, n).await {
                 let d = g.damaged(FindingKind::Object, name.to_owned(), DIFFERS);
                 hit(d, n);
                 d.other_copy = Some(at.segment);
+                found = true;
             }
+        }
+        if found {
+            g.damaged(FindingKind::Object, name.to_owned(), DIFFERS).named.extend_from_slice(named);
         }
     }
 
@@ -179,6 +178,24 @@ impl FileSystem {
             Err(_) => true,
         }
     }
+}
+
+/// The blocks that a pack has otherwise than those say who refer to them, in the order of their places.
+pub(super) fn differing<'a>(whole: &Whole, named: &'a [Named]) -> Vec<&'a Named> {
+    let mut held: Option<(u32, Option<bytes::Bytes>)> = None;
+    let mut wrong = Vec::new();
+    for n in named {
+        let frame = n.at / FRAME_BLOCKS;
+        if held.as_ref().is_none_or(|(m, _)| *m != frame) {
+            held = Some((frame, whole.frame(frame).ok()));
+        }
+        let from = (n.at % FRAME_BLOCKS) as usize * B;
+        let bytes = held.as_ref().and_then(|(_, f)| f.as_ref()?.get(from..from + B));
+        if bytes.is_none_or(|b| crc32c::crc32c(b) != n.crc) {
+            wrong.push(n);
+        }
+    }
+    wrong
 }
 
 fn named(ino: Ino, chunk: u64, run: &Run, n: u16) -> Named {

@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use orlop_model::{FindingKind, VolumeId};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,7 +104,7 @@ impl<'a> Places<'a> {
         if !listed.iter().any(|(below, _)| kind_of(below) == Kind::Header) {
             g.damaged(FindingKind::Object, format!("{}/volume.json", self.prefix), "it is missing");
         }
-        self.missing(&listed, g).await;
+        let mut logs = self.missing(&listed, g).await;
         self.care.expect(listed.iter().map(|(_, m)| m.size).sum());
         for (below, meta) in listed {
             let at = meta.location.to_string();
@@ -111,7 +112,13 @@ impl<'a> Places<'a> {
                 g.remains(at, "a repair moved it aside, damaged");
                 continue;
             }
-            let what = self.object(kind_of(&below), &meta).await;
+            let what = match kind_of(&below) {
+                Kind::Log(place) => match logs.remove(&place) {
+                    Some(known) => known,
+                    None => self.object(Kind::Log(place), &meta).await,
+                },
+                kind => self.object(kind, &meta).await,
+            };
             if kind_of(&below) != Kind::Pack || !self.is_named(&meta.location) {
                 g.report.objects += 1;
                 g.report.bytes += meta.size;
@@ -127,14 +134,16 @@ impl<'a> Places<'a> {
     }
 
     /// What should be among the objects and is not. Packs and the namespace's objects are missed by who is sent to them.
-    async fn missing(&self, listed: &[(String, ObjectMeta)], g: &mut Gathered) {
+    /// What was read for that, and how it was, is returned.
+    async fn missing(&self, listed: &[(String, ObjectMeta)], g: &mut Gathered) -> HashMap<Place, Result<(), object_store::Error>> {
         let kinds: Vec<Kind> = listed.iter().map(|(below, _)| kind_of(below)).collect();
         if !kinds.contains(&Kind::Owner) && kinds.iter().any(|k| matches!(k, Kind::Log(_) | Kind::Pack)) {
             g.damaged(FindingKind::Object, crate::log::lease::path(self.prefix).to_string(), "it is missing");
         }
         // An open volume read its log from where it begins; here that is not known, and what was folded went in no order.
+        let mut looked = HashMap::new();
         if self.open.is_some() {
-            return;
+            return looked;
         }
         let mut arrived = match crate::log::lease::look(&**self.store, &crate::log::lease::path(self.prefix)).await {
             Ok(crate::log::lease::Look::Record(owner, _)) => owner.arrived(),
@@ -145,11 +154,22 @@ impl<'a> Places<'a> {
         let mut places: Vec<Place> = kinds.iter().filter_map(|k| if let Kind::Log(place) = k { Some(*place) } else { None }).collect();
         places.sort_unstable_by_key(|p| (p.n, p.epoch));
         for place in places {
-            let Ok(bytes) = (async { self.store.get(&place.path(self.prefix)).await?.bytes().await }).await else { continue };
-            let Ok(object) = crate::log::object::decode(&bytes, *self.volume.as_bytes(), place) else {
-                expected = Some(place.next());
-                continue;
+            let object = match (async { self.store.get(&place.path(self.prefix)).await?.bytes().await }).await {
+                Ok(bytes) => crate::log::object::decode(&bytes, *self.volume.as_bytes(), place).map_err(|e| wrong(e.to_string())),
+                Err(e) => {
+                    looked.insert(place, Err(e));
+                    continue;
+                }
             };
+            let object = match object {
+                Ok(object) => object,
+                Err(e) => {
+                    looked.insert(place, Err(e));
+                    expected = Some(place.next());
+                    continue;
+                }
+            };
+            looked.insert(place, Ok(()));
             let mut at = expected.unwrap_or(place);
             while at.n < place.n {
                 gone.push(at);
@@ -172,6 +192,7 @@ impl<'a> Places<'a> {
         for at in gone.into_iter().filter(|at| at.n < arrived) {
             g.damaged(FindingKind::Object, at.path(self.prefix).to_string(), "it is missing, and had arrived");
         }
+        looked
     }
 
     fn is_named(&self, at: &StorePath) -> bool {

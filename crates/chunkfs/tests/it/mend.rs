@@ -5,9 +5,11 @@ use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO,
 use orlop_model::{CheckReport, FindingState, VolumeId};
 use orlop_store::object_store::memory::InMemory;
 use orlop_store::object_store::path::Path as StorePath;
-use orlop_store::object_store::{ObjectStore, ObjectStoreExt};
+use orlop_store::object_store::{Error, ObjectStore, ObjectStoreExt, Result as Stored};
+use orlop_store::wrap::{Hook, Hooked, Op};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
@@ -37,9 +39,13 @@ impl Far {
     }
 
     async fn open(&self, host: &str) -> Arc<FileSystem> {
+        self.open_over(host, self.store.clone()).await
+    }
+
+    async fn open_over(&self, host: &str, store: Arc<dyn ObjectStore>) -> Arc<FileSystem> {
         let remote = Remote { lease: Duration::from_millis(300), holder: host.to_owned(), ..Remote::default() };
         let dir = self.hosts.path().join(host);
-        let config = OpenConfig { remote: Some(remote), ..OpenConfig::new(self.volume, self.store.clone(), "v", dir) };
+        let config = OpenConfig { remote: Some(remote), ..OpenConfig::new(self.volume, store, "v", dir) };
         FileSystem::open(config).await.expect("opens")
     }
 
@@ -230,4 +236,98 @@ async fn a_pack_without_another_copy_is_left_as_it_is_and_its_files_are_named() 
     let report = fs.examine(false).await.expect("checked");
     assert!(report.findings.iter().all(|f| f.paths.is_empty()), "{report:#?}");
     fs.close().await.expect("closed");
+}
+
+/// What goes wrong with changes to packs, once it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// The n-th change is refused, and those after it are not.
+    Fails(u64),
+    /// The n-th change is made, and its answer is lost.
+    AnswerLost(u64),
+    /// From the n-th change on nothing answers.
+    Outage(u64),
+}
+
+#[derive(Debug)]
+struct OnPacks {
+    wrong: Wrong,
+    armed: AtomicBool,
+    changes: AtomicU64,
+    made: AtomicBool,
+}
+
+impl OnPacks {
+    fn fail(&self) -> Stored<()> {
+        self.made.store(true, SeqCst);
+        Err(Error::Generic { store: "test", source: "connection lost".into() })
+    }
+}
+
+#[async_trait::async_trait]
+impl Hook for OnPacks {
+    async fn before(&self, op: &Op) -> Stored<()> {
+        if !self.armed.load(SeqCst) {
+            return Ok(());
+        }
+        let ours = op.mutates() && op.path().contains("/packs/");
+        let n = if ours { self.changes.fetch_add(1, SeqCst) + 1 } else { self.changes.load(SeqCst) };
+        match self.wrong {
+            Wrong::Fails(at) if ours && n == at => self.fail(),
+            Wrong::Outage(from) if n >= from => self.fail(),
+            _ => Ok(()),
+        }
+    }
+
+    async fn after(&self, op: &Op, _bytes: u64, ok: bool) -> Stored<()> {
+        let ours = ok && self.armed.load(SeqCst) && op.mutates() && op.path().contains("/packs/");
+        if ours && self.wrong == Wrong::AnswerLost(self.changes.load(SeqCst)) { self.fail() } else { Ok(()) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_while_a_pack_is_mended_has_no_less_than_before() {
+    let mut hits = 0;
+    for wrong in (1..=3).flat_map(|n| [Wrong::Fails(n), Wrong::AnswerLost(n), Wrong::Outage(n)]) {
+        let far = Far::new().await;
+        let hook = OnPacks { wrong, armed: false.into(), changes: 0.into(), made: false.into() };
+        let store = Hooked::new(far.store.clone(), Arc::new(hook));
+        let fs = far.open_over("a", store.clone()).await;
+        let whole = far.object(&far.packs().await.pop().expect("one")).await.expect("there");
+        let (at, damaged) = far.damage_pack(|b| b[64 + BLOCK * 3] ^= 1).await;
+
+        store.hook().armed.store(true, SeqCst);
+        // With the store away for good it may well wait for it, as the volume's policy says; a host may die then.
+        let repaired = tokio::time::timeout(Duration::from_secs(2), fs.examine(true)).await;
+        store.hook().armed.store(false, SeqCst);
+        hits += u64::from(store.hook().made.load(SeqCst));
+
+        let now = far.object(&at).await.unwrap_or_else(|| panic!("{wrong:?}: neither the damaged pack nor another one is there"));
+        assert!(now == damaged || now == whole, "{wrong:?}: something else is there");
+        if let Ok(Ok(report)) = &repaired {
+            assert_eq!(report.clean, now == whole, "{wrong:?}: {report:#?}");
+            assert_eq!(state_of(report, at.as_ref()) == Some(FindingState::Repaired), now == whole, "{wrong:?}: {report:#?}");
+        }
+        far.reads(&fs).await.unwrap_or_else(|e| panic!("{wrong:?}: on its host it reads as before: {e}"));
+        fs.abandon().await;
+
+        // A host that has only the store reads every block that was whole.
+        let elsewhere = far.open("b").await;
+        let f = elsewhere.lookup(ROOT_INO, b"f").await.expect("there");
+        for n in (0..40).filter(|n| *n != 3) {
+            let got = elsewhere.read(f.ino, (n * BLOCK) as u64, BLOCK as u32).await;
+            let got = got.unwrap_or_else(|e| panic!("{wrong:?}: block {n}: {e}"));
+            assert!(got == far.data[n * BLOCK..(n + 1) * BLOCK], "{wrong:?}: block {n}");
+        }
+        elsewhere.close().await.expect("closed");
+
+        let fs = far.open("a").await;
+        let report = fs.examine(true).await.expect("repaired");
+        assert!(report.clean, "{wrong:?}: {report:#?}");
+        assert_eq!(far.object(&at).await, Some(whole), "{wrong:?}: the very bytes that were written first");
+        fs.close().await.expect("closed");
+        far.reads_elsewhere().await;
+    }
+    // A mending makes two changes: the copy aside, and the pack. A lost answer to the second one is seen through.
+    assert_eq!(hits, 6);
 }
