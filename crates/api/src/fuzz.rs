@@ -4,8 +4,8 @@
 use crate::rest::decode;
 use crate::wire::{AddStore, AdoptVolume, Attach, Check, Collect, CreateVolume, Detach, Protect, Restore, RotateKeys, Shutdown};
 use axum::body::Bytes;
-use orlop_model::VolumeUpdate;
 use orlop_model::fuzz::Target;
+use orlop_model::{StoreUpdate, VolumeUpdate};
 
 /// The targets of this crate.
 pub const TARGETS: &[Target] = &[
@@ -23,7 +23,10 @@ fn rest_body(bytes: &[u8]) -> bool {
     let volumes = decode::<CreateVolume>(&body).is_ok() | decode::<VolumeUpdate>(&body).is_ok() | decode::<AdoptVolume>(&body).is_ok();
     let more = decode::<Protect>(&body).is_ok() | decode::<Restore>(&body).is_ok() | decode::<Attach>(&body).is_ok();
     let care = decode::<Detach>(&body).is_ok() | decode::<Check>(&body).is_ok() | decode::<Collect>(&body).is_ok();
-    let others = decode::<AddStore>(&body).is_ok() | decode::<RotateKeys>(&body).is_ok() | decode::<Shutdown>(&body).is_ok();
+    let others = decode::<AddStore>(&body).is_ok()
+        | decode::<StoreUpdate>(&body).is_ok()
+        | decode::<RotateKeys>(&body).is_ok()
+        | decode::<Shutdown>(&body).is_ok();
     volumes | more | care | others
 }
 

@@ -34,7 +34,7 @@ pub struct AddStore {
     /// Settings by name, such as `endpoint` or `region`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// Where its credentials are found: `env:PREFIX`, `file:/path` or `command:/program`.
+    /// Where its credentials are found: `env:PREFIX`, `file:/path`, `command:/program`, `instance`, `container` or `web-identity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
 }

@@ -3,7 +3,9 @@
 use crate::audit::Draft;
 use crate::inner::Inner;
 use futures::FutureExt;
-use orlop_model::{Actor, AttachmentKind, AuditPhase, DetachBy, Error, ErrorKind, FindingState, Intent, Outcome, Result, VolumeId};
+use orlop_model::{
+    Actor, AttachmentKind, AuditPhase, DetachBy, Error, ErrorKind, FindingState, Intent, Outcome, Result, StoreSpec, VolumeId,
+};
 use serde_json::{Value, json};
 use std::panic::AssertUnwindSafe;
 
@@ -31,6 +33,7 @@ impl Inner {
         let allowed = self.authorise(actor, &intent).and_then(|()| match &intent {
             // Before anything is written: the specification would be in the record.
             Intent::AddStore { spec, .. } => spec.check(),
+            Intent::SetStore { update, .. } => update.applied_to(&StoreSpec::new("s3://any")).map(drop),
             _ => Ok(()),
         });
         if let Err(refused) = allowed {
@@ -111,6 +114,7 @@ impl Inner {
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,
             Intent::RotateKeys { volume } => self.rotate_keys(volume).await,
             Intent::AddStore { name, spec } => self.add_store(name, spec).await,
+            Intent::SetStore { name, update } => self.set_store(&name, &update).await,
             Intent::TestStore { name } => self.test_store(&name).await,
             Intent::RemoveStore { name } => self.remove_store(&name).await,
         }

@@ -148,6 +148,10 @@ impl Inner {
         self.port("worker.set_quota", QUICK_DEADLINE, self.config.worker.set_quota(volume, bytes)).await
     }
 
+    pub(crate) async fn port_set_store(&self, volume: VolumeId, store: &StoreSpec) -> Result<()> {
+        self.port("worker.set_store", EXAMINE_DEADLINE, self.config.worker.set_store(volume, store)).await
+    }
+
     pub(crate) async fn port_discard(&self, plan: &MountPlan) -> Result<()> {
         self.port("worker.discard", QUICK_DEADLINE, self.config.worker.discard(plan)).await
     }

@@ -83,7 +83,7 @@ pub enum Formatted {
 ///    idempotent, goes on where an interrupted one stopped, and succeeds when nothing is there.
 ///    It is only called for a volume that is not mounted. Of a plain volume it deletes what is in its trash place, and
 ///    its folder only if `format` made it and it is empty.
-/// 3. `usage`, `set_quota`, `check`, `space` and `collect` are only called for a mounted volume.
+/// 3. `usage`, `set_quota`, `set_store`, `check`, `space` and `collect` are only called for a mounted volume.
 /// 4. `discard` moves the folder that `format` made for a plain volume to its trash place, `recover` takes it from there to
 ///    the plan's folder. Both are idempotent and succeed when there is nothing to move; neither ever touches a folder that
 ///    `format` did not make for this volume. `recover` fails with kind AlreadyExists if something is in its way.
@@ -102,6 +102,10 @@ pub trait VolumeWorker: Send + Sync {
     async fn usage(&self, volume: VolumeId) -> Result<Usage>;
     /// Changes the quota of a mounted volume.
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()>;
+    /// Tells a mounted volume how its store, which is still the same place, is reached from now on.
+    async fn set_store(&self, _volume: VolumeId, _store: &StoreSpec) -> Result<()> {
+        Err(unable())
+    }
     /// Moves a plain volume's folder to the trash.
     async fn discard(&self, plan: &MountPlan) -> Result<()>;
     /// Takes a plain volume's folder back from the trash.

@@ -1,6 +1,8 @@
 //! Everything that can be asked to change. `control::apply(actor, intent)` is the only way to have it done.
 
-use crate::{AttachmentId, AttachmentKind, Error, Store, StoreName, StoreSpec, StoreTest, Volume, VolumeId, VolumeName, VolumeOptions};
+use crate::{
+    AttachmentId, AttachmentKind, Error, Store, StoreName, StoreSpec, StoreTest, StoreUpdate, Volume, VolumeId, VolumeName, VolumeOptions,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -159,6 +161,14 @@ pub enum Intent {
         /// How it is reached.
         spec: StoreSpec,
     },
+    /// Changes how a store is reached, after an examination.
+    #[serde(rename = "store.set")]
+    SetStore {
+        /// Which.
+        name: StoreName,
+        /// What.
+        update: StoreUpdate,
+    },
     /// Examines a store again and keeps what was found.
     #[serde(rename = "store.test")]
     TestStore {
@@ -202,6 +212,7 @@ impl Intent {
             Intent::PurgeVolume { .. } => "volume.purge",
             Intent::RotateKeys { .. } => "key.rotate",
             Intent::AddStore { .. } => "store.add",
+            Intent::SetStore { .. } => "store.set",
             Intent::TestStore { .. } => "store.test",
             Intent::RemoveStore { .. } => "store.remove",
         }
@@ -222,7 +233,9 @@ impl Intent {
             Intent::PurgeVolume { volume } => volume.to_string(),
             Intent::RotateKeys { volume: Some(volume) } => volume.to_string(),
             Intent::RotateKeys { volume: None } => "master-key".to_owned(),
-            Intent::AddStore { name, .. } | Intent::TestStore { name } | Intent::RemoveStore { name } => name.to_string(),
+            Intent::AddStore { name, .. } | Intent::SetStore { name, .. } | Intent::TestStore { name } | Intent::RemoveStore { name } => {
+                name.to_string()
+            }
         }
     }
 }

@@ -28,5 +28,5 @@ pub use key::{DataKeyInfo, KeyReport, KeyRotation, MasterKeyInfo, VolumeKeys};
 pub use name::{StoreName, VolumeName};
 pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
 pub use size::ByteSize;
-pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest};
+pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest, StoreUpdate};
 pub use volume::{FoundVolume, Usage, Volume, VolumeKind, VolumeState};

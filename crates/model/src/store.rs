@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use time::OffsetDateTime;
 
-/// Where a store's credentials are found. Written `env:PREFIX`, `file:/path` or `command:/path and arguments`.
+/// Where a store's credentials are found. Written `env:PREFIX`, `file:/path`, `command:/path and arguments`, `instance`,
+/// `container` or `web-identity`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum CredentialsRef {
@@ -18,16 +19,29 @@ pub enum CredentialsRef {
     File(String),
     /// A program that prints them.
     Command(String),
+    /// The metadata service of the machine: those of its role.
+    Instance,
+    /// The service that the environment of a container names: those of its task or pod.
+    Container,
+    /// A token, in a file that the environment names, against which the cloud gives out those of a role.
+    WebIdentity,
 }
 
 impl FromStr for CredentialsRef {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
         let bad = |why: &str| {
-            Err(Error::invalid(format!("a credentials reference {why}"))
-                .with_remedy("write env:PREFIX, file:/absolute/path or command:/absolute/program [arguments]"))
+            Err(Error::invalid(format!("a credentials reference {why}")).with_remedy(
+                "write env:PREFIX, file:/absolute/path, command:/absolute/program [arguments], instance, container or web-identity",
+            ))
         };
         // What was given is not repeated: it may be a secret that was pasted by mistake.
+        match s {
+            "instance" => return Ok(CredentialsRef::Instance),
+            "container" => return Ok(CredentialsRef::Container),
+            "web-identity" => return Ok(CredentialsRef::WebIdentity),
+            _ => {}
+        }
         match s.split_once(':') {
             Some(("env", p)) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
                 Ok(CredentialsRef::Environment(p.to_owned()))
@@ -61,6 +75,9 @@ impl std::fmt::Display for CredentialsRef {
             CredentialsRef::Environment(p) => write!(f, "env:{p}"),
             CredentialsRef::File(p) => write!(f, "file:{p}"),
             CredentialsRef::Command(c) => write!(f, "command:{c}"),
+            CredentialsRef::Instance => f.write_str("instance"),
+            CredentialsRef::Container => f.write_str("container"),
+            CredentialsRef::WebIdentity => f.write_str("web-identity"),
         }
     }
 }
@@ -140,6 +157,35 @@ impl StoreSpec {
             }
         }
         Ok(())
+    }
+}
+
+/// What `orlop store set` changes: how a store is reached, never where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreUpdate {
+    /// Where its credentials are found from now on, as for a new store. Those that it has stay
+    /// if this is absent; the empty text leaves it without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
+    /// Settings by name; the empty value resets one to its default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl StoreUpdate {
+    /// The specification after the change. Refuses secrets as [`StoreSpec::check`] does, without repeating them.
+    pub fn applied_to(&self, spec: &StoreSpec) -> Result<StoreSpec> {
+        let mut new = spec.clone();
+        for (key, value) in &self.settings {
+            new.settings.insert(key.clone(), value.clone());
+        }
+        new.check()?;
+        new.settings.retain(|key, value| !value.is_empty() || !self.settings.contains_key(key));
+        if let Some(reference) = &self.credentials {
+            new.credentials = if reference.is_empty() { None } else { Some(reference.parse()?) };
+        }
+        Ok(new)
     }
 }
 
@@ -278,11 +324,45 @@ mod tests {
     }
 
     #[test]
+    fn an_update_changes_how_a_store_is_reached_and_takes_no_secret() {
+        let before = StoreSpec {
+            settings: BTreeMap::from([("region".to_owned(), "eu".to_owned()), ("timeout".to_owned(), "9s".to_owned())]),
+            credentials: Some(CredentialsRef::Environment("OLD_".to_owned())),
+            ..StoreSpec::new("s3://bucket/a")
+        };
+        let update = |credentials: Option<&str>, settings: &[(&str, &str)]| StoreUpdate {
+            credentials: credentials.map(str::to_owned),
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        assert_eq!(update(None, &[]).applied_to(&before).expect("nothing"), before);
+        let new = update(Some("file:/new"), &[("region", "us"), ("timeout", ""), ("never_set", "")]).applied_to(&before).expect("fits");
+        assert_eq!(new.url, before.url);
+        assert_eq!(new.credentials, Some(CredentialsRef::File("/new".to_owned())));
+        assert_eq!(new.settings, BTreeMap::from([("region".to_owned(), "us".to_owned())]));
+        assert_eq!(update(Some(""), &[]).applied_to(&before).expect("fits").credentials, None);
+        for bad in [update(Some("plantedsecret"), &[]), update(None, &[("secret_key", "plantedsecret")])] {
+            let e = bad.applied_to(&before).expect_err("a secret");
+            assert!(e.remedy.is_some() && !format!("{e} {e:?}").contains("planted"), "{e}");
+        }
+    }
+
+    #[test]
     fn references_survive_the_round_trip_and_secrets_are_not_repeated() {
-        for text in ["env:AWS_", "file:/etc/orlop/s3.json", "command:/usr/bin/vault read s3"] {
+        for text in ["env:AWS_", "file:/etc/orlop/s3.json", "command:/usr/bin/vault read s3", "instance", "container", "web-identity"] {
             assert_eq!(text.parse::<CredentialsRef>().expect(text).to_string(), text);
         }
-        for text in ["", "AKIAPLANTED", "env:", "env:A-B", "file:relative", "command:sh -c x", "secret:planted"] {
+        for text in [
+            "",
+            "AKIAPLANTED",
+            "Instance",
+            "instance:",
+            "web-identity:/x",
+            "env:",
+            "env:A-B",
+            "file:relative",
+            "command:sh -c x",
+            "secret:planted",
+        ] {
             let e = text.parse::<CredentialsRef>().expect_err(text);
             assert!(e.remedy.is_some(), "{e}");
             assert!(text.len() < 8 || !format!("{e} {e:?}").contains(&text[text.len() - 7..]), "{e}");

@@ -4,7 +4,7 @@ use crate::keeper::{Launcher, start_keeper};
 use crate::layout::Layout;
 use crate::protocol::{Attached, AttachedVolume, KeeperRequest, Renewed};
 use crate::wire::Connection;
-use orlop_model::{CheckProgress, CheckReport, Error, GcReport, MountPlan, Result, Space, Usage, VolumeId};
+use orlop_model::{CheckProgress, CheckReport, Error, GcReport, MountPlan, Result, Space, StoreSpec, Usage, VolumeId};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +82,11 @@ impl KeeperClient {
     /// Changes the quota of an attached volume.
     pub async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
         self.ask(KeeperRequest::SetQuota { volume, bytes }).await
+    }
+
+    /// Says how the store of an attached volume is reached from now on.
+    pub async fn set_store(&self, volume: VolumeId, store: &StoreSpec) -> Result<()> {
+        self.ask(KeeperRequest::SetStore { volume, store: Box::new(store.clone()) }).await
     }
 
     /// Makes everything durable that was written to an attached volume.

@@ -1,7 +1,7 @@
 //! What daemon, keeper and workers say to each other.
 
 use crate::kernel::init::Negotiated;
-use orlop_model::{MountPlan, VolumeId};
+use orlop_model::{MountPlan, StoreSpec, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// A mounted volume, as attach answers.
@@ -76,6 +76,7 @@ pub(crate) enum KeeperRequest {
     List,
     Usage { volume: VolumeId },
     SetQuota { volume: VolumeId, bytes: Option<u64> },
+    SetStore { volume: VolumeId, store: Box<StoreSpec> },
     Sync { volume: VolumeId },
     Check { volume: VolumeId, repair: bool },
     CheckProgress { volume: VolumeId },
@@ -99,6 +100,8 @@ pub(crate) enum WorkerRequest {
     Usage,
     /// Changes the quota.
     SetQuota { bytes: Option<u64> },
+    /// Says how the store is reached from now on.
+    SetStore { store: Box<StoreSpec> },
     /// Makes everything durable.
     Sync,
     /// Reads all of it, and sets right what can be if that is asked for.

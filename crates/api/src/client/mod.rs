@@ -14,7 +14,7 @@ use hyper::Method;
 use orlop_control::{AuditFilter, VerifyReport};
 use orlop_model::{
     AuditEvent, CheckProgress, CheckReport, Error, ErrorKind, FoundVolume, GcReport, KeyReport, KeyRotation, Result, Space, Store,
-    StoreName, StoreTest, Volume, VolumeRef, VolumeUpdate,
+    StoreName, StoreTest, StoreUpdate, Volume, VolumeRef, VolumeUpdate,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,6 +125,11 @@ impl Client {
     /// Adds a store.
     pub async fn add_store(&self, request: &AddStore) -> Result<Store> {
         self.send(Method::POST, "/v1/stores", request).await
+    }
+
+    /// Changes how a store is reached.
+    pub async fn set_store(&self, store: &StoreName, update: &StoreUpdate) -> Result<Store> {
+        self.send(Method::PATCH, &format!("/v1/stores/{store}"), update).await
     }
 
     /// Examines a store again.

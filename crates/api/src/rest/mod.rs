@@ -74,7 +74,7 @@ fn table() -> OpenApiRouter<Rest> {
         .routes(routes!(keys::rotate))
         .routes(routes!(keys::rotation))
         .routes(routes!(stores::list, stores::add))
-        .routes(routes!(stores::inspect, stores::remove))
+        .routes(routes!(stores::inspect, stores::set, stores::remove))
         .routes(routes!(stores::test))
         .routes(routes!(stores::found, stores::adopt))
         .routes(routes!(care::check))

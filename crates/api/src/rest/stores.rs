@@ -1,4 +1,4 @@
-//! `/v1/stores`: add, list, inspect, test, remove; the volumes that lie in one, and adopting them.
+//! `/v1/stores`: add, list, inspect, set, test, remove; the volumes that lie in one, and adopting them.
 
 use super::Rest;
 use super::body::{NamedStore, decode};
@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use orlop_model::{Error, FoundVolume, Intent, Outcome, Store, StoreSpec, StoreTest, Volume, VolumeOptions};
+use orlop_model::{Error, FoundVolume, Intent, Outcome, Store, StoreSpec, StoreTest, StoreUpdate, Volume, VolumeOptions};
 
 fn said_nothing<T>() -> Answer<T> {
     Err(Error::internal("the change succeeded without saying what it changed").into())
@@ -24,7 +24,7 @@ pub(crate) async fn list(State(rest): State<Rest>) -> Answer<Json<Vec<Store>>> {
 }
 
 /// Adds a store after an examination. A name that exists is refused, unless everything asked for is as it stands.
-/// Credentials are a reference (`env:PREFIX`, `file:/path`, `command:/program`), never the secret.
+/// Credentials are a reference (`env:PREFIX`, `file:/path`, `command:/program`, `instance`, ...), never the secret.
 #[utoipa::path(post, path = "/v1/stores", tag = "stores", request_body = AddStore,
     responses((status = 201, body = Store), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
 pub(crate) async fn add(State(rest): State<Rest>, Caller(actor): Caller, body: Bytes) -> Answer<(StatusCode, Json<Store>)> {
@@ -42,6 +42,18 @@ pub(crate) async fn add(State(rest): State<Rest>, Caller(actor): Caller, body: B
     responses((status = 200, body = Store), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
 pub(crate) async fn inspect(State(rest): State<Rest>, NamedStore(store): NamedStore) -> Answer<Json<Store>> {
     Ok(Json(rest.control.store(&store).await?))
+}
+
+/// Changes how a store is reached, after an examination: its credentials, its settings. Where it is stays: a change under
+/// which the volumes that live there are not found is refused. Mounted volumes are told without being unmounted.
+#[utoipa::path(patch, path = "/v1/stores/{store}", tag = "stores", params(("store" = String, Path, description = "Name")),
+    request_body = StoreUpdate,
+    responses((status = 200, body = Store), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
+pub(crate) async fn set(State(rest): State<Rest>, Caller(actor): Caller, NamedStore(name): NamedStore, body: Bytes) -> Answer<Json<Store>> {
+    match rest.control.apply(&actor, Intent::SetStore { name, update: decode(&body)? }).await? {
+        Outcome::Store(store) => Ok(Json(*store)),
+        _ => said_nothing(),
+    }
 }
 
 /// Examines a store again, keeps what was found, and measures how fast it is.

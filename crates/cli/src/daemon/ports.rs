@@ -161,6 +161,10 @@ impl VolumeWorker for Ports {
         self.keeper.client().await?.set_quota(volume, bytes).await
     }
 
+    async fn set_store(&self, volume: VolumeId, store: &StoreSpec) -> Result<()> {
+        self.keeper.client().await?.set_store(volume, store).await
+    }
+
     async fn discard(&self, plan: &MountPlan) -> Result<()> {
         let plan = plan.clone();
         self.plain.run(move |p| p.discard(&plan)).await

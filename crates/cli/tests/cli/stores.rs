@@ -204,3 +204,114 @@ fn a_secret_is_in_no_file_no_answer_and_no_process() {
     }
     assert!(said.contains("cloud"), "{said}");
 }
+
+#[test]
+fn a_store_in_use_gets_other_credentials_and_settings_under_mounted_volumes() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    let Some(other) = S3Server::start("bucket") else { return };
+    if !can_mount("store set") {
+        return;
+    }
+    let world = World::up();
+    let first = world.path("first");
+    std::fs::copy(server.credentials_file(), &first).expect("copies with its mode");
+    let (credentials, endpoint) = (format!("file:{}", first.display()), format!("endpoint=http://{}", server.addr()));
+    world.run(&add("cloud", "s3://bucket", &credentials, &endpoint)).ok();
+    world.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    std::fs::write(world.path("m/x"), "before").expect("writes");
+
+    // Another way to the same place: through a proxy, with credentials from another file. The first file goes.
+    let proxy = FaultProxy::start(server.addr());
+    let (by_proxy, second) = (format!("endpoint=http://{}", proxy.addr()), file_ref(&server));
+    let said = world.run(&["store", "set", "cloud", "--credentials", &second, "--set", &by_proxy, "-s", "timeout=9s"]).ok();
+    assert_eq!(said.out, "cloud\n");
+    std::fs::remove_file(&first).expect("removed");
+    let shown = &world.json(&["store", "inspect", "cloud"])[0];
+    assert_eq!((&shown["credentials"], &shown["settings"]["timeout"]), (&json!(second), &json!("9s")), "{shown}");
+    proxy.forget();
+    let mut file = std::fs::File::create(world.path("m/y")).expect("creates");
+    std::io::Write::write_all(&mut file, b"after").expect("writes");
+    file.sync_all().expect("the store has it");
+    drop(file);
+    assert!(proxy.seen().of("PUT", "/log/") > 0, "the mounted volume goes the new way: {:?}", proxy.seen());
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "before");
+
+    // A worker that is killed is followed by one that goes the new way.
+    let volumes = world.json(&["status"]);
+    let pid = volumes["keeper"]["workers"][0]["pid"].as_i64().expect("a worker");
+    crate::world::kill(i32::try_from(pid).expect("a process"));
+    assert_eq!(std::fs::read_to_string(world.path("m/y")).expect("reads"), "after");
+    proxy.forget();
+    std::fs::write(world.path("m/z"), "again").expect("writes");
+    std::fs::File::open(world.path("m/z")).and_then(|f| f.sync_all()).expect("the store has it");
+    assert!(proxy.seen().of("PUT", "/log/") > 0, "{:?}", proxy.seen());
+
+    // What would be another place, or does not work, or changes nothing, is refused and changes nothing.
+    let elsewhere = format!("endpoint=http://{}", other.addr());
+    let e = world.run(&["store", "set", "cloud", "--set", &elsewhere]).fails(2, "another place");
+    assert!(e.err.contains("db"), "{}", e.err);
+    assert!(objects(&other, "").is_empty(), "the attempt leaves nothing there");
+    std::fs::write(world.path("wrong"), "[default]\naws_access_key_id = orlop-test-key\naws_secret_access_key = planted-77\n")
+        .expect("file");
+    Command::new("chmod").arg("600").arg(world.path("wrong")).status().expect("chmod");
+    let wrong = format!("file:{}", world.path("wrong").display());
+    let e = world.run(&["store", "set", "cloud", "--credentials", &wrong]).fails(7, "not changed");
+    assert!(!e.err.contains("planted-77"), "{}", e.err);
+    world.run(&["store", "set", "cloud", "--set", "endpiont=x"]).fails(2, "endpiont");
+    world.run(&["store", "set", "cloud", "--credentials", "planted-77"]).fails(2, "reference");
+    world.run(&["store", "set", "cloud"]).fails(2, "nothing");
+    world.run(&["store", "set", "absent", "--unset", "region"]).fails(3, "absent");
+    world.run(&["store", "set", "default", "--set", "region=x"]).fails(2, "region");
+    let same = &world.json(&["store", "inspect", "cloud"])[0];
+    for field in ["url", "settings", "credentials", "capabilities"] {
+        assert_eq!(same[field], shown[field], "{field}");
+    }
+
+    world.run(&["store", "set", "cloud", "--unset", "timeout", "--set", &endpoint]).ok();
+    let back = &world.json(&["store", "inspect", "cloud"])[0];
+    assert!(back["settings"].get("timeout").is_none(), "{back}");
+    world.run(&["unmount", "db"]).ok();
+    assert_eq!(world.run(&["cat", "db:/z"]).ok().out, "again");
+    let events = world.json(&["audit", "list"]);
+    assert!(events.as_array().expect("records").iter().any(|e| e["verb"] == "store.set" && e["target"] == "cloud"));
+    assert_eq!(holding(&world.root, "planted-77"), Vec::<String>::new());
+}
+
+#[test]
+fn with_virtual_hosts_the_bucket_is_in_the_host_name() {
+    let Some(server) = S3Server::start_hosted("bucket", "s3.orlop.test") else { return };
+    if !can_mount("virtual hosts") {
+        return;
+    }
+    // No name of the domain can be looked up: requests reach the server through a proxy that the environment names.
+    let proxy = FaultProxy::start(server.addr());
+    let world = World::new();
+    let mut up = world.command(&["up", "--no-docker-plugin"]);
+    up.env("http_proxy", format!("http://{}", proxy.addr())).env_remove("no_proxy").env_remove("NO_PROXY");
+    assert!(up.status().expect("the binary runs").success());
+    let credentials = file_ref(&server);
+    let style = |name: &'static str, style: &'static str| {
+        let mut words = add(name, "s3://bucket/p", &credentials, "endpoint=http://s3.orlop.test");
+        words.extend(["-s", style]);
+        world.run(&words).ok();
+        let seen = proxy.seen();
+        proxy.forget();
+        seen
+    };
+    for (name, path_style, starts) in
+        [("hosted", "path_style=false", "http://bucket.s3.orlop.test/"), ("pathed", "path_style=true", "http://s3.orlop.test/bucket")]
+    {
+        let seen = style(name, path_style);
+        assert!(seen.count > 10 && seen.requests.iter().all(|(_, target)| target.starts_with(starts)), "{seen:?}");
+    }
+
+    world.run(&["volume", "create", "db", "-o", "store=hosted"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    std::fs::write(world.path("m/x"), "hosted").expect("writes");
+    world.run(&["unmount", "db"]).ok();
+    assert!(objects(&server, "p/volumes").len() > 2, "the server took the bucket from the host name");
+    assert_eq!(world.run(&["cat", "db:/x"]).ok().out, "hosted");
+}

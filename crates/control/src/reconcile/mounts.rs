@@ -8,6 +8,7 @@ use crate::inner::Inner;
 use crate::ports::AttachedVolume;
 use crate::registry::{AttachmentPhase, AttachmentRow, Phase, VolumeRow};
 use crate::status::ReconcileReport;
+use crate::stores::set::reached_otherwise;
 use crate::volumes::remove::holder;
 use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef};
 use serde_json::json;
@@ -21,11 +22,13 @@ impl Inner {
             held.entry(a.volume).or_default().push(a);
         }
         let rows: HashMap<VolumeId, VolumeRow> = self.registry.volumes().await?.into_iter().map(|v| (v.id, v)).collect();
+        let stores: HashMap<_, _> = self.registry.stores().await?.into_iter().map(|s| (s.name, s.spec)).collect();
         let ids: BTreeSet<VolumeId> = mounted.keys().chain(held.keys()).copied().collect();
         for id in ids {
             match rows.get(&id) {
                 Some(row) if row.phase == Phase::Active => {
-                    if self.needs_a_look(row, mounted.get(&id), held.get(&id).map_or(&[], Vec::as_slice)) {
+                    let stale = mounted.get(&id).zip(stores.get(&row.store)).is_some_and(|(m, s)| reached_otherwise(&m.plan.store, s));
+                    if stale || self.needs_a_look(row, mounted.get(&id), held.get(&id).map_or(&[], Vec::as_slice)) {
                         self.settle(report, row).await;
                     }
                 }
@@ -75,6 +78,7 @@ impl Inner {
         self.attempt(report, &format!("forget folders that no longer hold {name}"), self.drop_unbound(&row)).await;
         self.attempt(report, &format!("mount {name} again"), self.mount_again(&row)).await;
         self.attempt(report, &format!("tell the worker of {name} its size"), self.push_pending(&mut row)).await;
+        self.attempt(report, &format!("tell the worker of {name} how its store is reached"), self.push_store(row.id, &row.store)).await;
         self.attempt(report, &format!("unmount {name}, which nobody holds"), self.unmount_leftover(&row)).await;
     }
 

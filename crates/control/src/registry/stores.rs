@@ -137,6 +137,21 @@ impl Registry {
         self.faults.at("registry.update_store.after").await
     }
 
+    /// Notes how a store is reached from now on, and what an examination found there.
+    pub(crate) async fn set_store(&self, s: &StoreRow) -> Result<()> {
+        self.faults.at("registry.set_store").await?;
+        sqlx::query("UPDATE stores SET settings = ?, credentials = ?, capabilities = ?, examined_at = ? WHERE name = ?")
+            .bind(serde_json::to_string(&s.spec.settings).expect("settings are plain data"))
+            .bind(s.spec.credentials.as_ref().map(ToString::to_string))
+            .bind(s.capabilities.map(|c| serde_json::to_string(&c).expect("capabilities are plain data")))
+            .bind(s.examined_at.map(to_micros))
+            .bind(s.name.as_str())
+            .execute(&self.pool)
+            .await
+            .map_err(|e| self.fail("changing a store", &e))?;
+        self.faults.at("registry.set_store.after").await
+    }
+
     /// Forgets a store in which no volume lives. Gives whether it is gone.
     pub(crate) async fn delete_store(&self, name: &StoreName) -> Result<bool> {
         self.faults.at("registry.delete_store").await?;

@@ -33,6 +33,7 @@ fn every_intent() -> Vec<Intent> {
         Intent::RepairVolume { volume: named("v") },
         Intent::CollectVolume { volume: named("v") },
         add_store("s", "mem://authority"),
+        set_store("s", None, &[("region", "x")]),
         test_store("s"),
         remove_store("s"),
     ];
@@ -52,13 +53,14 @@ fn every_intent() -> Vec<Intent> {
             | Intent::RepairVolume { .. }
             | Intent::CollectVolume { .. }
             | Intent::AddStore { .. }
+            | Intent::SetStore { .. }
             | Intent::TestStore { .. }
             | Intent::RemoveStore { .. } => i.verb(),
         })
         .collect();
     verbs.sort_unstable();
     verbs.dedup();
-    assert_eq!(verbs.len(), 15, "every verb has a case");
+    assert_eq!(verbs.len(), 16, "every verb has a case");
     all
 }
 

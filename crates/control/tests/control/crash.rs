@@ -52,6 +52,7 @@ fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("add a store", vec![], add_store("spare", "mem://spare")),
         Scenario::new("test a store", vec![add_store("spare", "mem://spare")], test_store("spare")),
+        Scenario::new("change a store", vec![add_store("spare", "s3://spare")], set_store("spare", Some("file:/new"), &[("region", "x")])),
         Scenario::new("remove a store", vec![add_store("spare", "mem://spare")], remove_store("spare")),
         Scenario::new("create elsewhere", vec![add_store("spare", "mem://spare")], create("new", &[("store", "spare")])),
         Scenario::new("plain create", vec![plain()], folder_of("new")),

@@ -56,6 +56,61 @@ async fn a_store_is_examined_kept_with_all_fields_and_removed_when_it_is_empty()
 }
 
 #[tokio::test]
+async fn a_store_in_use_is_reached_another_way_and_stays_where_it_is() {
+    let site = Site::new();
+    let control = site.open().await;
+    control.apply(&ROOT, add_store("cloud", "s3://bucket")).await.unwrap();
+    for v in ["mounted", "idle"] {
+        control.apply(&ROOT, create(v, &[("store", "cloud")])).await.unwrap();
+    }
+    control.apply(&ROOT, docker("mounted", "m")).await.unwrap();
+    let id = control.volume_brief(&named("mounted")).await.unwrap().id;
+    let reached = || site.world.0.lock().mounted[&id].plan.store.clone();
+
+    let new = store_of(control.apply(&ROOT, set_store("cloud", Some("file:/new"), &[("region", "eu"), ("timeout", "9s")])).await.unwrap());
+    assert_eq!(new.spec.credentials, Some(CredentialsRef::File("/new".into())));
+    assert_eq!(reached(), new.spec, "who is mounted is told at once");
+    assert_eq!(control.mount_plan(&named("idle")).await.unwrap().store, new.spec);
+    let examined = site.world.calls("examine");
+    control.apply(&ROOT, set_store("cloud", None, &[("region", "eu")])).await.unwrap();
+    assert_eq!(site.world.calls("examine"), examined, "as it stands: nothing to do");
+    let unset = store_of(control.apply(&ROOT, set_store("cloud", Some(""), &[("timeout", "")])).await.unwrap());
+    assert!(unset.spec.credentials.is_none() && !unset.spec.settings.contains_key("timeout"), "{unset:?}");
+
+    // What cannot be tried out, what is another place, and what no longer keeps conditions: all stays as it is.
+    let same = |what: &str| assert_eq!(reached(), unset.spec, "{what}");
+    site.world.fail("examine", ErrorKind::Denied);
+    let e = refused(control.apply(&ROOT, set_store("cloud", Some("file:/wrong"), &[])).await, ErrorKind::Denied);
+    assert!(e.message.contains("not changed") && e.remedy.is_some(), "{e}");
+    same("denied");
+    site.world.heal();
+    let e = refused(control.apply(&ROOT, set_store("cloud", None, &[("endpoint", ELSEWHERE)])).await, ErrorKind::InvalidArgument);
+    assert!(e.message.contains("mounted") && e.message.contains("idle") && e.message.contains("another place"), "{e}");
+    same("elsewhere");
+    site.world.0.lock().careless.insert("s3://bucket".into());
+    refused(control.apply(&ROOT, set_store("cloud", None, &[("region", "us")])).await, ErrorKind::Unsupported);
+    same("careless");
+    site.world.0.lock().careless.clear();
+    assert_eq!(control.store(&name("cloud")).await.unwrap().spec, unset.spec);
+    refused(control.apply(&ROOT, set_store("absent", None, &[("region", "us")])).await, ErrorKind::NotFound);
+    let e = refused(control.apply(&ROOT, set_store("cloud", None, &[("secret_key", "planted")])).await, ErrorKind::InvalidArgument);
+    assert!(!e.to_string().contains("planted"), "{e}");
+
+    // A worker that cannot be told now is told by the reconciler.
+    site.world.fail("set_store", ErrorKind::Unavailable);
+    let new = store_of(control.apply(&ROOT, set_store("cloud", Some("file:/newer"), &[])).await.unwrap());
+    same("not told yet");
+    site.world.heal();
+    let report = control.reconcile().await;
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!(reached(), new.spec);
+    site.world.assert_respected();
+    let events = control.audit().list(&AuditFilter::default()).await.unwrap();
+    assert!(events.iter().any(|e| e.verb == "store.set" && e.target == "cloud"));
+    assert!(!format!("{events:?}").contains("planted"));
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_reached_is_not_added() {
     let site = Site::new();
     let control = site.open().await;

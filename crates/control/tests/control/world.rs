@@ -7,7 +7,7 @@ use orlop_control::{
 };
 use orlop_model::{
     Actor, AttachmentId, AttachmentKind, Capabilities, DetachBy, Error, ErrorKind, Examination, FoundVolume, Intent, MountPlan, Outcome,
-    Result, Store, StoreSpec, Usage, Volume, VolumeId, VolumeOptions, VolumeRef,
+    Result, Store, StoreSpec, StoreUpdate, Usage, Volume, VolumeId, VolumeOptions, VolumeRef,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
+
+/// An endpoint where nothing is of what lies in stores.
+pub const ELSEWHERE: &str = "http://127.0.0.1:9/elsewhere";
 
 pub const ROOT: Actor = Actor::Local { uid: 0, gid: 0, pid: 1 };
 
@@ -210,6 +213,20 @@ impl VolumeWorker for World {
         Ok(Usage { used_bytes: state.used.get(&volume).copied().unwrap_or(4096), inodes: 2, ..Usage::default() })
     }
 
+    async fn set_store(&self, volume: VolumeId, store: &StoreSpec) -> Result<()> {
+        self.call("set_store", &volume.to_string()).await?;
+        let mut state = self.0.lock();
+        match state.mounted.get_mut(&volume) {
+            Some(m) if m.plan.store.url == store.url => m.plan.store = store.clone(),
+            Some(m) => {
+                let what = format!("{} is told of another place", m.plan.name);
+                state.violations.push(what);
+            }
+            None => state.violations.push("set_store of a volume that is not mounted".to_owned()),
+        }
+        Ok(())
+    }
+
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
         self.call("set_quota", &volume.to_string()).await?;
         let mut state = self.0.lock();
@@ -267,7 +284,22 @@ impl VolumeWorker for World {
 
     async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
         self.call("find", &store.url).await?;
-        Ok(self.0.lock().elsewhere.values().cloned().collect())
+        if store.settings.get("endpoint").is_some_and(|e| e == ELSEWHERE) {
+            return Ok(Vec::new());
+        }
+        let state = self.0.lock();
+        let blank = FoundVolume {
+            id: VolumeId::random(),
+            made_at: None,
+            encrypted: false,
+            last_host: None,
+            released: true,
+            problem: None,
+            known_as: None,
+        };
+        let ours = state.bytes.keys().map(|id| state.elsewhere.get(id).cloned().unwrap_or(FoundVolume { id: *id, ..blank.clone() }));
+        let others = state.elsewhere.iter().filter(|(id, _)| !state.bytes.contains_key(id)).map(|(_, v)| v.clone());
+        Ok(ours.chain(others).collect())
     }
 
     async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
@@ -344,6 +376,11 @@ pub fn opts(pairs: &[(&str, &str)]) -> VolumeOptions {
 
 pub fn create(name: &str, pairs: &[(&str, &str)]) -> Intent {
     Intent::CreateVolume { name: name.parse().unwrap(), options: opts(pairs), labels: BTreeMap::new() }
+}
+
+pub fn set_store(name: &str, credentials: Option<&str>, settings: &[(&str, &str)]) -> Intent {
+    let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Intent::SetStore { name: name.parse().unwrap(), update: StoreUpdate { credentials: credentials.map(str::to_owned), settings } }
 }
 
 pub fn add_store(name: &str, url: &str) -> Intent {

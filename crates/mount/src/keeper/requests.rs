@@ -54,6 +54,20 @@ impl Keeper {
                 self.save();
                 value(())
             }
+            KeeperRequest::SetStore { volume, store } => {
+                let slot = self.slot(volume);
+                let before = slot.look(|v| (v.plan.store.clone(), v.state.clone()));
+                // First, so that a worker that is started meanwhile goes by it.
+                slot.change(|v| v.plan.store = (*store).clone());
+                if let Some((old, WorkerState::Serving)) = before
+                    && let Err(e) = self.ask_worker::<()>(volume, &WorkerRequest::SetStore { store }, Some(QUESTION))
+                {
+                    slot.change(|v| v.plan.store = old);
+                    return Err(e);
+                }
+                self.save();
+                value(())
+            }
             KeeperRequest::Sync { volume } => value(self.ask_worker::<()>(volume, &WorkerRequest::Sync, None)?),
             // Reading everything takes what it takes.
             KeeperRequest::Check { volume, repair } => self.ask_worker(volume, &WorkerRequest::Check { repair }, None),

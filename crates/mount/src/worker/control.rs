@@ -1,10 +1,11 @@
-//! A worker's own socket: usage, quota, sync, check, collection, and the FUSE device for a keeper that lost it.
+//! A worker's own socket: usage, quota, another way to the store, sync, check, collection, and the FUSE device for a keeper that lost it.
 
-use super::from_fs;
+use super::{WorkerConfig, from_fs};
 use crate::protocol::{Served, WorkerRequest};
 use crate::wire::Connection;
 use orlop_chunkfs::FileSystem;
-use orlop_model::{Error, Result};
+use orlop_model::{Error, MountPlan, Result};
+use orlop_store::wrap::Swap;
 use serde_json::Value;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Control {
     pub(super) fs: Arc<FileSystem>,
     pub(super) served: Served,
+    pub(super) store: Arc<Swap>,
+    pub(super) config: WorkerConfig,
     pub(super) device: Arc<OwnedFd>,
     pub(super) runtime: Handle,
 }
@@ -40,6 +43,15 @@ impl Control {
             WorkerRequest::Usage => value(serde_json::to_value(self.fs.usage())),
             WorkerRequest::SetQuota { bytes } => {
                 self.fs.set_quota(bytes).map_err(|e| from_fs("setting the quota", &e))?;
+                Ok(Value::Null)
+            }
+            WorkerRequest::SetStore { store } => {
+                let plan = MountPlan { store: *store, ..self.served.plan.clone() };
+                if plan.store.url != self.served.plan.store.url {
+                    return Err(Error::invalid(format!("{} is another place than {}", plan.store.url, self.served.plan.store.url)));
+                }
+                self.store.set(self.runtime.block_on((self.config.open_store)(&plan, &self.config.root))?);
+                tracing::info!("the store is reached another way now");
                 Ok(Value::Null)
             }
             WorkerRequest::Sync => {

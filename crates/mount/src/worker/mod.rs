@@ -16,7 +16,7 @@ use crate::protocol::{Served, WorkerRequest};
 use crate::wire::{self, Connection};
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
-use orlop_chunkfs::FileSystem;
+use open::Opened;
 use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -55,8 +55,8 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
     if plan.volume != config.volume {
         return Err(Error::internal(format!("started for volume {} and told to open {}", config.volume, plan.volume)));
     }
-    let fs = match runtime.block_on(open::open(&plan, &config, fresh_kernel)) {
-        Ok(fs) => fs,
+    let opened = match runtime.block_on(open::open(&plan, &config, fresh_kernel)) {
+        Ok(opened) => opened,
         Err(e) => {
             keeper.answer(&Err::<(), _>(e.clone()), &[])?;
             return Err(e);
@@ -64,9 +64,9 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
     };
     keeper.answer(&Ok(()), &[])?;
 
-    let served = serve_mount(&runtime, &layout, keeper, *plan, &fs);
+    let served = serve_mount(&runtime, &layout, keeper, *plan, &opened, config);
     // Whatever happened: what was acknowledged is brought to rest. After an unclean end the journal has it anyway.
-    let closed = runtime.block_on(fs.close()).map_err(|e| from_fs("closing the volume", &e));
+    let closed = runtime.block_on(opened.fs.close()).map_err(|e| from_fs("closing the volume", &e));
     served.and(closed)
 }
 
@@ -84,7 +84,8 @@ fn serve_mount(
     layout: &Layout,
     keeper: Connection,
     plan: MountPlan,
-    fs: &Arc<FileSystem>,
+    opened: &Opened,
+    config: WorkerConfig,
 ) -> Result<()> {
     let (request, mut fds) = match keeper.receive::<WorkerRequest>() {
         Ok(it) => it,
@@ -96,7 +97,7 @@ fn serve_mount(
     let (WorkerRequest::Serve { negotiated }, Some(device)) = (request, fds.pop()) else {
         return Err(Error::internal("the keeper's second word is not to serve a mount"));
     };
-    let started = start(runtime, layout, &plan, fs, device, negotiated);
+    let started = start(runtime, layout, &plan, opened, config, device, negotiated);
     let session = match started {
         Ok(session) => session,
         Err(e) => {
@@ -119,7 +120,8 @@ fn start(
     runtime: &tokio::runtime::Runtime,
     layout: &Layout,
     plan: &MountPlan,
-    fs: &Arc<FileSystem>,
+    opened: &Opened,
+    config: WorkerConfig,
     device: OwnedFd,
     negotiated: Negotiated,
 ) -> Result<Session> {
@@ -129,11 +131,14 @@ fn start(
         let _within = runtime.enter();
         control::Signals::catch()?
     };
+    let fs = &opened.fs;
     runtime.spawn(signals.outlive(fs.clone()));
     let session = Session::start(fs.clone(), device.as_fd(), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),
         served: Served { plan: plan.clone(), negotiated },
+        store: opened.store.clone(),
+        config,
         device: Arc::new(device),
         runtime: runtime.handle().clone(),
     };

@@ -3,14 +3,21 @@
 use super::WorkerConfig;
 use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
 use orlop_model::{Compression, Durability, Error, MountPlan, OutagePolicy, Result};
+use orlop_store::wrap::Swap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Arc<FileSystem>> {
-    let store = (worker.open_store)(plan, &worker.root).await?;
+/// An open volume, and its store, which may be reached another way one day.
+pub(super) struct Opened {
+    pub(super) fs: Arc<FileSystem>,
+    pub(super) store: Arc<Swap>,
+}
+
+pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Opened> {
+    let store = Swap::new((worker.open_store)(plan, &worker.root).await?);
     std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
-    let mut config = OpenConfig::new(plan.volume, store, &plan.prefix, Path::new(&plan.state_dir));
+    let mut config = OpenConfig::new(plan.volume, store.clone(), &plan.prefix, Path::new(&plan.state_dir));
     config.quota_bytes = plan.options.size.map(|s| s.0);
     config.root_uid = plan.options.uid.unwrap_or(0);
     config.root_gid = plan.options.gid.unwrap_or(0);
@@ -27,7 +34,7 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             ..Remote::default()
         });
     }
-    FileSystem::open(config).await
+    Ok(Opened { fs: FileSystem::open(config).await?, store })
 }
 
 /// What others are told when they find the volume in use.

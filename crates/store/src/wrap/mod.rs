@@ -10,12 +10,14 @@ mod guard;
 mod meter;
 mod record;
 mod seal;
+mod swap;
 
 pub use fault::{Damage, Fault, Plan};
 pub use guard::guard;
 pub use meter::{Counts, Meter};
 pub use record::{Mutation, Record};
 pub use seal::{BrokenSeal, Seal, SealKeys};
+pub use swap::Swap;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// A setting of the store, such as endpoint=http://host:9000; may be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Where the store's credentials are found: env:PREFIX, file:/path or command:/program.
+    /// Where the store's credentials are found: env:PREFIX, file:/path, command:/program, instance, container or web-identity.
     #[arg(long, value_name = "REF")]
     credentials: Option<CredentialsRef>,
     /// The file of `orlop key export`, for a sealed volume.

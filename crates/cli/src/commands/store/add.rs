@@ -15,17 +15,21 @@ Settings of an s3 store (--set KEY=VALUE):
   endpoint           URL of the server; Amazon's own if absent
   region             the region that requests are signed for; us-east-1 if absent
   path_style         true: the bucket is in the path, the default with an endpoint; false: in the host name
-  allow_http         true: requests may travel unencrypted; implied by an http:// endpoint
+  allow_http         true: requests may travel unencrypted; implied by an http:// endpoint, and spares the warning
   timeout            how long one request may take, such as 30s
   connect_timeout    how long a connection may take, such as 5s
   ca_file            a PEM file of certificates to trust besides the system's
-  instance_metadata  on: credentials come from this host's metadata service
+  metadata_endpoint  where instance credentials are asked for, if not at the usual address
+  instance_metadata  on: the same as --credentials instance
   bulk_delete        off: for servers that cannot delete many objects in one request
 
 Credentials are references, read when they are needed and never kept:
   env:PREFIX             variables of the daemon's environment, such as AWS_ for AWS_ACCESS_KEY_ID
   file:/PATH             a file that only its owner may read
   command:/PROGRAM ARGS  a program that prints them
+  instance               those of the machine's role, from its metadata service
+  container              those of the task or pod, from the service that AWS_CONTAINER_CREDENTIALS_... name
+  web-identity           those of the role AWS_ROLE_ARN for the token in AWS_WEB_IDENTITY_TOKEN_FILE
 ";
 
 /// Adds a store: tries out what it can do, then keeps how it is reached.
@@ -68,17 +72,59 @@ pub(super) fn warn(store: &Store, cx: &Context) {
             cx.root_flag()
         ));
     }
+    if let Some(host) = in_the_open(&store.spec) {
+        cx.ui.note(&format!(
+            "warning: what store {} is sent travels unencrypted to {host}\nhint: use an https:// endpoint (with ca_file for a private \
+             certificate), or say that it is meant: orlop store set {} --set allow_http=true{}",
+            store.name,
+            store.name,
+            cx.root_flag()
+        ));
+    }
     if let Some(ms) = store.capabilities.and_then(|c| c.clock_skew_ms).filter(|ms| ms.abs() > 60_000) {
         cx.ui.note(&format!("warning: the clock of store {} is {} s off this host's", store.name, ms / 1000));
     }
 }
 
+/// The other host to which requests go unencrypted, though nobody said that this is meant.
+fn in_the_open(spec: &StoreSpec) -> Option<&str> {
+    let host = spec.settings.get("endpoint")?.strip_prefix("http://")?.split('/').next()?;
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    let here = name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.is_loopback());
+    (!here && !spec.settings.contains_key("allow_http")).then_some(name)
+}
+
 /// As other `KEY=VALUE` arguments, but without repeating what was given: it may hold a secret.
-fn settings(given: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
+pub(super) fn settings(given: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
     if given.iter().any(|text| text.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
         return Err(
             orlop_model::Error::invalid("a setting is not of the form KEY=VALUE").with_remedy("write --set endpoint=http://host:9000")
         );
     }
     pairs::read("--set", given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_to_other_hosts_in_the_open_are_told_of() {
+        let of = |endpoint: &str, allowed: bool| {
+            let mut spec = StoreSpec::new("s3://b");
+            spec.settings.insert("endpoint".into(), endpoint.into());
+            spec.settings.extend(allowed.then(|| ("allow_http".to_owned(), "true".to_owned())));
+            in_the_open(&spec).map(str::to_owned)
+        };
+        for (endpoint, host) in [("http://minio:9000", "minio"), ("http://10.0.0.7", "10.0.0.7"), ("http://[fd00::1]:9000/", "[fd00::1]")] {
+            assert_eq!(of(endpoint, false).as_deref(), Some(host), "{endpoint}");
+            assert_eq!(of(endpoint, true), None, "{endpoint}: it is meant");
+        }
+        for endpoint in ["https://minio:9000", "http://127.0.0.1:9000", "http://localhost:9000", "http://[::1]:9000", "http://b.localhost"]
+        {
+            assert_eq!(of(endpoint, false), None, "{endpoint}");
+        }
+        assert_eq!(in_the_open(&StoreSpec::new("s3://b")), None);
+    }
 }
