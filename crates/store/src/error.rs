@@ -62,7 +62,10 @@ fn unreachable(what: impl std::fmt::Display, source: &object_store::Error) -> Er
     if let Some(last) = chain(source).last().map(ToString::to_string).filter(|last| !text.contains(last.as_str())) {
         text = format!("{text}: {last}");
     }
-    let remedy = if text.contains("certificate") {
+    let remedy = if text.contains("CaUsedAsEndEntity") {
+        "the server's certificate says of itself that it is an authority, and no server may show such a one: make it anew with CA:FALSE \
+         (openssl req -x509 -addext basicConstraints=critical,CA:FALSE ...), or have an authority sign it, and set ca_file to that"
+    } else if text.contains("certificate") {
         "check that the endpoint is the right server; for a private authority set ca_file to its certificate"
     } else {
         "check that the store is reachable, then try again"

@@ -43,6 +43,9 @@ impl Credentials {
             CredentialsRef::Environment(prefix) => environment(prefix),
             CredentialsRef::File(path) => file(path).and_then(|text| parse(&text)),
             CredentialsRef::Command(line) => command(line, patience).and_then(|text| parse(&text)),
+            CredentialsRef::Instance | CredentialsRef::Container | CredentialsRef::WebIdentity => {
+                Err(Error::internal("they are asked for by the client, not read"))
+            }
         };
         // A command's arguments may be secret, though they should not be.
         let shown = match reference {

@@ -4,12 +4,15 @@
 //! credentials come from ([`credentials`], [`keys`]), what of a server's answer reaches an error ([`http`]), and that a
 //! request is given up after about ten seconds of trying: how long to wait for a store is the volume's policy, above.
 
+mod cloud;
 mod credentials;
 mod http;
 mod keys;
 mod settings;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 pub(crate) use credentials::reads as reads_credentials;
 pub(crate) use http::Refusal;
@@ -28,7 +31,7 @@ use object_store::{
     BackoffConfig, Certificate, ClientOptions, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, RetryConfig,
 };
-use orlop_model::{Error, StoreSpec};
+use orlop_model::{CredentialsRef, Error, StoreSpec};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,18 +102,25 @@ fn client(bucket: &str, settings: &Settings, spec: &StoreSpec) -> orlop_model::R
     if let Some(endpoint) = settings.endpoint_for(bucket)? {
         builder = builder.with_endpoint(endpoint);
     }
+    let asked = spec.credentials.as_ref().filter(|c| cloud::gives_out(c));
+    let asked = asked.cloned().or(settings.instance_metadata.then_some(CredentialsRef::Instance));
+    if settings.metadata_endpoint.is_some() && asked != Some(CredentialsRef::Instance) {
+        return Err(Error::invalid("setting metadata_endpoint: nobody asks there").with_remedy("give --credentials instance as well"));
+    }
     let keys = match &spec.credentials {
+        Some(CredentialsRef::Instance) => None,
         Some(_) if settings.instance_metadata => {
             return Err(Error::invalid("both credentials and the setting instance_metadata are given").with_remedy("give one of them"));
         }
+        Some(reference) if cloud::gives_out(reference) => None,
         Some(reference) => Some(Arc::new(Keys::read(reference.clone())?)),
         None => None,
     };
-    builder = match &keys {
-        Some(keys) => builder.with_credentials(Arc::clone(keys) as _),
-        // The one way to ask the host's metadata service: never by surprise.
-        None if settings.instance_metadata => builder,
-        None => builder.with_skip_signature(true),
+    builder = match (&keys, &asked) {
+        (Some(keys), _) => builder.with_credentials(Arc::clone(keys) as _),
+        // The one way to ask a service for them: never by surprise.
+        (None, Some(reference)) => cloud::asking(builder, reference, settings, |name| std::env::var(name).ok())?,
+        (None, None) => builder.with_skip_signature(true),
     };
     builder
         .with_http_connector(Connector::new(keys, &settings.region))

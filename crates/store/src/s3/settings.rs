@@ -15,7 +15,8 @@ pub(crate) const SETTINGS: &[(&str, &str)] = &[
     ("timeout", "how long one request may take, such as 30s"),
     ("connect_timeout", "how long a connection may take, such as 5s"),
     ("ca_file", "a PEM file of certificates to trust besides the system's"),
-    ("instance_metadata", "on: credentials come from this host's metadata service"),
+    ("instance_metadata", "on: the same as --credentials instance"),
+    ("metadata_endpoint", "where --credentials instance are asked for, if not at the usual address"),
     ("bulk_delete", "off: for servers that cannot delete many objects in one request"),
 ];
 
@@ -30,6 +31,7 @@ pub(super) struct Settings {
     pub(super) connect_timeout: Duration,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) instance_metadata: bool,
+    pub(super) metadata_endpoint: Option<Url>,
     pub(super) bulk_delete: bool,
 }
 
@@ -42,7 +44,7 @@ impl Settings {
     pub(super) fn parse(given: &BTreeMap<String, String>) -> Result<Self> {
         crate::open::known_settings(given, SETTINGS, "an s3:// store")?;
         let of = |name: &str| given.get(name).map(String::as_str);
-        let endpoint = of("endpoint").map(endpoint).transpose()?;
+        let endpoint = of("endpoint").map(|v| address("endpoint", v)).transpose()?;
         let plain = endpoint.as_ref().is_some_and(|e| e.scheme() == "http");
         let allow_http = of("allow_http").map(|v| switch("allow_http", v)).transpose()?;
         if plain && allow_http == Some(false) {
@@ -65,6 +67,7 @@ impl Settings {
             connect_timeout: of("connect_timeout").map(|v| span("connect_timeout", v)).transpose()?.unwrap_or(Duration::from_secs(5)),
             ca_file,
             instance_metadata: of("instance_metadata").map(|v| switch("instance_metadata", v)).transpose()?.unwrap_or(false),
+            metadata_endpoint: of("metadata_endpoint").map(|v| address("metadata_endpoint", v)).transpose()?,
             bulk_delete: of("bulk_delete").map(|v| switch("bulk_delete", v)).transpose()?.unwrap_or(true),
             endpoint,
         })
@@ -91,10 +94,10 @@ impl Settings {
     }
 }
 
-fn endpoint(text: &str) -> Result<Url> {
+fn address(name: &str, text: &str) -> Result<Url> {
     let bad = |why: &str| {
         // What was given is not repeated: it may hold a password.
-        Err(Error::invalid(format!("setting endpoint: {why}")).with_remedy("write it as https://host or https://host:port"))
+        Err(Error::invalid(format!("setting {name}: {why}")).with_remedy("write it as https://host or https://host:port"))
     };
     let Ok(url) = Url::parse(text) else { return bad("not a URL") };
     if !matches!(url.scheme(), "http" | "https") {

@@ -32,6 +32,18 @@ impl S3Server {
     /// # Panics
     /// If the program is there and does not serve.
     pub fn start(bucket: &str) -> Option<S3Server> {
+        S3Server::launch(bucket, None)
+    }
+
+    /// The same, for clients too that name the bucket before this domain in their `Host`.
+    ///
+    /// # Panics
+    /// If the program is there and does not serve.
+    pub fn start_hosted(bucket: &str, domain: &str) -> Option<S3Server> {
+        S3Server::launch(bucket, Some(domain))
+    }
+
+    fn launch(bucket: &str, domain: Option<&str>) -> Option<S3Server> {
         let Some(program) = program() else {
             println!("skipped: s3s-fs is not installed; ./dev setup installs it");
             return None;
@@ -45,7 +57,7 @@ impl S3Server {
         // Between finding a port and using it another process may take it.
         for _ in 0..5 {
             let addr = free_port();
-            let mut child = spawn(&program, dir.path(), addr);
+            let mut child = spawn(&program, dir.path(), addr, domain);
             if answers(&mut child, addr) {
                 return Some(S3Server { child, dir, addr, bucket: bucket.to_owned() });
             }
@@ -110,13 +122,14 @@ fn free_port() -> SocketAddr {
     listener.local_addr().expect("a bound listener has an address")
 }
 
-fn spawn(program: &Path, dir: &Path, addr: SocketAddr) -> Child {
+fn spawn(program: &Path, dir: &Path, addr: SocketAddr, domain: Option<&str>) -> Child {
     let log = std::fs::File::create(dir.join("log")).expect("a log file");
     Command::new("sh")
         .args(["-c", GUARD, "s3-server"])
         .arg(program)
         .args(["--host", &addr.ip().to_string(), "--port", &addr.port().to_string()])
         .args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY])
+        .args(domain.iter().flat_map(|d| ["--domain", d]))
         .arg(dir.join("data"))
         .stdin(Stdio::piped())
         .stdout(log.try_clone().expect("a second handle of the log"))

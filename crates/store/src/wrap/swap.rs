@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use object_store::memory::InMemory;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn it_is_a_store_like_any_other() {
         crate::testing::run(|| Swap::new(Arc::new(InMemory::new())) as Arc<dyn ObjectStore>).await;
     }
