@@ -1,10 +1,8 @@
 //! Outages of a second, a minute and ten minutes under each policy, with figures: `./dev soak outage`.
 
-use crate::cloud_outage::{Cloud, data, fsyncing, nobody_waits_who_needs_nothing, soak, write_and_sync};
+use crate::cloud_outage::{Cloud, Writer, data, fsyncing, nobody_waits_who_needs_nothing, soak, write_and_sync};
 use orlop_store::testing::{Fault, Faults};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const LENGTHS: [u64; 3] = [1, 60, 600];
@@ -22,21 +20,13 @@ struct Told {
     result: Result<(), std::io::Error>,
 }
 
-/// Makes file after file until it is told to stop, each synced or none.
-fn writer(folder: PathBuf, prefix: &'static str, synced: bool, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<Told>> {
-    std::thread::spawn(move || {
-        let mut all = Vec::new();
-        for number in 0.. {
-            if stop.load(Ordering::SeqCst) {
-                break;
-            }
-            let name = format!("{prefix}{number}");
-            let path = folder.join(&name);
-            let result = if synced { write_and_sync(&path, &data(number)) } else { std::fs::write(&path, data(number)) };
-            all.push(Told { at: Instant::now(), name, number, result });
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        all
+/// Makes file after file, each synced or none.
+fn writer(folder: PathBuf, prefix: &'static str, synced: bool) -> Writer<Told> {
+    Writer::start(Duration::from_millis(100), move |number| {
+        let name = format!("{prefix}{number}");
+        let path = folder.join(&name);
+        let result = if synced { write_and_sync(&path, &data(number)) } else { std::fs::write(&path, data(number)) };
+        Some(Told { at: Instant::now(), name, number, result })
     })
 }
 
@@ -157,10 +147,8 @@ fn all_outages(policy: &'static str, fault: &'static str, faults: &Faults) {
     let what = format!("{policy}, {fault}");
     let Some(cloud) = Cloud::new(&what, &[&format!("outage={policy}")]) else { return };
     write_and_sync(&cloud.path("before"), b"before").expect("synced");
-    let stop = Arc::new(AtomicBool::new(false));
     let folder = cloud.world.path("m");
-    let syncing = writer(folder.clone(), "s", true, stop.clone());
-    let writing = writer(folder, "w", false, stop.clone());
+    let (syncing, writing) = (writer(folder.clone(), "s", true), writer(folder, "w", false));
     std::thread::sleep(Duration::from_secs(2));
     let outages: Vec<_> = LENGTHS
         .iter()
@@ -170,8 +158,7 @@ fn all_outages(policy: &'static str, fault: &'static str, faults: &Faults) {
             it
         })
         .collect();
-    stop.store(true, Ordering::SeqCst);
-    let (synced, accepted) = (syncing.join().expect("no panic"), writing.join().expect("no panic"));
+    let (synced, accepted) = (syncing.end(), writing.end());
     for it in &outages {
         println!("{}", as_the_policy_says(policy, &what, it, &synced, &accepted));
     }

@@ -79,24 +79,53 @@ pub(crate) fn write_and_sync(path: &PathBuf, data: &[u8]) -> std::io::Result<()>
 }
 
 pub(crate) fn data(n: usize) -> Vec<u8> {
-    (0..20_000 + n * 977).map(|i| (i * 31 + n * 7) as u8).collect()
+    (0..20_000 + n % 200 * 977).map(|i| (i * 31 + n * 7) as u8).collect()
 }
 
-/// A writer that makes file after file, each synced, until it is told to stop; returns those that were acknowledged.
-fn writer(folder: PathBuf, prefix: &'static str, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<(String, Vec<u8>)>> {
-    std::thread::spawn(move || {
-        let mut done = Vec::new();
-        for n in 0.. {
-            if stop.load(Ordering::SeqCst) {
-                break;
+/// Does step after step in a thread of its own until it is told to stop. Also a test that fails tells it: it would go on
+/// in the bare folder once the volume is gone.
+pub(crate) struct Writer<T> {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Vec<T>>>,
+}
+
+impl<T: Send + 'static> Writer<T> {
+    pub(crate) fn start(pause: Duration, mut step: impl FnMut(usize) -> Option<T> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let steps = move || {
+            let mut done = Vec::new();
+            for n in 0.. {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                done.extend(step(n));
+                std::thread::sleep(pause);
             }
-            let name = format!("{prefix}{n}");
-            if write_and_sync(&folder.join(&name), &data(n)).is_ok() {
-                done.push((name, data(n)));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        done
+            done
+        };
+        Writer { stop, thread: Some(std::thread::spawn(steps)) }
+    }
+
+    /// Ends it, and returns what its steps gave.
+    pub(crate) fn end(mut self) -> Vec<T> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().expect("taken here alone").join().expect("no panic")
+    }
+}
+
+impl<T> Drop for Writer<T> {
+    fn drop(&mut self) {
+        // Not waited for: it may wait itself, for a store that the test has taken away.
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A writer that makes file after file, each synced; it gives those that were acknowledged.
+fn writer(folder: PathBuf, prefix: &'static str) -> Writer<(String, Vec<u8>)> {
+    Writer::start(Duration::from_millis(20), move |n| {
+        let name = format!("{prefix}{n}");
+        write_and_sync(&folder.join(&name), &data(n)).is_ok().then(|| (name, data(n)))
     })
 }
 
@@ -108,7 +137,9 @@ pub(crate) fn nobody_waits_who_needs_nothing(cloud: &Cloud, when: &str) -> Durat
     let names = std::fs::read_dir(cloud.world.path("m")).expect("ls").count();
     assert!(names > 0);
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(1), "{when}: df and ls took {took:?}");
+    // Far below any policy's bound; the soak has nine of these going at a time, in a debug build.
+    let bound = Duration::from_secs(if soak() { 3 } else { 1 });
+    assert!(took < bound, "{when}: df and ls took {took:?}");
     took
 }
 
@@ -117,8 +148,7 @@ fn whatever_the_store_does_nothing_acknowledged_is_lost_and_it_heals() {
     let Some(cloud) = Cloud::new("outages", &[]) else { return };
     write_and_sync(&cloud.path("before"), b"before").expect("synced");
     let lengths: &[u64] = if soak() { &[1, 60] } else { &[1, 4] };
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = ["a", "b"].map(|p| writer(cloud.world.path("m"), p, stop.clone())).into();
+    let writers = ["a", "b"].map(|p| writer(cloud.world.path("m"), p));
     let one_in = |fault: Fault, n| Faults::only(Rule::new(fault).one_in(n));
     for (what, faults, long) in [
         ("down", Faults::down(), true),
@@ -145,10 +175,9 @@ fn whatever_the_store_does_nothing_acknowledged_is_lost_and_it_heals() {
             assert!(began.elapsed() < Duration::from_secs(20), "{what} for {seconds} s heals after {:?}", began.elapsed());
         }
     }
-    stop.store(true, Ordering::SeqCst);
     let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     for w in writers {
-        let done = w.join().expect("no panic");
+        let done = w.end();
         assert!(done.len() > 20, "only {} files were synced", done.len());
         all.extend(done);
     }
