@@ -23,6 +23,18 @@ impl StoreRow {
         self.capabilities.as_ref().and_then(Capabilities::refusal)
     }
 
+    fn settings_column(&self) -> String {
+        serde_json::to_string(&self.spec.settings).expect("settings are plain data")
+    }
+
+    fn credentials_column(&self) -> Option<String> {
+        self.spec.credentials.as_ref().map(ToString::to_string)
+    }
+
+    fn capabilities_column(&self) -> Option<String> {
+        self.capabilities.map(|c| serde_json::to_string(&c).expect("capabilities are plain data"))
+    }
+
     /// The public record.
     pub(crate) fn shown(&self, volumes: u64) -> Store {
         Store {
@@ -113,9 +125,9 @@ impl Registry {
         )
         .bind(s.name.as_str())
         .bind(&s.spec.url)
-        .bind(serde_json::to_string(&s.spec.settings).expect("settings are plain data"))
-        .bind(s.spec.credentials.as_ref().map(ToString::to_string))
-        .bind(s.capabilities.map(|c| serde_json::to_string(&c).expect("capabilities are plain data")))
+        .bind(s.settings_column())
+        .bind(s.credentials_column())
+        .bind(s.capabilities_column())
         .bind(to_micros(s.created_at))
         .bind(s.examined_at.map(to_micros))
         .execute(&self.pool)
@@ -128,7 +140,7 @@ impl Registry {
     pub(crate) async fn update_store(&self, s: &StoreRow) -> Result<()> {
         self.faults.at("registry.update_store").await?;
         sqlx::query("UPDATE stores SET capabilities = ?, examined_at = ? WHERE name = ?")
-            .bind(s.capabilities.map(|c| serde_json::to_string(&c).expect("capabilities are plain data")))
+            .bind(s.capabilities_column())
             .bind(s.examined_at.map(to_micros))
             .bind(s.name.as_str())
             .execute(&self.pool)
@@ -141,9 +153,9 @@ impl Registry {
     pub(crate) async fn set_store(&self, s: &StoreRow) -> Result<()> {
         self.faults.at("registry.set_store").await?;
         sqlx::query("UPDATE stores SET settings = ?, credentials = ?, capabilities = ?, examined_at = ? WHERE name = ?")
-            .bind(serde_json::to_string(&s.spec.settings).expect("settings are plain data"))
-            .bind(s.spec.credentials.as_ref().map(ToString::to_string))
-            .bind(s.capabilities.map(|c| serde_json::to_string(&c).expect("capabilities are plain data")))
+            .bind(s.settings_column())
+            .bind(s.credentials_column())
+            .bind(s.capabilities_column())
             .bind(s.examined_at.map(to_micros))
             .bind(s.name.as_str())
             .execute(&self.pool)
