@@ -11,7 +11,7 @@ use crate::os::{PidFd, clone_fuse_device, fuse_device_is_dead};
 use crate::process;
 use crate::protocol::{Bound, Served, WorkerRequest, WorkerState};
 use crate::wire::Connection;
-use orlop_model::{Error, Result, VolumeId};
+use orlop_model::{Error, MountPlan, Result, VolumeId};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -93,8 +93,10 @@ impl Keeper {
         let worker = Worker { pid, started: process::start_time(pid), process: Arc::new(process), since: Instant::now() };
         tracing::info!(volume = %served.plan.name, worker = pid, "taken over");
         let slot: Arc<Slot> = self.slot(volume);
+        // The worker says with which plan it was opened; quota and the way to the store may have changed since.
+        let plan = entry.map_or(served.plan, |e| e.plan.clone());
         *slot.volume.lock() = Some(Volume {
-            plan: orlop_model::MountPlan { abandon_unsynced: false, ..served.plan },
+            plan: MountPlan { abandon_unsynced: false, ..plan },
             negotiated: served.negotiated,
             device: Arc::new(device),
             mounted,

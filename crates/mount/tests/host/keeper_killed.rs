@@ -46,6 +46,31 @@ fn open_files_go_on_and_the_next_keeper_takes_over() {
     assert!(mount_points(&world.folder(".")).is_empty());
 }
 
+/// Keeper and worker die one after the other after a change that the worker was not opened with.
+#[test]
+fn what_was_changed_since_is_kept_by_the_next_keeper_and_the_next_worker() {
+    need_fuse!();
+    let world = World::new();
+    let mut plan = world.volume("data");
+    let keeper = world.keeper();
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    let quota = 64u64 << 20;
+    world.runtime.block_on(keeper.set_quota(plan.volume, Some(quota))).expect("a quota");
+    plan.options.size = Some(orlop_model::ByteSize(quota));
+
+    kill(world.keeper_pid());
+    let keeper = world.keeper();
+    let listed = || world.runtime.block_on(keeper.list()).expect("listed").remove(0);
+    assert_eq!(listed().plan, plan);
+
+    kill(worker);
+    until("another worker serves", || listed().worker == WorkerState::Serving && listed().worker_pid != worker);
+    assert_eq!(listed().plan, plan);
+    let stat = nix::sys::statvfs::statvfs(Path::new(&plan.mountpoint)).expect("statvfs");
+    assert_eq!(stat.blocks() * stat.fragment_size(), quota, "the next worker keeps to it");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
 #[test]
 fn a_second_keeper_of_the_same_root_is_refused() {
     need_fuse!();
