@@ -37,6 +37,7 @@ mod types;
 mod view;
 
 pub use check::{CheckReport, examine_closed};
+pub use fold::waiting_in_place;
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
 pub use log::facts::{OwnerFacts, as_if_released, holder_of, owner_of};

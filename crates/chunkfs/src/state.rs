@@ -46,6 +46,8 @@ const ANSWERS: usize = 4096;
 
 /// Small writes held in memory before they go to a segment.
 const DIRTY_BLOCKS: usize = 2048;
+/// Files of which it is remembered that they were synced.
+const SYNCED_FILES: usize = 32;
 
 /// The segment that is being filled.
 #[derive(Debug)]
@@ -91,6 +93,8 @@ pub(crate) struct State {
     pub(crate) segment_dir_unsynced: bool,
     /// Blocks whose newest bytes are in the journal only.
     pub(crate) dirty: BTreeMap<(Ino, u64), Page>,
+    /// Files that were synced of late, the last one last.
+    pub(crate) synced_files: VecDeque<Ino>,
     /// How often the kernel was told of an inode.
     pub(crate) lookups: HashMap<Ino, u64>,
     /// Inodes that have no name any more and are still there.
@@ -319,6 +323,22 @@ impl State {
         let row = if c.is_empty() { None } else { Some(Row::Chunk(c)) };
         self.put_overlay(key, row);
         Ok(())
+    }
+
+    /// Notes that somebody waits for a file's changes to be durable, and is likely to do so again.
+    pub(crate) fn note_sync(&mut self, ino: Ino) {
+        if self.synced_files.back() != Some(&ino) {
+            self.synced_files.retain(|i| *i != ino);
+            self.synced_files.push_back(ino);
+            if self.synced_files.len() > SYNCED_FILES {
+                self.synced_files.pop_front();
+            }
+        }
+    }
+
+    /// Whether somebody waited for a file's changes of late.
+    pub(crate) fn is_often_synced(&self, ino: Ino) -> bool {
+        self.synced_files.contains(&ino)
     }
 
     /// Forgets pending small writes in these blocks.

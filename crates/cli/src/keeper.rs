@@ -14,7 +14,7 @@ pub(crate) fn run(root: &Path) -> Result<u8> {
 
 /// Log lines go to standard error, which whoever starts keeper and workers points at their log files.
 pub(crate) fn log_to_standard_error() {
-    let filter = EnvFilter::try_from_env("ORLOP_LOG").unwrap_or_else(|_| EnvFilter::new("info,slatedb=warn,fuser=error"));
+    let filter = EnvFilter::try_from_env("ORLOP_LOG").unwrap_or_else(|_| EnvFilter::new("info,slatedb=warn"));
     // Fails only where a log is set up already, which then is the one to use.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).try_init();
 }

@@ -1,6 +1,7 @@
 //! The decoders of this crate as fuzz targets: what comes over the keeper's sockets, from the kernel, and from the
 //! handover record. `orlop_model::fuzz` says what they owe.
 
+use crate::fuse;
 use crate::keeper;
 use crate::kernel::abi::InitRequest;
 use crate::kernel::table;
@@ -14,6 +15,7 @@ use std::os::unix::net::UnixStream;
 /// The targets of this crate.
 pub const TARGETS: &[Target] = &[
     Target { name: "init-request", run: init_request, seeds: init_seeds, covered: false },
+    Target { name: "fuse-request", run: fuse::reads, seeds: fuse::examples, covered: false },
     Target { name: "mount-table", run: mount_table, seeds: table_seeds, covered: false },
     Target { name: "keeper-wire", run: keeper_wire, seeds: wire_seeds, covered: false },
     Target { name: "keeper-record", run: keeper_record, seeds: record_seeds, covered: false },

@@ -1,22 +1,12 @@
-//! The few system calls that no safe wrapper offers: putting a descriptor in another's place, descriptors over a
-//! socket, process descriptors, process flags, cloned FUSE devices, and memory that has to be there before it is used.
-//! Decides nothing; all `unsafe` of the crate is here.
+//! The few system calls that no safe wrapper offers: descriptors over a socket, process descriptors, process flags,
+//! cloned FUSE devices, and the allocator's options. Decides nothing; all `unsafe` of the crate is here.
 #![allow(unsafe_code)]
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
-
-/// Puts `file` in the place of `place`: every user of that descriptor number talks to `file` from now on.
-pub(crate) fn replace_descriptor(place: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: dup3 touches no memory of ours. Both numbers are open, since they are borrowed. The number `place`
-    // stays open and stays owned by its owner: only the file behind it changes, atomically, which is the purpose.
-    let rc = unsafe { libc::dup3(file.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
 
 /// Sends bytes with descriptors attached. Returns how many bytes went; the descriptors go with the first of them.
 pub(crate) fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -174,70 +164,3 @@ pub(crate) fn bound_allocator() {}
 /// Other allocators look after themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn give_back_memory() {}
-
-/// The length of the buffer into which the FUSE library reads requests, one a thread.
-const REQUEST_BUFFER: usize = (16 << 20) + 4096;
-/// What of it is ever used: the longest request that is agreed on with the kernel, and its headers.
-const REQUEST: usize = (1 << 20) + (8 << 10);
-const PAGE: usize = 4096;
-
-/// The system's allocator, except that the buffers of requests are in memory from the start. The kernel ends a request
-/// with EIO if its reader is killed while pages of the reader's buffer still have to be made.
-struct Resident;
-
-#[global_allocator]
-static ALLOCATOR: Resident = Resident;
-
-// SAFETY: every call is passed on to the system's allocator with its arguments unchanged, and its answer is returned.
-unsafe impl GlobalAlloc for Resident {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the promises of this trait, which are those of the callee.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above.
-        let start = unsafe { System.alloc_zeroed(layout) };
-        if layout.size() == REQUEST_BUFFER && !start.is_null() {
-            for page in (0..REQUEST).step_by(PAGE) {
-                // SAFETY: below REQUEST, which is less than the length of what was just allocated and is nobody's yet;
-                // it holds zeros, and a zero is written.
-                unsafe { start.add(page).write_volatile(0) };
-            }
-        }
-        start
-    }
-
-    // SAFETY: what the trait asks of callers is what the system's allocator asks.
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(start, layout) }
-    }
-
-    // SAFETY: as for `dealloc`.
-    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { System.realloc(start, layout, size) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resident() -> u64 {
-        let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
-        statm.split(' ').nth(1).expect("a field").parse::<u64>().expect("a number") * PAGE as u64
-    }
-
-    #[test]
-    fn a_buffer_for_requests_is_in_memory_before_it_is_used_and_others_are_not() {
-        // A process of its own is not needed: half of what is asked for is far more than other tests' noise.
-        let before = resident();
-        let buffers: Vec<Vec<u8>> = (0..32).map(|_| vec![0u8; REQUEST_BUFFER]).collect();
-        let with = resident();
-        assert!(with > before + 24 * REQUEST as u64, "{before} then {with}");
-        assert!(with < before + 64 * REQUEST as u64, "only what is used: {before} then {with}");
-        assert!(buffers.iter().all(|b| b[..REQUEST].iter().all(|byte| *byte == 0)));
-    }
-}

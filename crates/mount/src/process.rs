@@ -47,8 +47,9 @@ const LITTLE: u64 = 10;
 /// Memory of its own that a quiet process may keep, in pages of 4 KiB.
 const KEPT: u64 = (10 << 20) / 4096;
 
-/// Gives memory back when nobody has used a volume for a while: a host has many volumes, and few are busy.
-pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>) {
+/// Gives memory back when nobody has used a volume for a while, with what `rest` adds: a host has many volumes, and few
+/// are busy.
+pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>, rest: impl Fn()) {
     let (mut used, mut quiet, mut rested) = (processor_time(), 0, false);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -64,6 +65,7 @@ pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>) {
         if quiet >= QUIET && (!rested || again) {
             rested = true;
             fs.forget_rows();
+            rest();
             let _ = tokio::task::spawn_blocking(os::give_back_memory).await;
             tracing::debug!(pages = own_pages(), "quiet: memory given back");
         }

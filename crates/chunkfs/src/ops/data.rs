@@ -1,8 +1,9 @@
 //! Reading and writing file contents.
 //!
 //! Whole blocks go to a segment before the record that maps them; parts of a block go into the record itself
-//! and are pending in memory until a fold moves them to a segment. Bytes behind the end within the last block
-//! are zeros, always: whoever moves the end may rely on it.
+//! and are pending in memory until a fold moves them to a segment. So do few whole blocks of a file that is synced
+//! often: then one file of the host has to be synced and not two. Bytes behind the end within the last block are
+//! zeros, always: whoever moves the end may rely on it.
 
 use crate::chunk::Run;
 use crate::fs::FileSystem;
@@ -18,6 +19,9 @@ use bytes::Bytes;
 use std::ops::Range;
 
 const B: usize = BLOCK as usize;
+
+/// The longest write that goes into the record whole.
+const SMALL: usize = 16 << 10;
 
 /// Where some blocks of a reading come from; holes come from nowhere.
 enum Piece {
@@ -52,14 +56,25 @@ fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
 struct WritePlan<'a> {
     offset: u64,
     end: u64,
-    /// Parts of blocks: block, offset within it, bytes.
+    /// What goes into the record: block, offset within it, bytes.
     parts: Vec<(u64, usize, &'a [u8])>,
-    /// Whole blocks from this one on.
+    /// Whole blocks for a segment, from this one on.
     first: u64,
     whole: std::borrow::Cow<'a, [u8]>,
 }
 
 impl<'a> WritePlan<'a> {
+    /// All of it into the record.
+    fn in_record(offset: u64, data: &'a [u8]) -> WritePlan<'a> {
+        let head = data.len().min(B - (offset % BLOCK) as usize);
+        let (first, rest) = data.split_at(head);
+        let mut parts = vec![(offset / BLOCK, (offset % BLOCK) as usize, first)];
+        parts.extend(rest.chunks(B).zip(offset / BLOCK + 1..).map(|(bytes, block)| (block, 0, bytes)));
+        let end = offset + data.len() as u64;
+        WritePlan { offset, end, parts, first: end.div_ceil(BLOCK), whole: (&[][..]).into() }
+    }
+
+    /// Whole blocks to a segment.
     fn new(offset: u64, data: &'a [u8], size: u64) -> WritePlan<'a> {
         let end = offset + data.len() as u64;
         let mut parts = Vec::new();
@@ -208,12 +223,12 @@ impl FileSystem {
     }
 
     async fn write_once(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
-        let (size, answered) = self
+        let (size, answered, often_synced) = self
             .run(|st| {
                 let mut tx = Tx::of(st, cx);
                 let inode = tx.inode(ino)?;
                 match inode.kind {
-                    FileKind::File => Ok((inode.size, tx.answered().is_some())),
+                    FileKind::File => Ok((inode.size, tx.answered().is_some(), tx.st.is_often_synced(ino))),
                     FileKind::Directory => Err(FsError::IsDirectory.into()),
                     _ => Err(FsError::Invalid.into()),
                 }
@@ -222,10 +237,13 @@ impl FileSystem {
         if answered {
             return Ok(data.len());
         }
-        let plan = WritePlan::new(offset, data, size);
+        // What a volume on a store has on this host goes to the store as it lies in segments.
+        let in_record = often_synced && data.len() <= SMALL && self.shipping.is_none();
+        let plan = if in_record { WritePlan::in_record(offset, data) } else { WritePlan::new(offset, data, size) };
         let mut bases = Vec::with_capacity(plan.parts.len());
-        for (block, _, _) in &plan.parts {
-            bases.push(self.page(ino, *block).await?.unwrap_or_else(|| vec![0; B].into()));
+        for (block, _, bytes) in &plan.parts {
+            let before = if bytes.len() == B { None } else { self.page(ino, *block).await? };
+            bases.push(before.unwrap_or_else(|| vec![0; B].into()));
         }
         let reserved = {
             let mut st = self.lock();

@@ -49,6 +49,48 @@ async fn a_killed_process_loses_nothing() {
     }
 }
 
+/// A file that is synced again and again, as a database's log is: its few bytes go where one sync takes all of them along.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_synced_often_lies_in_the_journal_until_a_fold_and_survives() {
+    let (w, mut fs) = World::new().await;
+    let staged = || -> u64 {
+        let dir = std::fs::read_dir(w.state_dir().join("staged")).expect("there");
+        dir.map(|e| e.expect("entry").metadata().expect("there").len()).sum()
+    };
+    let ino = fs.mknod(&CX, ROOT_INO, b"log", FileKind::File, 0o644, 0).await.expect("made").ino;
+    let mut expected: Vec<u8> = vec![7; 3 << 12];
+    fs.write(&CX, ino, 0, &expected).await.expect("written");
+    fs.fsync(ino, true).await.expect("synced");
+    let before = staged();
+    assert!(before > 3 << 12, "a first write goes to a segment");
+    // Whole blocks, parts, both, over what is there, behind its end, and with a gap.
+    let writes = [(3 << 12, 4096), (4 << 12, 16384), (100, 50), (4090, 5000), (8192, 4096), (50_000, 4097), (60_000, 1), (4096, 12288)];
+    for round in 0..3u8 {
+        for (n, (offset, length)) in writes.iter().enumerate() {
+            let data: Vec<u8> = (0..*length).map(|b| (b as u8).wrapping_mul(31) ^ (round * 8 + n as u8)).collect();
+            fs.write(&CX, ino, *offset as u64, &data).await.expect("written");
+            fs.fsync(ino, true).await.expect("synced");
+            expected.resize(expected.len().max(offset + length), 0);
+            expected[*offset..offset + length].copy_from_slice(&data);
+            assert!(fs.read(ino, 0, 1 << 20).await.expect("read") == expected, "round {round}, write {n}");
+        }
+        if round == 0 {
+            assert_eq!(staged(), before, "nothing of it went to a segment");
+        }
+        fs.abandon().await;
+        fs = w.open().await;
+        assert!(fs.read(ino, 0, 1 << 20).await.expect("read") == expected, "killed after round {round}");
+        fs.fsync(ino, true).await.expect("synced");
+    }
+    let used = fs.usage().used_bytes;
+    assert_eq!(used, 11 * 4096, "each block counts once, the gap not at all");
+    fs.close().await.expect("closed");
+    let fs = w.open().await;
+    assert!(fs.read(ino, 0, 1 << 20).await.expect("read") == expected, "closed, so folded");
+    assert_eq!(fs.usage().used_bytes, used);
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+}
+
 /// Each successor of a killed process reads the whole journal: it may not grow from one to the next without an end.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_the_journal_stays_short() {

@@ -5,15 +5,13 @@
 //! on to its end, and what it did for the caller alone is taken back.
 
 use super::killed::Watch;
-use fuser::{
-    Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite,
-    ReplyXattr, WriteFlags,
-};
-use orlop_chunkfs::{Caller, FileSystem};
+use super::reply::Reply;
+use super::request::Header;
+use orlop_chunkfs::FileSystem;
 use orlop_model::CacheMode;
-use parking_lot::Mutex;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -29,9 +27,11 @@ fn time_to_live(cache: CacheMode) -> Duration {
     }
 }
 
-/// The FUSE library's view of an open volume.
+/// An open volume as the kernel's requests see it.
+#[derive(Clone)]
 pub(crate) struct Adapter {
     pub(super) fs: Arc<FileSystem>,
+    pub(super) device: Arc<OwnedFd>,
     runtime: Handle,
     /// Every request that is carried on holds a copy; when all are gone, none is left.
     running: mpsc::Sender<()>,
@@ -39,7 +39,6 @@ pub(crate) struct Adapter {
     /// What was agreed with the kernel.
     pub(super) cache: CacheMode,
     pub(super) ttl: Duration,
-    pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
 }
 
 /// Ends when no request is carried on any more.
@@ -53,84 +52,40 @@ impl Idle {
     }
 }
 
-impl std::fmt::Debug for Adapter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Adapter").field("fs", &self.fs).finish_non_exhaustive()
-    }
-}
-
-/// An answer that can be a refusal.
-pub(super) trait Refuse: Send + 'static {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-refuse!(ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, ReplyXattr);
-
-/// An answer that is filled by the work itself, for as long as it is wanted.
-pub(super) struct Sheet<R>(Arc<Mutex<Option<R>>>);
-
-impl<R> Clone for Sheet<R> {
-    fn clone(&self) -> Self {
-        Sheet(self.0.clone())
-    }
-}
-
-impl<R> Sheet<R> {
-    pub(super) fn new(reply: R) -> Self {
-        Sheet(Arc::new(Mutex::new(Some(reply))))
-    }
-
-    /// Writes to it; `None` if it was refused meanwhile.
-    pub(super) fn fill<T>(&self, f: impl FnOnce(&mut R) -> T) -> Option<T> {
-        self.0.lock().as_mut().map(f)
-    }
-
-    pub(super) fn take(&self) -> Option<R> {
-        self.0.lock().take()
-    }
-}
-
-impl<R: Refuse> Refuse for Sheet<R> {
-    fn refuse(self, errno: Errno) {
-        if let Some(reply) = self.take() {
-            reply.refuse(errno);
-        }
-    }
+/// A request that is being carried out.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) header: Header,
+    pub(super) reply: Reply,
+    /// Whether this thread may wait for the disk.
+    pub(super) may_wait: bool,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<FileSystem>, cache: CacheMode, runtime: Handle) -> (Self, Idle) {
+    pub(crate) fn new(fs: Arc<FileSystem>, device: Arc<OwnedFd>, cache: CacheMode, runtime: Handle) -> (Self, Idle) {
         let (running, idle) = mpsc::channel(1);
-        let (watch, notifier) = (Arc::default(), Arc::new(OnceLock::new()));
-        (Adapter { fs, runtime, running, watch, cache, ttl: time_to_live(cache), notifier }, Idle(idle))
+        (Adapter { fs, device, runtime, running, watch: Arc::default(), cache, ttl: time_to_live(cache) }, Idle(idle))
     }
 
     /// Runs a request's work, and answers with what comes of it. If the caller is killed before, what comes of it
     /// goes to `take_back` instead.
-    pub(super) fn run<R: Refuse, T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
-        request: &fuser::Request,
-        reply: R,
+        asked: Asked,
         work: impl Future<Output = T> + Send + 'static,
-        answer: impl FnOnce(R, T) + Send + 'static,
+        answer: impl FnOnce(Reply, T) + Send + 'static,
         take_back: impl FnOnce(T) + Send + 'static,
     ) {
+        let Asked { header, reply, may_wait } = asked;
         let mut work = Box::pin(work);
         let _runtime = self.runtime.enter();
+        let mut first = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         // A wake-up between this poll and the runtime's first one is not lost: the runtime polls in any case.
-        if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let polled = if may_wait { orlop_chunkfs::waiting_in_place(first) } else { first() };
+        if let Poll::Ready(out) = polled {
             return answer(reply, out);
         }
-        let (running, killed) = (self.running.clone(), self.watch.clone().killed(request.pid()));
+        let (running, killed) = (self.running.clone(), self.watch.clone().killed(header.pid));
         self.runtime.spawn(async move {
             let done = tokio::select! {
                 biased;
@@ -140,28 +95,11 @@ impl Adapter {
             match done {
                 Some(out) => answer(reply, out),
                 None => {
-                    reply.refuse(Errno::EINTR);
+                    reply.error(libc::EINTR);
                     take_back(work.await);
                 }
             }
             drop(running);
         });
     }
-}
-
-/// Who writes, for whom set-id bits are taken off: whether they are is the kernel's decision, which knows capabilities.
-pub(super) fn writer(request: &fuser::Request, flags: WriteFlags) -> Caller {
-    const NOBODY: u32 = 65534;
-    let cx = caller(request);
-    let uid = match (flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID), cx.uid) {
-        (false, _) => 0,
-        (true, 0) => NOBODY,
-        (true, uid) => uid,
-    };
-    Caller { uid, ..cx }
-}
-
-/// Who asks. A request that is sent again has a mark in its number, which is no part of it.
-pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), request: request.unique().0 & !crate::kernel::abi::RESENT }
 }

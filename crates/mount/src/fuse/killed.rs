@@ -1,7 +1,7 @@
 //! Whether somebody who waits for an answer is being killed.
 //!
 //! Once a request was read from the kernel, its caller waits for the answer even through SIGKILL: the kernel says so
-//! with an interrupt, which the FUSE library refuses, so nobody would learn of it. Requests that wait long are
+//! with an interrupt, which is not spoken here, so nobody would learn of it. Requests that wait long are
 //! therefore looked after here: one task looks at all their callers a few times a second, and ends when none is left.
 
 use parking_lot::Mutex;

@@ -1,12 +1,18 @@
-//! FUSE on one side, an open volume on the other: requests are unpacked, passed on, and answered. Nothing is
+//! FUSE on one side, an open volume on the other: requests are read, unpacked, passed on, and answered. Nothing is
 //! decided here but what the protocol itself asks for.
 
 mod adapter;
+mod buffer;
 mod convert;
 mod killed;
+mod listing;
 mod operations;
+mod reader;
+mod reply;
+mod request;
 mod session;
 
 pub use session::{Mounted, mount};
 
+pub(crate) use request::{examples, reads};
 pub(crate) use session::Session;

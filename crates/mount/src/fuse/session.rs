@@ -1,43 +1,32 @@
 //! A running FUSE session over a descriptor whose INIT the keeper has done, and the in-process mount that tests,
 //! benchmarks and conformance runs use.
-//!
-//! The library insists on an INIT of its own. It is given a socket that carries one, made from what was agreed with
-//! the kernel; afterwards the real descriptor is put in the socket's place.
 
 use super::adapter::{Adapter, Idle};
+use super::buffer::Pool;
+use super::reader::{Desk, Thread};
 use crate::kernel::init::{Negotiated, Wishes, negotiate};
 use crate::kernel::mount;
-use crate::os;
-use fuser::{Config, SessionACL};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use orlop_chunkfs::FileSystem;
 use orlop_model::{CacheMode, Error, Result};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
-
-/// Threads that read requests. Those that wait go on elsewhere, so a few are enough.
-const THREADS: usize = 4;
 
 /// How long requests may go on after their connection has ended.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// A volume that answers a FUSE connection.
-#[derive(Debug)]
 pub(crate) struct Session {
-    thread: JoinHandle<io::Result<()>>,
-    idle: IdleCell,
+    threads: Vec<Thread>,
+    idle: Idle,
 }
 
-struct IdleCell(Idle);
-
-impl std::fmt::Debug for IdleCell {
+impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Idle")
+        f.debug_struct("Session").field("threads", &self.threads.len()).finish_non_exhaustive()
     }
 }
 
@@ -45,33 +34,25 @@ impl Session {
     /// Starts to answer. Returns when requests are being read.
     pub(crate) fn start(fs: Arc<FileSystem>, device: BorrowedFd<'_>, negotiated: &Negotiated, runtime: Handle) -> Result<Self> {
         let failed = |what: &str, e: io::Error| Error::internal(format!("starting a FUSE session: {what}: {e}"));
-        let (theirs, ours) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(|e| failed("making a socket", e.into()))?;
-        nix::unistd::write(&ours, &negotiated.synthetic_init()).map_err(|e| failed("writing INIT", e.into()))?;
-        runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs)));
-        let (adapter, idle) = Adapter::new(fs, negotiated.cache(), runtime);
-        let notifier = adapter.notifier.clone();
-        let mut config = Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(THREADS);
-        let session =
-            fuser::Session::from_fd(adapter, theirs, SessionACL::All, config).map_err(|e| failed("the library's handshake", e))?;
-        os::replace_descriptor(session.as_fd(), device).map_err(|e| failed("taking over the device", e))?;
-        drop(ours);
-        // Set once: this session is the adapter's only one.
-        let _ = notifier.set(session.notifier());
-        let thread = std::thread::Builder::new()
-            .name("fuse".to_owned())
-            .spawn(move || session.run())
-            .map_err(|e| failed("starting its thread", e))?;
-        Ok(Session { thread, idle: IdleCell(idle) })
+        let device = Arc::new(device.try_clone_to_owned().map_err(|e| failed("copying the device's descriptor", e))?);
+        let pool = Arc::new(Pool::default());
+        let spare = pool.clone();
+        runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs), move || spare.clear()));
+        let (adapter, idle) = Adapter::new(fs, device.clone(), negotiated.cache(), runtime);
+        let desk = Arc::new(Desk::new(device, pool).map_err(|e| failed("setting up the device", e))?);
+        let threads = desk.start(move |received| adapter.carry_out(received)).map_err(|e| failed("starting its threads", e))?;
+        Ok(Session { threads, idle })
     }
 
     /// Waits until the connection has ended, by unmounting or by force, and all its requests are answered. Nobody waits
     /// for an answer then, so those that wait for a store that is away are given up after a while.
     pub(crate) fn wait(self, runtime: &Handle) -> io::Result<()> {
-        let ended = self.thread.join().map_err(|_| io::Error::other("the FUSE session's thread panicked"))?;
-        if runtime.block_on(async { tokio::time::timeout(GIVE_UP, self.idle.0.wait()).await }).is_err() {
+        let mut ended = Ok(());
+        for thread in self.threads {
+            let one = thread.join().map_err(|_| io::Error::other("a thread of the FUSE session panicked"))?;
+            ended = ended.and(one);
+        }
+        if runtime.block_on(async { tokio::time::timeout(GIVE_UP, self.idle.wait()).await }).is_err() {
             tracing::warn!("requests of a connection that has ended still wait; they are left");
         }
         ended

@@ -1,8 +1,8 @@
-//! The few messages of the kernel's FUSE interface that the keeper speaks itself: INIT, its answer, and the
-//! notice that asks for unanswered requests again. Bytes in, bytes out, in the machine's byte order.
+//! What keeper and worker share of the kernel's FUSE interface: headers, INIT and its answer, refusals, and notices.
+//! Bytes in, bytes out, in the machine's byte order.
 //!
-//! Layouts are those of the kernel's public interface (`linux/fuse.h`, protocol 7.40). Everything else of the
-//! protocol is the FUSE library's.
+//! Layouts are those of the kernel's public interface (`linux/fuse.h`, protocol 7.40). What a worker is asked and
+//! answers is in `fuse::request` and `fuse::reply`.
 
 /// Length of the header of every request.
 pub(crate) const IN_HEADER: usize = 40;
@@ -12,10 +12,11 @@ pub(crate) const OUT_HEADER: usize = 16;
 pub(crate) const INIT_BODY: usize = 64;
 /// The protocol's major version.
 pub(crate) const MAJOR: u32 = 7;
-/// The newest minor version whose messages the worker's library knows.
+/// The newest minor version whose messages a worker knows.
 pub(crate) const MINOR: u32 = 40;
 
 const OP_INIT: u32 = 26;
+const NOTIFY_INVAL_INODE: i32 = 2;
 const NOTIFY_RESEND: i32 = 7;
 
 /// Capabilities, as INIT carries them in two words.
@@ -164,12 +165,22 @@ pub(crate) fn error_reply(unique: u64, errno: i32) -> Vec<u8> {
     out
 }
 
+fn notice(code: i32, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0u8; OUT_HEADER];
+    out[0..4].copy_from_slice(&((OUT_HEADER + body.len()) as u32).to_ne_bytes());
+    out[4..8].copy_from_slice(&code.to_ne_bytes());
+    out.extend_from_slice(body);
+    out
+}
+
 /// The notice that asks the kernel to queue again what a dead worker had read and not answered.
 pub(crate) fn resend_notice() -> Vec<u8> {
-    let mut out = vec![0u8; OUT_HEADER];
-    out[0..4].copy_from_slice(&(OUT_HEADER as u32).to_ne_bytes());
-    out[4..8].copy_from_slice(&NOTIFY_RESEND.to_ne_bytes());
-    out
+    notice(NOTIFY_RESEND, &[])
+}
+
+/// The notice that has the kernel give up pages of a file.
+pub(crate) fn invalidate_notice(ino: u64, offset: i64, length: i64) -> Vec<u8> {
+    notice(NOTIFY_INVAL_INODE, &[ino.to_ne_bytes(), offset.to_ne_bytes(), length.to_ne_bytes()].concat())
 }
 
 #[cfg(test)]

@@ -55,12 +55,6 @@ impl Negotiated {
     pub(crate) fn cache(&self) -> CacheMode {
         if self.flags & flag::WRITEBACK_CACHE != 0 { CacheMode::Fast } else { CacheMode::Strict }
     }
-
-    /// The INIT request that a worker's library is shown: it finds exactly what was agreed on.
-    pub(crate) fn synthetic_init(&self) -> Vec<u8> {
-        let flags = self.flags | flag::INIT_EXT;
-        InitRequest { unique: 1, major: MAJOR, minor: self.minor, max_readahead: self.max_readahead, flags }.encode()
-    }
 }
 
 /// How to negotiate.

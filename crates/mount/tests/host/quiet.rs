@@ -15,8 +15,7 @@ fn own_memory(pid: u32) -> u64 {
 #[test]
 fn a_worker_that_has_become_quiet_gives_its_memory_back() {
     need_fuse!();
-    // A worker without optimisation holds a little more; what is promised (16 MiB) is of a release.
-    const MOST: u64 = if cfg!(debug_assertions) { 24 << 10 } else { 16 << 10 };
+    const MOST: u64 = 16 << 10;
     let world = World::new();
     let keeper = world.keeper();
     let plan = world.volume("v");
