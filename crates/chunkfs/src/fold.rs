@@ -31,6 +31,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// A quiet volume is folded after this time.
 const FOLD_EVERY: Duration = Duration::from_secs(60);
 
+/// Removed files are gathered for so long before they are deleted.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// How long closing a volume waits for its store.
 const CLOSE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -425,6 +428,8 @@ impl FileSystem {
                     () = wake.reap.notified() => {}
                     () = wake.stopped.notified() => break,
                 }
+                // Whoever removes a tree is not held up by a waking for each file.
+                tokio::time::sleep(GATHER).await;
                 let Some(fs) = fs.upgrade() else { break };
                 fs.reap_queued().await;
             }

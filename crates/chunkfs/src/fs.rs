@@ -8,6 +8,7 @@ use crate::host::HostDisk;
 use crate::key::Key;
 use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
+use crate::ops::Sequences;
 use crate::row::Row;
 use crate::state::{State, Step, Stop};
 use crate::types::{Attr, FsError, FsResult, Ino};
@@ -28,6 +29,8 @@ pub struct FileSystem {
     pub(crate) state: Mutex<State>,
     /// One at a time changes the data of a file; stripes by inode, held over awaits.
     data: Vec<tokio::sync::Mutex<()>>,
+    /// Reads that follow each other.
+    pub(crate) sequences: Mutex<Sequences>,
     /// One sync at a time; those that wait find their work done.
     pub(crate) sync_turn: tokio::sync::Mutex<()>,
     /// Every record up to this number is durable.
@@ -75,6 +78,7 @@ impl FileSystem {
             ns: parts.ns,
             state: Mutex::new(parts.state),
             data: stripes(),
+            sequences: Mutex::default(),
             sync_turn: tokio::sync::Mutex::new(()),
             durable: AtomicU64::new(0),
             doubtful: AtomicBool::new(false),

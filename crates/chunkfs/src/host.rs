@@ -9,8 +9,10 @@
 //! 4. A handle stays readable after its name was removed.
 
 use crate::types::Time;
+use rustix::fs::{Advice, fadvise};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,10 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the bytes written so far, and the length, durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the disk begin to write a range; waits for nothing, and makes nothing durable.
+    fn start_writing(&self, _offset: u64, _length: u64) {}
+    /// Has the disk begin to read a range that is soon wanted; waits for nothing.
+    fn start_reading(&self, _offset: u64, _length: u64) {}
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
@@ -74,6 +80,11 @@ impl Clock for SystemClock {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealDisk;
 
+/// It only makes others faster: a file system that refuses it loses nothing.
+fn advise(file: &File, offset: u64, length: u64, advice: Advice) {
+    let _ = fadvise(file, offset, NonZeroU64::new(length), advice);
+}
+
 impl HostFile for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
@@ -94,6 +105,15 @@ impl HostFile for File {
 
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(self)
+    }
+
+    fn start_writing(&self, offset: u64, length: u64) {
+        // By this, too, the kernel begins to write what is changed; only pages that are clean already leave memory.
+        advise(self, offset, length, Advice::DontNeed);
+    }
+
+    fn start_reading(&self, offset: u64, length: u64) {
+        advise(self, offset, length, Advice::WillNeed);
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -3,7 +3,8 @@
 //! A folder of files, each named by the number of its first record. What makes a record durable is `sync`
 //! in sync.rs; here is only what the bytes are. A marker says that every record up to a number, and the data
 //! it names, was durable before the marker was written: so a break below a marker is damage, and a break
-//! above the last marker is the torn end that a power failure leaves.
+//! above the last marker is the torn end that a power failure leaves. Zeros up to a file's end are neither: a file
+//! that is synced often is filled with them ahead of its frames, so that syncing it need not make its new length durable too.
 
 use crate::change::Record;
 use crate::codec::Reader;
@@ -18,6 +19,11 @@ const FRAME: usize = 8;
 const MAX_FRAME: usize = 256 << 20;
 const RECORD: u8 = 0;
 const MARKER: u8 = 1;
+/// Syncs of a file after which more are expected.
+const OFTEN: u32 = 8;
+/// Zeros ahead of the frames of a file that is synced often, and how few of them are left when more are written.
+const AHEAD: u64 = 256 << 10;
+const AHEAD_LEFT: u64 = 64 << 10;
 
 /// An open journal: appends to its newest file.
 #[derive(Debug)]
@@ -30,6 +36,10 @@ pub(crate) struct Journal {
     first: u64,
     /// Where the next frame goes.
     end: u64,
+    /// Up to where the newest file is filled with zeros; not behind `end` if it is not.
+    filled: u64,
+    /// How often the newest file was synced.
+    syncs: u32,
     /// Number of the last record.
     seq: u64,
     /// Finished files that are not removed yet: first record, last record, path.
@@ -75,6 +85,8 @@ impl Journal {
             file,
             first: seq + 1,
             end: HEADER,
+            filled: 0,
+            syncs: 0,
             seq,
             finished,
             dir_unsynced: true,
@@ -129,7 +141,7 @@ impl Journal {
         }
         if done.is_err() {
             // What did reach the file must not be taken for a record: nobody was told that it counts.
-            let _ = self.file.set_size(self.end);
+            self.cut_at_end();
         }
         if bytes.capacity() <= 1 << 20 {
             self.scratch = bytes;
@@ -144,16 +156,43 @@ impl Journal {
         }
         let file = create(&*self.disk, &self.dir, self.volume, self.seq + 1)?;
         self.finished.push((self.first, self.seq, self.dir.join(file_name(self.first))));
+        if self.filled > self.end {
+            self.cut_at_end();
+        }
         self.file = file;
         self.first = self.seq + 1;
         self.end = HEADER;
+        (self.filled, self.syncs) = (0, 0);
         self.dir_unsynced = true;
         Ok(())
     }
 
+    fn cut_at_end(&mut self) {
+        let _ = self.file.set_size(self.end);
+        self.filled = self.end;
+    }
+
     /// Takes what has to be synced for everything so far to be durable: files, and whether the folder too.
     pub(crate) fn take_unsynced(&mut self) -> (Vec<Arc<dyn HostFile>>, bool) {
+        self.syncs = self.syncs.saturating_add(1);
+        if self.syncs >= OFTEN && self.end + AHEAD_LEFT > self.filled {
+            self.fill_ahead();
+        }
         (std::mem::take(&mut self.unsynced), std::mem::take(&mut self.dir_unsynced))
+    }
+
+    /// It only spares time: a disk without room for it goes without.
+    fn fill_ahead(&mut self) {
+        let from = self.end.max(self.filled);
+        let zeros = vec![0; (self.end + AHEAD - from) as usize];
+        match self.file.write_at(&zeros, from) {
+            Ok(()) => self.filled = self.end + AHEAD,
+            Err(e) => {
+                tracing::debug!(error = %e, "no zeros ahead of the journal");
+                self.cut_at_end();
+                self.syncs = 0;
+            }
+        }
     }
 
     /// The folder of the files.
@@ -216,7 +255,7 @@ pub(crate) struct FoundFile {
     pub(crate) records: Vec<Found>,
     /// Where its last good frame ends.
     pub(crate) end: u64,
-    /// Its length; what is behind the end is the rest of a write that was torn, or damage.
+    /// Its length without zeros that fill it; what is behind the end is the rest of a write that was torn, or damage.
     pub(crate) size: u64,
     /// Whether later records stand behind the end: nothing loses one in the middle but a power failure.
     pub(crate) damaged: bool,
@@ -276,6 +315,7 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
         };
         let Frames { records, durable, end, damaged } = frames(&bytes, first);
         scan.durable = scan.durable.max(durable);
+        let size = if is_filling(&bytes, end as usize) { end } else { size };
         let same_boot = file_boot == boot && boot != [0; 16];
         scan.files.push(FoundFile { path, file, first, records, same_boot, end, size, damaged });
     }
@@ -317,8 +357,8 @@ pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64) -> (Option<u64
         }
         pos = end;
     }
-    let wrong =
-        (pos < bytes.len()).then(|| format!("byte {pos}, behind record {last}: what follows is no record; {} bytes", bytes.len() - pos));
+    let wrong = (!is_filling(bytes, pos))
+        .then(|| format!("byte {pos}, behind record {last}: what follows is no record; {} bytes", bytes.len() - pos));
     (Some(last), wrong)
 }
 
@@ -350,6 +390,11 @@ pub(crate) fn sample_file(volume: [u8; 16], first: u64, frames: &[u8]) -> Vec<u8
 /// The numbers of the records that a recovery would find in a file's bytes, for the fuzz targets.
 pub(crate) fn sample_scan(bytes: &[u8], first: u64) -> Vec<u64> {
     frames(bytes, first).records.iter().map(|r| r.seq).collect()
+}
+
+/// Whether all that is behind the last frame are zeros.
+fn is_filling(bytes: &[u8], end: usize) -> bool {
+    bytes.get(end..).is_some_and(|rest| rest.iter().all(|b| *b == 0))
 }
 
 /// What a file's bytes are.

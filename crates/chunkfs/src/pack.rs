@@ -10,6 +10,7 @@ use crate::fold::blocking;
 use crate::host::HostFile;
 use crate::log::patience::Patience;
 use crate::row::Pack;
+use crate::segment::offset_of;
 use crate::state::host_error;
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
@@ -130,7 +131,7 @@ pub(crate) fn encode(of: &Of, file: &dyn HostFile, compression: Compression) -> 
     let (mut table, mut at) = (Vec::new(), HEADER as u64);
     for frame in 0..frames(of.blocks) {
         let mut raw = vec![0; frame_bytes(of.blocks, frame)];
-        file.read_at(&mut raw, (u64::from(frame * FRAME_BLOCKS) + 1) * BLOCK)?;
+        file.read_at(&mut raw, offset_of(frame * FRAME_BLOCKS))?;
         let (how, stored) = match compression {
             Compression::None => (RAW, raw),
             Compression::Zstd => match zstd::bulk::compress(&raw, LEVEL) {

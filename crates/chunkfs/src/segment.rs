@@ -138,20 +138,23 @@ pub(crate) fn inspect_header(block: &[u8], volume: [u8; 16], segment: u64, id: [
     None
 }
 
+/// Where a block lies in a segment's file, behind the header.
+pub(crate) fn offset_of(block: u32) -> u64 {
+    (u64::from(block) + 1) * BLOCK
+}
+
 /// Writes whole blocks at a block number and returns their checksums.
 pub(crate) fn write_blocks(file: &dyn HostFile, at: u32, data: &[u8]) -> io::Result<Vec<u32>> {
     debug_assert!(!data.is_empty() && data.len().is_multiple_of(B));
     let crcs = data.chunks_exact(B).map(crc32c::crc32c).collect();
-    file.write_at(data, (u64::from(at) + 1) * BLOCK)?;
+    file.write_at(data, offset_of(at))?;
     Ok(crcs)
 }
 
 /// Reads the blocks of a run and checks each of them. The error names the segment and the block.
 pub(crate) fn read_run(file: &dyn HostFile, run: &Run, out: &mut [u8]) -> FsResult<()> {
     debug_assert_eq!(out.len(), usize::from(run.len) * B);
-    let got = file
-        .read_at(out, (u64::from(run.at) + 1) * BLOCK)
-        .map_err(|e| FsError::Io(format!("reading segment {:016x}: {e}", run.segment)))?;
+    let got = file.read_at(out, offset_of(run.at)).map_err(|e| FsError::Io(format!("reading segment {:016x}: {e}", run.segment)))?;
     if got < out.len() {
         return Err(FsError::Corrupt(format!("segment {:016x} ends within block {}", run.segment, run.at as usize + got / B)));
     }

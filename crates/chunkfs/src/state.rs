@@ -93,6 +93,8 @@ pub(crate) struct State {
     pub(crate) segment_dir_unsynced: bool,
     /// Blocks whose newest bytes are in the journal only.
     pub(crate) dirty: BTreeMap<(Ino, u64), Page>,
+    /// They are being moved to a segment.
+    pub(crate) flushing: bool,
     /// Files that were synced of late, the last one last.
     pub(crate) synced_files: VecDeque<Ino>,
     /// How often the kernel was told of an inode.
@@ -178,6 +180,19 @@ impl State {
     /// Writes a record to the journal, then applies it. `bases` are the contents, before the record's patches,
     /// of the blocks that are patched and were not pending yet.
     pub(crate) fn commit(&mut self, record: Record, bases: &Bases) -> FsResult<u64> {
+        let seq = self.record(record, bases)?;
+        if self.dirty.len() > DIRTY_BLOCKS
+            && !self.flushing
+            && let Err(e) = self.flush_dirty()
+        {
+            // The record itself is in the journal and counts; what is pending stays in memory meanwhile.
+            tracing::warn!(error = %e, pending = self.dirty.len(), "small writes could not be moved to a segment yet");
+        }
+        Ok(seq)
+    }
+
+    /// The same, whatever is pending: that goes to a segment, and to open one takes a record itself.
+    fn record(&mut self, record: Record, bases: &Bases) -> FsResult<u64> {
         self.writable()?;
         let outbox = &mut self.outbox;
         let sent = |seq: u64, frame: &[u8]| {
@@ -191,12 +206,6 @@ impl State {
         }
         for change in record.changes {
             self.apply(change, bases)?;
-        }
-        if self.dirty.len() > DIRTY_BLOCKS
-            && let Err(e) = self.flush_dirty()
-        {
-            // The record itself is in the journal and counts; what is pending stays in memory meanwhile.
-            tracing::warn!(error = %e, pending = self.dirty.len(), "small writes could not be moved to a segment yet");
         }
         Ok(seq)
     }
@@ -393,7 +402,7 @@ impl State {
             Change::Put(Key::Super, Row::Super(sb)),
             Change::Put(Key::Segment(number), Row::Segment(Segment { id, live: 0, pack: None })),
         ];
-        self.commit(Record { changes, ..Record::default() }, &Bases::new())?;
+        self.record(Record { changes, ..Record::default() }, &Bases::new())?;
         self.current = Some(Current { segment: number, file, next: 0 });
         Ok(())
     }
@@ -412,6 +421,13 @@ impl State {
 
     /// Moves pending small writes to a segment: afterwards every block's newest bytes are in a segment.
     pub(crate) fn flush_dirty(&mut self) -> FsResult<()> {
+        self.flushing = true;
+        let done = self.flush_all();
+        self.flushing = false;
+        done
+    }
+
+    fn flush_all(&mut self) -> FsResult<()> {
         while !self.dirty.is_empty() {
             let pages: Vec<((Ino, u64), Page)> = self.dirty.iter().take(256).map(|(k, p)| (*k, p.clone())).collect();
             let reserved = self.reserve(pages.len() as u32)?;

@@ -11,6 +11,7 @@ use crate::host::HostFile;
 use crate::key::CHUNK_BLOCKS;
 use crate::pack::{FRAME_BLOCKS, Of, Whole};
 use crate::remote::{PackAt, Source};
+use crate::segment::offset_of;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use orlop_model::FindingKind;
 use std::collections::{BTreeMap, HashSet};
@@ -210,7 +211,7 @@ fn hit(d: &mut Damage, n: &Named) {
 /// Blocks of the run that are not what the run says, by their place in it.
 fn bad_blocks(file: &dyn HostFile, run: &Run) -> std::io::Result<Vec<u16>> {
     let mut buffer = vec![0; usize::from(run.len) * B];
-    let got = file.read_at(&mut buffer, (u64::from(run.at) + 1) * BLOCK)?;
+    let got = file.read_at(&mut buffer, offset_of(run.at))?;
     let bytes = &buffer[..got];
     let right =
         |n: u16| bytes.get(usize::from(n) * B..(usize::from(n) + 1) * B).is_some_and(|b| crc32c::crc32c(b) == run.crcs[usize::from(n)]);

@@ -17,6 +17,7 @@ use crate::key::Key;
 use crate::open::{OpenConfig, Remote};
 use crate::pack;
 use crate::row::Row;
+use crate::segment::offset_of;
 use crate::state::{Bases, host_error};
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
@@ -235,7 +236,7 @@ impl Shipping {
                     let from = out.len();
                     out.resize(from + e.blocks as usize * BLOCK as usize, 0);
                     // A block that is short here was never written whole, and no record names it.
-                    file.read_at(&mut out[from..], (u64::from(e.at) + 1) * BLOCK)?;
+                    file.read_at(&mut out[from..], offset_of(e.at))?;
                 }
                 Ok::<(), std::io::Error>(())
             })

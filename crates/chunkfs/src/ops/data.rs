@@ -9,9 +9,9 @@ use crate::chunk::Run;
 use crate::fs::FileSystem;
 use crate::key::CHUNK_BLOCKS;
 use crate::ops::attr::{MAX_FILE, reserve_one};
+use crate::remote::Source;
 use crate::remote::copies::read_source;
-use crate::remote::{PackAt, Source};
-use crate::segment::write_blocks;
+use crate::segment::{offset_of, write_blocks};
 use crate::state::{Page, Reserved, State, Step, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, Caller, FileKind, FsError, FsResult, Ino};
@@ -23,14 +23,17 @@ const B: usize = BLOCK as usize;
 /// The longest write that goes into the record whole.
 const SMALL: usize = 16 << 10;
 
+/// Bytes of one write from which on the disk is given them at once: more will follow, and whoever syncs waits for all of it.
+const LARGE: usize = 256 << 10;
+
 /// Where some blocks of a reading come from; holes come from nowhere.
-enum Piece {
+pub(super) enum Piece {
     Run { block: u64, run: Run, source: Source },
     Page { block: u64, page: Page },
 }
 
 /// Finds out where blocks are, newest bytes first.
-fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
+pub(super) fn locate(st: &mut State, ino: Ino, blocks: Range<u64>) -> Step<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut block = blocks.start;
     while block < blocks.end {
@@ -132,9 +135,7 @@ impl FileSystem {
         let Some((end, blocks, pieces)) = found else { return Ok(Some(Bytes::new())) };
         let first = offset / BLOCK;
         let mut buffer = vec![0; ((end.div_ceil(BLOCK) - first) as usize) * B];
-        if let Some(packs) = self.packs() {
-            self.read_ahead(&packs, ino, first..end.div_ceil(BLOCK), blocks).await;
-        }
+        self.read_ahead(ino, first..end.div_ceil(BLOCK), blocks).await;
         if let Err(e) = self.fill(&pieces, first, &mut buffer).await {
             if self.any_collected(&pieces) {
                 return Ok(None);
@@ -178,16 +179,6 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Which blocks of packs hold these blocks of a file, as far as they are in packs alone: pack, first block, blocks.
-    pub(crate) async fn packed_runs(&self, ino: Ino, blocks: Range<u64>) -> FsResult<Vec<(PackAt, u32, u32)>> {
-        let pieces = self.run(|st| locate(st, ino, blocks.clone())).await?;
-        let packed = pieces.into_iter().filter_map(|p| match p {
-            Piece::Run { run, source: Source::Pack(at), .. } => Some((at, run.at, u32::from(run.len))),
-            _ => None,
-        });
-        Ok(packed.collect())
-    }
-
     /// What a block holds now; `None` if it is a hole or only reserved.
     pub(crate) async fn page(&self, ino: Ino, block: u64) -> FsResult<Option<Page>> {
         loop {
@@ -213,7 +204,6 @@ impl FileSystem {
             return Err(FsError::TooBig);
         }
         self.admit().await?;
-        let _turn = self.data_lock(ino).await;
         let first = self.write_once(cx, ino, offset, data).await;
         match first {
             Err(FsError::Quota) if self.free_orphans().await => self.write_once(cx, ino, offset, data).await,
@@ -223,20 +213,11 @@ impl FileSystem {
     }
 
     async fn write_once(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
-        let (size, answered, often_synced) = self
-            .run(|st| {
-                let mut tx = Tx::of(st, cx);
-                let inode = tx.inode(ino)?;
-                match inode.kind {
-                    FileKind::File => Ok((inode.size, tx.answered().is_some(), tx.st.is_often_synced(ino))),
-                    FileKind::Directory => Err(FsError::IsDirectory.into()),
-                    _ => Err(FsError::Invalid.into()),
-                }
-            })
-            .await?;
-        if answered {
-            return Ok(data.len());
-        }
+        // Whole blocks depend on nothing that is there: their bytes go to the disk side by side with others of the file, and
+        // only the record waits for its turn.
+        let independent = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(B);
+        let turn = if independent { None } else { Some(self.data_lock(ino).await) };
+        let Some((size, often_synced)) = self.to_be_written(cx, ino).await? else { return Ok(data.len()) };
         // What a volume on a store has on this host goes to the store as it lies in segments.
         let in_record = often_synced && data.len() <= SMALL && self.shipping.is_none();
         let plan = if in_record { WritePlan::in_record(offset, data) } else { WritePlan::new(offset, data, size) };
@@ -250,22 +231,51 @@ impl FileSystem {
             st.room_for(data.len() as u64)?;
             st.reserve((plan.whole.len() / B) as u32)?
         };
-        let done = self.write_reserved(cx, ino, &plan, &bases, &reserved).await;
+        let done = match write_whole(&plan, &reserved) {
+            Ok(crcs) => {
+                let _turn = match turn {
+                    Some(turn) => turn,
+                    None => self.data_lock(ino).await,
+                };
+                self.record_written(cx, ino, &plan, &bases, &reserved, &crcs).await
+            }
+            Err(e) => Err(e),
+        };
         self.lock().unpin(&reserved);
         done.map(|()| data.len())
     }
 
-    async fn write_reserved(&self, cx: &Caller, ino: Ino, plan: &WritePlan<'_>, bases: &[Page], reserved: &[Reserved]) -> FsResult<()> {
-        // Data first, then the record that names it.
-        let mut crcs = Vec::with_capacity(plan.whole.len() / B);
-        let mut rest: &[u8] = &plan.whole;
-        for r in reserved {
-            let (mine, more) = rest.split_at(r.blocks as usize * B);
-            rest = more;
-            crcs.extend(write_blocks(&*r.file, r.at, mine).map_err(|e| host_error("writing a segment", &e))?);
-        }
+    /// A file's size and whether it is synced often; `None` if this request was answered when it came before.
+    async fn to_be_written(&self, cx: &Caller, ino: Ino) -> FsResult<Option<(u64, bool)>> {
         self.run(|st| {
             let mut tx = Tx::of(st, cx);
+            let inode = tx.inode(ino)?;
+            match inode.kind {
+                FileKind::File if tx.answered().is_some() => Ok(None),
+                FileKind::File => Ok(Some((inode.size, tx.st.is_often_synced(ino)))),
+                FileKind::Directory => Err(FsError::IsDirectory.into()),
+                _ => Err(FsError::Invalid.into()),
+            }
+        })
+        .await
+    }
+
+    /// The record of a writing whose whole blocks are in segments already.
+    async fn record_written(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        plan: &WritePlan<'_>,
+        bases: &[Page],
+        reserved: &[Reserved],
+        crcs: &[u32],
+    ) -> FsResult<()> {
+        self.run(|st| {
+            let mut tx = Tx::of(st, cx);
+            if tx.answered().is_some() {
+                // It came a second time, and the first one was faster.
+                return Ok(());
+            }
             let mut inode = (*tx.inode(ino)?).clone();
             let mut grown = 0;
             for ((block, within, bytes), base) in plan.parts.iter().zip(bases) {
@@ -292,6 +302,21 @@ impl FileSystem {
         })
         .await
     }
+}
+
+/// Writes the whole blocks of a plan to segments; returns their checksums.
+fn write_whole(plan: &WritePlan<'_>, reserved: &[Reserved]) -> FsResult<Vec<u32>> {
+    let mut crcs = Vec::with_capacity(plan.whole.len() / B);
+    let mut rest: &[u8] = &plan.whole;
+    for r in reserved {
+        let (mine, more) = rest.split_at(r.blocks as usize * B);
+        rest = more;
+        crcs.extend(write_blocks(&*r.file, r.at, mine).map_err(|e| host_error("writing a segment", &e))?);
+        if mine.len() >= LARGE {
+            r.file.start_writing(offset_of(r.at), mine.len() as u64);
+        }
+    }
+    Ok(crcs)
 }
 
 /// Maps reserved blocks to a file from `block` on, chunk by chunk; returns by how many blocks it grew.

@@ -1,5 +1,6 @@
 //! The operations of the file system, one file per group. Each is a method of `FileSystem`.
 
+mod ahead;
 mod allocate;
 pub(crate) mod attr;
 mod create;
@@ -8,3 +9,5 @@ mod folder;
 mod remove;
 mod rename;
 mod xattr;
+
+pub(crate) use ahead::Sequences;

@@ -262,6 +262,7 @@ impl Shell<'_> {
             unsynced: HashSet::new(),
             segment_dir_unsynced: true,
             dirty: BTreeMap::new(),
+            flushing: false,
             synced_files: VecDeque::new(),
             lookups: HashMap::new(),
             orphans: HashSet::new(),

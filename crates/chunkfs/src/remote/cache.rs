@@ -7,8 +7,7 @@
 use super::fetch::{PackAt, Table};
 use crate::host::{HostDisk, HostFile};
 use crate::pack::{self, FRAME_BLOCKS};
-use crate::segment::file_name;
-use crate::types::BLOCK;
+use crate::segment::{file_name, offset_of};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -239,7 +238,7 @@ impl Cache {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let file = self.file(cached)?;
-        let mut at = (u64::from(first * FRAME_BLOCKS) + 1) * BLOCK;
+        let mut at = offset_of(first * FRAME_BLOCKS);
         for frame in frames {
             file.write_at(frame, at)?;
             at += frame.len() as u64;

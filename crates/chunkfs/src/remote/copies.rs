@@ -9,9 +9,8 @@ use crate::fs::FileSystem;
 use crate::row::{Pack, Row, Segment};
 use crate::segment::{open_error, parse_name, read_run};
 use crate::state::State;
-use crate::types::{BLOCK, FsError, FsResult, Ino};
+use crate::types::{BLOCK, FsError, FsResult};
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -147,15 +146,6 @@ pub(crate) async fn read_source(packs: Option<&Packs>, source: &Source, run: &Ru
 impl FileSystem {
     pub(crate) fn packs(&self) -> Option<Arc<Packs>> {
         self.lock().copies.packs.clone()
-    }
-
-    /// Fetches ahead what the reader of a file will want, as far as it is not on this host.
-    pub(crate) async fn read_ahead(&self, packs: &Arc<Packs>, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
-        let Some(ahead) = packs.follow(ino, blocks, end_of_file) else { return };
-        // A reader whose next read finds the error is told then.
-        if let Ok(runs) = self.packed_runs(ino, ahead).await {
-            packs.fetch_ahead(&runs);
-        }
     }
 
     /// Lets copies of packs go until no more than the budget is left.

@@ -4,7 +4,6 @@
 //! the checksums in the run is fetched anew from the store before it counts as damage, so what a disk of this host
 //! corrupts mends itself.
 
-mod ahead;
 mod cache;
 pub(crate) mod copies;
 mod fetch;
@@ -16,8 +15,7 @@ use crate::host::{HostDisk, HostFile};
 use crate::log::patience::Patience;
 use crate::pack::FRAME_BLOCKS;
 use crate::segment::read_run;
-use crate::types::{BLOCK, FsError, FsResult, Ino};
-use ahead::Sequences;
+use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
 use cache::{Cache, Cached, Missing, frames_of};
 use fetch::{Fetcher, Table, damaged};
@@ -63,7 +61,6 @@ pub(crate) struct Packs {
     staged_used: Mutex<HashMap<u64, u64>>,
     /// Segments whose staged copy was found damaged.
     distrusted: Mutex<HashSet<u64>>,
-    sequences: Mutex<Sequences>,
     permits: Semaphore,
     /// When it makes sense again to look for copies that may go.
     look_at: Mutex<Option<Instant>>,
@@ -86,7 +83,6 @@ impl Packs {
             staged_bytes: AtomicU64::new(0),
             staged_used: Mutex::default(),
             distrusted: Mutex::default(),
-            sequences: Mutex::default(),
             permits: Semaphore::new(AHEAD),
             look_at: Mutex::default(),
         }))
@@ -255,11 +251,6 @@ impl Packs {
     /// A whole pack from the store, every byte checked.
     pub(crate) async fn whole(&self, at: &PackAt) -> FsResult<crate::pack::Whole> {
         self.fetcher.whole(at).await
-    }
-
-    /// Notes a read of a file; returns the blocks that its reader will want soon.
-    pub(crate) fn follow(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) -> Option<Range<u64>> {
-        self.sequences.lock().read(ino, blocks, end_of_file)
     }
 
     /// Fetches what these runs want into the cache, side by side, without anybody waiting.

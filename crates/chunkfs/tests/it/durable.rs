@@ -91,6 +91,64 @@ async fn what_is_synced_often_lies_in_the_journal_until_a_fold_and_survives() {
     assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
 }
 
+/// Small writes that are pending go to a segment when there are many; that one has to be opened meanwhile is nothing special.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_writes_move_to_a_segment_that_ends_among_them() {
+    const SEGMENT: u64 = 16384;
+    let (w, fs) = World::new().await;
+    let segments = || std::fs::read_dir(w.state_dir().join("staged")).expect("there").count();
+    let ino = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made").ino;
+    // All but 100 blocks of the first segment.
+    for at in (0..SEGMENT - 256).step_by(256) {
+        fs.write(&CX, ino, at * 4096, &[1; 1 << 20]).await.expect("written");
+    }
+    fs.write(&CX, ino, (SEGMENT - 256) * 4096, &[1; 156 << 12]).await.expect("written");
+    assert_eq!(segments(), 1);
+    for block in 0..2100 {
+        fs.write(&CX, ino, block * 4096 + 7, &[2; 5]).await.expect("written");
+    }
+    assert_eq!(segments(), 2, "they began in the first and ended in another");
+    fs.abandon().await;
+    let fs = w.open().await;
+    for block in [0, 99, 100, 255, 256, 2048, 2049, 2099] {
+        let page = fs.read(ino, block * 4096, 4096).await.expect("read");
+        assert!(page[..7] == [1; 7] && page[7..12] == [2; 5] && page[12..] == [1; 4084], "block {block}");
+    }
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+    fs.close().await.expect("closed");
+}
+
+/// A journal that is synced often is filled with zeros ahead of its frames: they are the remains of nothing, and go in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_ahead_of_a_journal_are_no_damage() {
+    let (w, mut fs) = World::new().await;
+    let files = || -> Vec<(String, u64)> {
+        let dir = std::fs::read_dir(w.state_dir().join("journal")).expect("there").map(|e| e.expect("entry"));
+        dir.map(|e| (e.file_name().into_string().expect("ASCII"), e.metadata().expect("there").len())).collect()
+    };
+    let ino = fs.mknod(&CX, ROOT_INO, b"log", FileKind::File, 0o644, 0).await.expect("made").ino;
+    let mut expected = Vec::new();
+    for round in 0..3u8 {
+        for n in 0..200u8 {
+            // Small ones, and now and then one that reaches behind all zeros.
+            let data = vec![n ^ round; if n % 90 == 80 { 300_000 } else { 3000 }];
+            fs.write(&CX, ino, expected.len() as u64, &data).await.expect("written");
+            fs.fsync(ino, false).await.expect("synced");
+            expected.extend_from_slice(&data);
+        }
+        assert!(files().iter().any(|(_, len)| *len > 500_000), "{:?}", files());
+        assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+        fs.abandon().await;
+        assert!(files().iter().all(|(name, _)| name.ends_with(".journal")), "{:?}", files());
+        fs = w.open().await;
+        assert!(fs.read(ino, 0, u32::MAX).await.expect("read") == expected, "after round {round}");
+        assert!(files().iter().all(|(name, _)| name.ends_with(".journal")), "nothing was cut off: {:?}", files());
+        assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+    }
+    fs.close().await.expect("closed");
+    assert!(files().iter().all(|(_, len)| *len < 256), "a header and a marker are left: {:?}", files());
+}
+
 /// Each successor of a killed process reads the whole journal: it may not grow from one to the next without an end.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_the_journal_stays_short() {

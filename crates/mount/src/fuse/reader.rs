@@ -27,6 +27,8 @@ const LONGEST_PAUSE: u32 = 256;
 const PILE: u32 = 8;
 /// Requests in a row of one thread alone, after which nobody else is taken to need the device.
 const ALONE: u32 = 32;
+/// Whose requests nobody waits for, such as those that write pages back.
+const KERNEL: u32 = 0;
 /// How long the leader may be at work on one request.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// Looks without a new request after which the sentry sleeps.
@@ -69,9 +71,9 @@ struct Sentry {
 /// What the leader remembers of the last requests.
 #[derive(Debug, Default)]
 struct Habits {
-    /// Requests in a row that lay ready.
+    /// Requests in a row that lay ready, each of another thread than the one before.
     ready: u32,
-    /// The last request's thread, and how many in a row were its.
+    /// The last request's thread, and how many in a row were its. What the kernel does for itself counts for nobody's.
     caller: (u32, u32),
     /// Askings in vain, one after the other, and for how many requests it is not tried again.
     vain: u32,
@@ -95,7 +97,10 @@ impl Habits {
     }
 
     fn saw(&mut self, pid: u32, lay_ready: bool) {
-        self.ready = if lay_ready { self.ready + 1 } else { 0 };
+        if pid == KERNEL {
+            return;
+        }
+        self.ready = if lay_ready && self.caller.0 != pid { self.ready + 1 } else { 0 };
         self.caller = if self.caller.0 == pid { (pid, self.caller.1.saturating_add(1)) } else { (pid, 0) };
     }
 
@@ -440,10 +445,15 @@ mod tests {
         assert!(!habits.steps_down_for(Weight::Sync) && !habits.steps_down_for(Weight::Disk) && habits.steps_down_for(Weight::Bulk));
         habits.saw(8, false);
         assert!(habits.steps_down_for(Weight::Sync), "another has come");
-        habits.saw(8, true);
-        assert!(habits.steps_down_for(Weight::Disk) && !habits.steps_down_for(Weight::Light), "and requests pile up");
-        for _ in 0..PILE {
+        for _ in 0..ALONE {
             habits.saw(8, true);
+            habits.saw(KERNEL, true);
+        }
+        assert!(!habits.steps_down_for(Weight::Disk), "one thread that is fast, and the kernel's own writing, are no crowd");
+        habits.saw(9, true);
+        assert!(habits.steps_down_for(Weight::Disk) && !habits.steps_down_for(Weight::Light), "and requests pile up");
+        for pid in 0..PILE {
+            habits.saw(8 + pid % 2, true);
         }
         assert!(habits.steps_down_for(Weight::Light));
     }

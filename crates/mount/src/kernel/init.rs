@@ -13,6 +13,9 @@ const PAGE: u32 = 4096;
 /// Readings ahead and writings back that the kernel has under way at a time. It keeps all others waiting behind them,
 /// so those that wait for the store must not fill this.
 const BACKGROUND: u16 = 4096;
+/// The same where the kernel gathers writes: each of these may be in memory once more, here, until its turn comes. Such a
+/// volume lies on this host, and none of its requests waits for a store.
+const BACKGROUND_GATHERED: u16 = 32;
 
 // Locks stay with the kernel (an attachment is one host), truncation on open comes as a request of its own (with the
 // write-back cache the kernel would lose it otherwise), and the umask is applied by the kernel.
@@ -102,12 +105,13 @@ pub(crate) fn negotiate(device: BorrowedFd<'_>, wishes: Wishes) -> Result<Negoti
             continue;
         }
         let flags = wishes.of_what(init.flags);
+        let background = if flags & flag::WRITEBACK_CACHE != 0 { BACKGROUND_GATHERED } else { BACKGROUND };
         let reply = InitReply {
             minor: MINOR.min(init.minor),
             max_readahead: init.max_readahead.max(MAX_IO),
             flags,
-            max_background: BACKGROUND,
-            congestion: BACKGROUND / 4 * 3,
+            max_background: background,
+            congestion: background / 4 * 3,
             max_write: MAX_IO,
             max_pages: (MAX_IO / PAGE) as u16,
         };

@@ -1,8 +1,12 @@
-//! When to fetch what a file's reader will want next: its reads follow each other, so the window grows from 1 to 16 MiB.
+//! Fetching what a file's reader will want next: if its reads follow each other, a window grows from 1 to 16 MiB.
 //!
 //! A first read, and any that does not follow the one before, fetches nothing but what it wants.
 
-use crate::types::Ino;
+use super::data::{Piece, locate};
+use crate::fs::FileSystem;
+use crate::remote::Source;
+use crate::segment::offset_of;
+use crate::types::{BLOCK, Ino};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -56,6 +60,31 @@ impl Sequences {
         let ahead = s.until..want;
         s.until = want;
         Some(ahead)
+    }
+}
+
+impl FileSystem {
+    /// Notes a read, and has what its reader will want soon fetched from the store or read from the disk, without anybody
+    /// waiting.
+    pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
+        let Some(ahead) = self.sequences.lock().read(ino, blocks, end_of_file) else { return };
+        // A reader whose next read finds the error is told then.
+        let Ok(pieces) = self.run(|st| locate(st, ino, ahead.clone())).await else { return };
+        let mut packed = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Run { run, source: Source::Pack(at), .. } => packed.push((at, run.at, u32::from(run.len))),
+                Piece::Run { run, source: Source::Staged(file, None), .. } => {
+                    file.start_reading(offset_of(run.at), u64::from(run.len) * BLOCK);
+                }
+                _ => {}
+            }
+        }
+        if !packed.is_empty()
+            && let Some(packs) = self.packs()
+        {
+            packs.fetch_ahead(&packed);
+        }
     }
 }
 
