@@ -346,7 +346,7 @@ impl State {
     }
 
     /// Whether somebody waited for a file's changes of late.
-    pub(crate) fn is_often_synced(&self, ino: Ino) -> bool {
+    pub(crate) fn was_synced(&self, ino: Ino) -> bool {
         self.synced_files.contains(&ino)
     }
 

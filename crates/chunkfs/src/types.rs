@@ -100,6 +100,28 @@ pub struct Attr {
     pub crtime: Time,
 }
 
+impl Attr {
+    /// A file of which nothing is known.
+    pub const BLANK: Attr = {
+        let never = Time { sec: 0, nsec: 0 };
+        Attr {
+            ino: 0,
+            kind: FileKind::File,
+            perm: 0,
+            nlink: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: never,
+            mtime: never,
+            ctime: never,
+            crtime: never,
+        }
+    };
+}
+
 /// Who asks, as the kernel says. Permission was checked by the kernel (`default_permissions`);
 /// the ids only decide ownership of what is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

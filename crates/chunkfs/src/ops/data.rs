@@ -217,9 +217,9 @@ impl FileSystem {
         // only the record waits for its turn.
         let independent = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(B);
         let turn = if independent { None } else { Some(self.data_lock(ino).await) };
-        let Some((size, often_synced)) = self.to_be_written(cx, ino).await? else { return Ok(data.len()) };
+        let Some((size, was_synced)) = self.to_be_written(cx, ino).await? else { return Ok(data.len()) };
         // What a volume on a store has on this host goes to the store as it lies in segments.
-        let in_record = often_synced && data.len() <= SMALL && self.shipping.is_none();
+        let in_record = was_synced && data.len() <= SMALL && self.shipping.is_none();
         let plan = if in_record { WritePlan::in_record(offset, data) } else { WritePlan::new(offset, data, size) };
         let mut bases = Vec::with_capacity(plan.parts.len());
         for (block, _, bytes) in &plan.parts {
@@ -252,7 +252,7 @@ impl FileSystem {
             let inode = tx.inode(ino)?;
             match inode.kind {
                 FileKind::File if tx.answered().is_some() => Ok(None),
-                FileKind::File => Ok(Some((inode.size, tx.st.is_often_synced(ino)))),
+                FileKind::File => Ok(Some((inode.size, tx.st.was_synced(ino)))),
                 FileKind::Directory => Err(FsError::IsDirectory.into()),
                 _ => Err(FsError::Invalid.into()),
             }

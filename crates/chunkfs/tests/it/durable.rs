@@ -5,6 +5,12 @@ use orlop_chunkfs::{Caller, FileKind, FileSystem, ROOT_INO};
 
 const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
 
+/// Files in a folder of the volume's state, with their lengths.
+fn files(w: &World, folder: &str) -> Vec<(String, u64)> {
+    let dir = std::fs::read_dir(w.state_dir().join(folder)).expect("there").map(|e| e.expect("entry"));
+    dir.map(|e| (e.file_name().into_string().expect("ASCII"), e.metadata().expect("there").len())).collect()
+}
+
 async fn fill(fs: &FileSystem, n: u32) {
     for i in 0..n {
         let f = fs.mknod(&CX, ROOT_INO, format!("f{i}").as_bytes(), FileKind::File, 0o644, 0).await.expect("made");
@@ -53,10 +59,7 @@ async fn a_killed_process_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_synced_often_lies_in_the_journal_until_a_fold_and_survives() {
     let (w, mut fs) = World::new().await;
-    let staged = || -> u64 {
-        let dir = std::fs::read_dir(w.state_dir().join("staged")).expect("there");
-        dir.map(|e| e.expect("entry").metadata().expect("there").len()).sum()
-    };
+    let staged = || files(&w, "staged").iter().map(|(_, len)| len).sum::<u64>();
     let ino = fs.mknod(&CX, ROOT_INO, b"log", FileKind::File, 0o644, 0).await.expect("made").ino;
     let mut expected: Vec<u8> = vec![7; 3 << 12];
     fs.write(&CX, ino, 0, &expected).await.expect("written");
@@ -96,7 +99,7 @@ async fn what_is_synced_often_lies_in_the_journal_until_a_fold_and_survives() {
 async fn small_writes_move_to_a_segment_that_ends_among_them() {
     const SEGMENT: u64 = 16384;
     let (w, fs) = World::new().await;
-    let segments = || std::fs::read_dir(w.state_dir().join("staged")).expect("there").count();
+    let segments = || files(&w, "staged").len();
     let ino = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made").ino;
     // All but 100 blocks of the first segment.
     for at in (0..SEGMENT - 256).step_by(256) {
@@ -122,10 +125,7 @@ async fn small_writes_move_to_a_segment_that_ends_among_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn zeros_ahead_of_a_journal_are_no_damage() {
     let (w, mut fs) = World::new().await;
-    let files = || -> Vec<(String, u64)> {
-        let dir = std::fs::read_dir(w.state_dir().join("journal")).expect("there").map(|e| e.expect("entry"));
-        dir.map(|e| (e.file_name().into_string().expect("ASCII"), e.metadata().expect("there").len())).collect()
-    };
+    let files = || files(&w, "journal");
     let ino = fs.mknod(&CX, ROOT_INO, b"log", FileKind::File, 0o644, 0).await.expect("made").ino;
     let mut expected = Vec::new();
     for round in 0..3u8 {
@@ -153,10 +153,7 @@ async fn zeros_ahead_of_a_journal_are_no_damage() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_the_journal_stays_short() {
     let (w, mut fs) = World::new().await;
-    let journal = || -> u64 {
-        let dir = std::fs::read_dir(w.state_dir().join("journal")).expect("there");
-        dir.map(|e| e.expect("entry").metadata().expect("there").len()).sum()
-    };
+    let journal = || files(&w, "journal").iter().map(|(_, len)| len).sum::<u64>();
     let file = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
     let mut longest = 0;
     for round in 0..6u64 {
@@ -193,7 +190,7 @@ async fn compaction_moves_blocks_and_keeps_contents() {
     fs.abandon().await;
     let fs = w.open().await;
     verify(&fs, 100).await;
-    let staged = std::fs::read_dir(w.state_dir().join("staged")).expect("there").count();
+    let staged = files(&w, "staged").len();
     assert!(staged <= 3, "{staged} staged files are left");
 }
 

@@ -21,6 +21,16 @@ impl Told {
         Told { fs, inodes: Vec::new() }
     }
 
+    /// Another one, if it found room; of one that did not the kernel is not told. Returns whether it did.
+    fn add(&mut self, found_room: bool, ino: Ino) -> bool {
+        if found_room {
+            self.inodes.push(ino);
+        } else {
+            self.fs.forget(ino, 1);
+        }
+        found_room
+    }
+
     /// The kernel knows them now.
     pub(super) fn all_told(mut self) {
         self.inodes.clear();
@@ -35,45 +45,17 @@ impl Drop for Told {
     }
 }
 
-/// Entries from `offset` on.
-pub(super) async fn fill(fs: &FileSystem, ino: Ino, offset: u64, listing: &mut Listing) -> FsResult<()> {
-    if offset == 0 && !listing.add(ino, 1, FileKind::Directory, b".") {
-        return Ok(());
-    }
-    if offset <= 1 {
-        let parent = fs.parent_of(ino).await?;
-        if !listing.add(parent, DOTS, FileKind::Directory, b"..") {
-            return Ok(());
-        }
-    }
-    let mut cookie = offset.saturating_sub(DOTS);
-    loop {
-        let entries = fs.readdir(ino, cookie, ENTRIES).await?;
-        let last = entries.len() < ENTRIES;
-        for e in entries {
-            cookie = e.cookie;
-            if !listing.add(e.ino, e.cookie + DOTS, e.kind, &e.name) {
-                return Ok(());
-            }
-        }
-        if last {
-            return Ok(());
-        }
-    }
-}
-
-/// Entries with their attributes. For "." and ".." the kernel takes no reference, whatever it is told.
-pub(super) async fn fill_plus(told: &mut Told, ino: Ino, offset: u64, ttl: Duration, listing: &mut Listing) -> FsResult<()> {
+/// Entries from `offset` on, with their attributes if the kernel is to know those for a time. For "." and ".." it takes no
+/// reference, whatever it is told.
+pub(super) async fn fill(told: &mut Told, ino: Ino, offset: u64, known: Option<Duration>, listing: &mut Listing) -> FsResult<()> {
     let fs = told.fs.clone();
-    if offset == 0 {
-        let own = fs.getattr(ino).await?;
-        if !listing.add_with(ttl, &own, 1, b".") {
-            return Ok(());
-        }
-    }
-    if offset <= 1 {
-        let parent = fs.getattr(fs.parent_of(ino).await?).await?;
-        if !listing.add_with(ttl, &parent, DOTS, b"..") {
+    for (cookie, name) in [(1, &b"."[..]), (DOTS, b"..")].into_iter().filter(|(cookie, _)| *cookie > offset) {
+        let dot = if cookie == DOTS { fs.parent_of(ino).await? } else { ino };
+        let found_room = match known {
+            Some(ttl) => listing.add_with(ttl, &fs.getattr(dot).await?, cookie, name),
+            None => listing.add(dot, cookie, FileKind::Directory, name),
+        };
+        if !found_room {
             return Ok(());
         }
     }
@@ -83,18 +65,18 @@ pub(super) async fn fill_plus(told: &mut Told, ino: Ino, offset: u64, ttl: Durat
         let last = entries.len() < ENTRIES;
         for e in entries {
             cookie = e.cookie;
-            let a = match fs.lookup(ino, &e.name).await {
-                Ok(a) => a,
-                // Removed between the reading and the lookup.
-                Err(FsError::NotFound) => continue,
-                Err(e) => return Err(e),
+            let found_room = match known {
+                Some(ttl) => match fs.lookup(ino, &e.name).await {
+                    Ok(a) => told.add(listing.add_with(ttl, &a, e.cookie + DOTS, &e.name), a.ino),
+                    // Removed between the reading and the lookup.
+                    Err(FsError::NotFound) => continue,
+                    Err(e) => return Err(e),
+                },
+                None => listing.add(e.ino, e.cookie + DOTS, e.kind, &e.name),
             };
-            if !listing.add_with(ttl, &a, e.cookie + DOTS, &e.name) {
-                // No room: the kernel is not told of this one.
-                fs.forget(a.ino, 1);
+            if !found_room {
                 return Ok(());
             }
-            told.inodes.push(a.ino);
         }
         if last {
             return Ok(());

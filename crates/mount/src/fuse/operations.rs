@@ -2,7 +2,7 @@
 
 use super::adapter::{Adapter, Asked};
 use super::convert::{attribute_name, errno, kind_of_mode, name};
-use super::listing::{Told, fill, fill_plus};
+use super::listing::{Told, fill};
 use super::reader::Received;
 use super::reply::{KEEP_CACHE, Listing, Reply, invalidate};
 use super::request::{Header, Operation, WRITE_DATA, Write};
@@ -66,8 +66,7 @@ impl Adapter {
             Operation::GetXattr { name, size } => self.getxattr(asked, name, size),
             Operation::ListXattr { size } => self.listxattr(asked, size),
             Operation::RemoveXattr { name } => self.removexattr(asked, name),
-            Operation::ReadDir { offset, size, plus: false } => self.readdir(asked, offset, size),
-            Operation::ReadDir { offset, size, plus: true } => self.readdirplus(asked, offset, size),
+            Operation::ReadDir { offset, size, plus } => self.readdir(asked, offset, size, plus),
             Operation::Create { name, mode, flags } => self.create(asked, name, mode, flags),
             Operation::Fallocate { offset, length, mode } => self.fallocate(asked, offset, length, mode),
             Operation::Lseek { offset, whence } => self.lseek(asked, offset, whence),
@@ -81,14 +80,42 @@ impl Adapter {
         self.cache == CacheMode::Fast
     }
 
+    /// Work whose outcome `send` answers with, an error with its number.
+    fn answer<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        what: &'static str,
+        work: impl Future<Output = FsResult<T>> + Send + 'static,
+        send: impl FnOnce(Reply, T) + Send + 'static,
+    ) {
+        self.answer_or_take_back(asked, what, work, send, drop);
+    }
+
     /// Work that tells the kernel of an inode; what it is not told of counts as forgotten.
-    fn entry(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
-        let (ttl, ino) = (self.ttl, asked.header.node);
-        let answer = move |reply: Reply, result: FsResult<Attr>| match result {
-            Ok(a) => reply.entry(ttl, &a),
+    fn tell(
+        &self,
+        asked: Asked,
+        what: &'static str,
+        work: impl Future<Output = FsResult<Attr>> + Send + 'static,
+        send: impl FnOnce(Reply, Attr) + Send + 'static,
+    ) {
+        self.answer_or_take_back(asked, what, work, send, self.forgotten());
+    }
+
+    fn answer_or_take_back<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        what: &'static str,
+        work: impl Future<Output = FsResult<T>> + Send + 'static,
+        send: impl FnOnce(Reply, T) + Send + 'static,
+        take_back: impl FnOnce(FsResult<T>) + Send + 'static,
+    ) {
+        let ino = asked.header.node;
+        let answer = move |reply: Reply, result: FsResult<T>| match result {
+            Ok(it) => send(reply, it),
             Err(e) => reply.error(errno(what, ino, &e)),
         };
-        self.run(asked, work, answer, self.forgotten());
+        self.run(asked, work, answer, take_back);
     }
 
     /// Takes back that the kernel was told of an inode.
@@ -101,38 +128,18 @@ impl Adapter {
         }
     }
 
+    fn entry(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
+        let ttl = self.ttl;
+        self.tell(asked, what, work, move |reply, a| reply.entry(ttl, &a));
+    }
+
     fn empty(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<()>> + Send + 'static) {
-        let ino = asked.header.node;
-        let answer = move |reply: Reply, result: FsResult<()>| match result {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(what, ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
+        self.answer(asked, what, work, |reply, ()| reply.ok());
     }
 
     fn attr(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
-        let (ttl, ino) = (self.ttl, asked.header.node);
-        let answer = move |reply: Reply, result: FsResult<Attr>| match result {
-            Ok(a) => reply.attr(ttl, &a),
-            Err(e) => reply.error(errno(what, ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
-    }
-
-    /// Work that ends in bytes, for `send` to answer with.
-    fn bytes(
-        &self,
-        asked: Asked,
-        what: &'static str,
-        work: impl Future<Output = FsResult<Bytes>> + Send + 'static,
-        send: impl FnOnce(Reply, &[u8]) + Send + 'static,
-    ) {
-        let ino = asked.header.node;
-        let answer = move |reply: Reply, result: FsResult<Bytes>| match result {
-            Ok(bytes) => send(reply, &bytes),
-            Err(e) => reply.error(errno(what, ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
+        let ttl = self.ttl;
+        self.answer(asked, what, work, move |reply, a| reply.attr(ttl, &a));
     }
 
     /// What every operation starts from: the file system, who asks, and the inode.
@@ -165,7 +172,7 @@ impl Adapter {
 
     fn readlink(&self, asked: Asked) {
         let (fs, _, ino) = self.of(&asked);
-        self.bytes(asked, "readlink", async move { fs.readlink(ino).await }, |reply, target| reply.data(target));
+        self.answer(asked, "readlink", async move { fs.readlink(ino).await }, |reply, target| reply.data(&target));
     }
 
     fn mknod(&self, asked: Asked, n: &[u8], mode: u32, rdev: u32) {
@@ -234,16 +241,12 @@ impl Adapter {
                 other => other,
             }
         };
-        let answer = move |reply: Reply, made: FsResult<Attr>| match made {
-            Ok(a) => reply.created(ttl, &a),
-            Err(e) => reply.error(errno("create", parent, &e)),
-        };
-        self.run(asked, work, answer, self.forgotten());
+        self.tell(asked, "create", work, move |reply, a| reply.created(ttl, &a));
     }
 
     fn read(&self, asked: Asked, offset: u64, size: u32) {
         let (fs, _, ino) = self.of(&asked);
-        self.bytes(asked, "read", async move { fs.read(ino, offset, size).await }, |reply, data| reply.data(data));
+        self.answer(asked, "read", async move { fs.read(ino, offset, size).await }, |reply, data| reply.data(&data));
     }
 
     fn write(&self, asked: Asked, write: Write, data: Bytes) {
@@ -258,11 +261,7 @@ impl Adapter {
             }
             Ok(n)
         };
-        let answer = move |reply: Reply, written: FsResult<usize>| match written {
-            Ok(n) => reply.written(n as u32),
-            Err(e) => reply.error(errno("write", ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
+        self.answer(asked, "write", work, |reply, n| reply.written(n as u32));
     }
 
     fn fsync(&self, asked: Asked, datasync: bool) {
@@ -270,35 +269,18 @@ impl Adapter {
         self.empty(asked, "fsync", async move { fs.fsync(ino, datasync).await });
     }
 
-    fn readdir(&self, asked: Asked, offset: u64, size: u32) {
+    fn readdir(&self, asked: Asked, offset: u64, size: u32, plus: bool) {
         let (fs, _, ino) = self.of(&asked);
-        let work = async move {
-            let mut listing = Listing::new(size);
-            fill(&fs, ino, offset, &mut listing).await.map(|()| listing)
-        };
-        let answer = move |reply: Reply, listed: FsResult<Listing>| match listed {
-            Ok(listing) => reply.data(listing.bytes()),
-            Err(e) => reply.error(errno("readdir", ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
-    }
-
-    fn readdirplus(&self, asked: Asked, offset: u64, size: u32) {
-        let (fs, _, ino) = self.of(&asked);
-        let ttl = self.ttl;
+        let (what, known) = if plus { ("readdirplus", Some(self.ttl)) } else { ("readdir", None) };
         let work = async move {
             let (mut told, mut listing) = (Told::nothing(fs), Listing::new(size));
-            let listed = fill_plus(&mut told, ino, offset, ttl, &mut listing).await;
-            listed.map(|()| (told, listing))
+            let filled = fill(&mut told, ino, offset, known, &mut listing).await;
+            filled.map(|()| (told, listing))
         };
-        let answer = move |reply: Reply, listed: FsResult<(Told, Listing)>| match listed {
-            Ok((told, listing)) => {
-                told.all_told();
-                reply.data(listing.bytes());
-            }
-            Err(e) => reply.error(errno("readdirplus", ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
+        self.answer(asked, what, work, |reply, (told, listing)| {
+            told.all_told();
+            reply.data(listing.bytes());
+        });
     }
 
     fn statfs(&self, asked: Asked) {
@@ -327,7 +309,7 @@ impl Adapter {
     fn getxattr(&self, asked: Asked, n: &[u8], size: u32) {
         let n = or_refuse!(attribute_name(n), asked);
         let (fs, _, ino) = self.of(&asked);
-        self.bytes(asked, "getxattr", async move { fs.getxattr(ino, &n).await }, move |reply, value| reply.attribute(size, value));
+        self.answer(asked, "getxattr", async move { fs.getxattr(ino, &n).await }, move |reply, value| reply.attribute(size, &value));
     }
 
     fn listxattr(&self, asked: Asked, size: u32) {
@@ -341,9 +323,9 @@ impl Adapter {
                 list.extend_from_slice(n);
                 list.push(0);
             }
-            Ok(list.into())
+            Ok(list)
         };
-        self.bytes(asked, "listxattr", work, move |reply, list| reply.attribute(size, list));
+        self.answer(asked, "listxattr", work, move |reply, list| reply.attribute(size, &list));
     }
 
     fn removexattr(&self, asked: Asked, n: &[u8]) {
@@ -384,11 +366,7 @@ impl Adapter {
             }
             fs.seek(ino, from, seek).await
         };
-        let answer = move |reply: Reply, found: FsResult<u64>| match found {
-            Ok(at) => reply.offset(at),
-            Err(e) => reply.error(errno("lseek", ino, &e)),
-        };
-        self.run(asked, work, answer, drop);
+        self.answer(asked, "lseek", work, |reply, at| reply.offset(at));
     }
 }
 

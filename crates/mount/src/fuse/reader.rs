@@ -200,8 +200,7 @@ impl Desk {
     /// The next request, and whether it lay ready.
     fn next(&self, habits: &mut Habits) -> nix::Result<(Message, bool)> {
         let mut message = Message::place(&self.pool);
-        if let Some(n) = self.ask(&mut message)? {
-            message.filled(n);
+        if self.ask(&mut message)? {
             habits.rewarded();
             return Ok((message, true));
         }
@@ -210,8 +209,7 @@ impl Desk {
             while since.elapsed() < ASKING {
                 // Whoever else wants this core has it first.
                 std::thread::yield_now();
-                if let Some(n) = self.ask(&mut message)? {
-                    message.filled(n);
+                if self.ask(&mut message)? {
                     habits.rewarded();
                     return Ok((message, false));
                 }
@@ -230,19 +228,21 @@ impl Desk {
                 habits.rewarded();
             }
             message = Message::place(&self.pool);
-            if let Some(n) = self.ask(&mut message)? {
-                message.filled(n);
+            if self.ask(&mut message)? {
                 return Ok((message, false));
             }
         }
     }
 
     /// Reads a request if there is one.
-    fn ask(&self, message: &mut Message) -> nix::Result<Option<usize>> {
+    fn ask(&self, message: &mut Message) -> nix::Result<bool> {
         match nix::unistd::read(&self.device, message.space()) {
-            Ok(n) => Ok(Some(n)),
+            Ok(n) => {
+                message.filled(n);
+                Ok(true)
+            }
             // ENOENT: its caller gave it up while it was being read.
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOENT) => Ok(None),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOENT) => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Layouts are those of the kernel's public interface (`linux/fuse.h`, protocol 7.40), in the machine's byte order.
 
-use crate::kernel::abi::{OUT_HEADER, error_reply};
-use orlop_chunkfs::{Attr, BLOCK, FileKind, Ino, NAME_MAX, Statfs, Time};
+use crate::kernel::abi::{OUT_HEADER, error_reply, invalidate_notice, out_header};
+use orlop_chunkfs::{Attr, BLOCK, FileKind, Ino, NAME_MAX, Statfs};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -86,9 +86,8 @@ impl Reply {
     /// Fills in the header and sends.
     fn send(mut self, mut out: Out, payload: &[u8]) {
         self.sent = true;
-        let length = (out.0.len() + payload.len()) as u32;
-        out.0[..4].copy_from_slice(&length.to_ne_bytes());
-        out.0[8..16].copy_from_slice(&self.unique.to_ne_bytes());
+        let header = out_header(out.0.len() + payload.len(), 0, self.unique);
+        out.0[..OUT_HEADER].copy_from_slice(&header);
         self.write(&out.0, payload);
     }
 
@@ -129,22 +128,7 @@ impl Reply {
 
     /// There is no such name, which the kernel may remember.
     pub(super) fn no_entry(self, ttl: Duration) {
-        let nobody = Attr {
-            ino: 0,
-            kind: FileKind::File,
-            perm: 0,
-            nlink: 0,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: Time::default(),
-            mtime: Time::default(),
-            ctime: Time::default(),
-            crtime: Time::default(),
-        };
-        self.entry(ttl, &nobody);
+        self.entry(ttl, &Attr::BLANK);
     }
 
     /// Attributes.
@@ -270,7 +254,7 @@ impl Listing {
 
 /// Tells the kernel to give up pages of a file, changed ones by writing them first. Waits for those writings.
 pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) -> io::Result<()> {
-    let notice = crate::kernel::abi::invalidate_notice(ino, start as i64, length as i64);
+    let notice = invalidate_notice(ino, start as i64, length as i64);
     nix::unistd::write(device, &notice)?;
     Ok(())
 }
@@ -278,7 +262,9 @@ pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::abi::{u32_at, u64_at};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use orlop_chunkfs::Time;
 
     const A: Attr = Attr {
         ino: 7,
@@ -305,14 +291,6 @@ mod tests {
         bytes.truncate(n);
         assert_eq!((u32_at(&bytes, 0) as usize, u64_at(&bytes, 8)), (n, 42));
         bytes
-    }
-
-    fn u32_at(b: &[u8], at: usize) -> u32 {
-        u32::from_ne_bytes(b[at..at + 4].try_into().expect("four"))
-    }
-
-    fn u64_at(b: &[u8], at: usize) -> u64 {
-        u64::from_ne_bytes(b[at..at + 8].try_into().expect("eight"))
     }
 
     #[test]

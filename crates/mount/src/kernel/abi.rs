@@ -88,11 +88,11 @@ pub(crate) struct InitReply {
     pub(crate) max_pages: u16,
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -137,9 +137,7 @@ impl InitReply {
     /// The answer to request `unique`.
     pub(crate) fn encode(&self, unique: u64) -> Vec<u8> {
         let mut out = vec![0u8; OUT_HEADER + INIT_BODY];
-        let length = out.len() as u32;
-        out[0..4].copy_from_slice(&length.to_ne_bytes());
-        out[8..16].copy_from_slice(&unique.to_ne_bytes());
+        out[..OUT_HEADER].copy_from_slice(&out_header(OUT_HEADER + INIT_BODY, 0, unique));
         let body = &mut out[OUT_HEADER..];
         body[0..4].copy_from_slice(&MAJOR.to_ne_bytes());
         body[4..8].copy_from_slice(&self.minor.to_ne_bytes());
@@ -156,21 +154,23 @@ impl InitReply {
     }
 }
 
-/// An answer that is only an error.
-pub(crate) fn error_reply(unique: u64, errno: i32) -> Vec<u8> {
-    let mut out = vec![0u8; OUT_HEADER];
-    out[0..4].copy_from_slice(&(OUT_HEADER as u32).to_ne_bytes());
-    out[4..8].copy_from_slice(&(-errno).to_ne_bytes());
+/// What begins every message to the kernel: its whole length, a negative errno or a notice's code, and the number of the request
+/// that it answers, 0 for a notice.
+pub(crate) fn out_header(length: usize, code: i32, unique: u64) -> [u8; OUT_HEADER] {
+    let mut out = [0u8; OUT_HEADER];
+    out[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    out[4..8].copy_from_slice(&code.to_ne_bytes());
     out[8..16].copy_from_slice(&unique.to_ne_bytes());
     out
 }
 
+/// An answer that is only an error.
+pub(crate) fn error_reply(unique: u64, errno: i32) -> [u8; OUT_HEADER] {
+    out_header(OUT_HEADER, -errno, unique)
+}
+
 fn notice(code: i32, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0u8; OUT_HEADER];
-    out[0..4].copy_from_slice(&((OUT_HEADER + body.len()) as u32).to_ne_bytes());
-    out[4..8].copy_from_slice(&code.to_ne_bytes());
-    out.extend_from_slice(body);
-    out
+    [&out_header(OUT_HEADER + body.len(), code, 0), body].concat()
 }
 
 /// The notice that asks the kernel to queue again what a dead worker had read and not answered.

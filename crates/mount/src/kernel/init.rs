@@ -56,8 +56,12 @@ impl Negotiated {
 
     /// How the kernel caches on this connection.
     pub(crate) fn cache(&self) -> CacheMode {
-        if self.flags & flag::WRITEBACK_CACHE != 0 { CacheMode::Fast } else { CacheMode::Strict }
+        cache_of(self.flags)
     }
+}
+
+fn cache_of(flags: u64) -> CacheMode {
+    if flags & flag::WRITEBACK_CACHE != 0 { CacheMode::Fast } else { CacheMode::Strict }
 }
 
 /// How to negotiate.
@@ -105,7 +109,10 @@ pub(crate) fn negotiate(device: BorrowedFd<'_>, wishes: Wishes) -> Result<Negoti
             continue;
         }
         let flags = wishes.of_what(init.flags);
-        let background = if flags & flag::WRITEBACK_CACHE != 0 { BACKGROUND_GATHERED } else { BACKGROUND };
+        let background = match cache_of(flags) {
+            CacheMode::Fast => BACKGROUND_GATHERED,
+            CacheMode::Strict => BACKGROUND,
+        };
         let reply = InitReply {
             minor: MINOR.min(init.minor),
             max_readahead: init.max_readahead.max(MAX_IO),

@@ -204,21 +204,7 @@ impl Sink for TarFile {
     }
 
     fn link(&mut self, path: &Path, first: &Path) -> Result<()> {
-        let attr = Attr {
-            ino: 0,
-            kind: FileKind::File,
-            perm: 0o600,
-            nlink: 2,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: Time::default(),
-            mtime: Time::default(),
-            ctime: Time::default(),
-            crtime: Time::default(),
-        };
+        let attr = Attr { perm: 0o600, nlink: 2, ..Attr::BLANK };
         let mut entry = Entry::new(path, b'1', &attr, &Vec::new());
         entry.link = first.as_os_str().as_bytes();
         self.entry(&entry)
