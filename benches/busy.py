@@ -20,11 +20,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import contestants as field
-from bench import run_program, say
-from common import MIB, Failed, Limit, PeakMemory, Server, World, compile_driver, drop_caches, machine, run, status
+from common import MIB, Failed, Limit, PeakMemory, World, compile_driver, drop_caches, machine, run, status
+from program import need_root, run_program, say
+from s3 import Server
+from workloads import PER_FOLDER
 
 BUDGET = 256 * MIB
-PER_FOLDER = 200
 
 
 class Busy:
@@ -100,8 +101,7 @@ def main():
     args = parser.parse_args()
     if args.files < 1 or args.seconds <= 0 or args.stream < 0 or args.threads < 1:
         parser.error("--files, --seconds and --threads are greater than zero")
-    if os.geteuid() != 0:
-        raise SystemExit("error: it mounts file systems: run it as root")
+    need_root()
     busy = failure = None
     with World(args.dir) as world:
         server = Server(world) if args.store == "s3" else None

@@ -5,6 +5,7 @@ Each is used with the options that its own documentation gives for this purpose,
 defaults is in `setting` and stands under the table.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -13,8 +14,9 @@ import subprocess
 import time
 import urllib.request
 
-from common import ACCESS_KEY, SECRET_KEY, Failed, Proxy, find, free_port, is_mounted, processes_with, run, stop
-from common import target_folder, unmount, wait_for
+from common import Failed, find, free_port, is_mounted, mounts_under, processes_with, remove_tree, run, stop, target_folder
+from common import unmount, wait_for
+from s3 import ACCESS_KEY, SECRET_KEY, Proxy
 
 # What a power failure leaves of a change when the call has returned.
 LETTERS = {
@@ -39,12 +41,14 @@ class Contestant:
     name = title = setting = ""
     # Durable after a write and close without a sync, and after a sync.
     closed, synced = "P", "D"
+    # Whether it needs the S3 server.
+    remote = False
 
     def __init__(self, world, server):
         self.world, self.server = world, server
         self.home = world.path / self.name
         self.point = self.home / "mnt"
-        self.proxy = None
+        self.proxy = self.child = None
         self.wanted = True
 
     def start(self):
@@ -52,6 +56,17 @@ class Contestant:
 
     def end(self):
         """Ends what was started. May be called again."""
+
+    def clear(self):
+        """Ends it and removes all that it has, so that one of its kind can start anew."""
+        self.end()
+        if self.proxy:
+            stop(self.proxy.child)
+        if mounts_under(self.home):
+            raise Failed(f"{self.title} is still mounted")
+        remove_tree(self.home)
+        if self.server:
+            remove_tree(self.server.root / self.name)
 
     def folder(self, *names):
         """A folder inside the contestant's."""
@@ -110,10 +125,13 @@ class Orlop(Contestant):
     name, title = "orlop", "Orlop, local store"
     setting = "defaults: cache=strict, durability=local"
 
+    def __init__(self, world, server):
+        super().__init__(world, server)
+        self.root = self.home / "root"
+
     def start(self):
         super().start()
         self.program = os.environ.get("ORLOP_BINARY") or find("orlop", target_folder() / "release" / "orlop")
-        self.root = self.home / "root"
         self.world.at_end.append(self.end)
         self.orlop("up", "--no-docker-plugin")
         self.orlop("volume", "create", "bench", *self.options())
@@ -164,7 +182,7 @@ class OrlopFast(Orlop):
 class OrlopS3(Orlop):
     name, title = "orlop-s3", "Orlop, S3"
     setting = "defaults: cache=strict, durability=remote, not sealed"
-    closed, synced = "P", "S"
+    closed, synced, remote = "P", "S", True
 
     def options(self):
         bucket = self.through_proxy()
@@ -181,7 +199,7 @@ class OrlopS3(Orlop):
 class S3fs(Contestant):
     name, title = "s3fs", "s3fs"
     setting = "defaults (no disk cache)"
-    closed, synced = "S", "S"
+    closed, synced, remote = "S", "S", True
 
     def start(self):
         super().start()
@@ -207,7 +225,7 @@ class S3fs(Contestant):
 class Rclone(Contestant):
     name, title = "rclone", "rclone mount"
     setting = "--vfs-cache-mode full, else defaults; uploads 5 s after the last close"
-    closed, synced = "L", "N"
+    closed, synced, remote = "L", "N", True
 
     def start(self):
         super().start()
@@ -255,7 +273,15 @@ class Rclone(Contestant):
 
 
 ALL = [Native, Null, NullFast, Orlop, OrlopFast, OrlopS3, S3fs, Rclone]
-DEFAULT = [c.name for c in ALL]
+
+
+def named(text):
+    """The contestants of an option, with commas between them; for argparse."""
+    by_name = {c.name: c for c in ALL}
+    names = text.split(",")
+    if unknown := set(names) - set(by_name):
+        raise argparse.ArgumentTypeError(f"no such contestant: {', '.join(sorted(unknown))} (there are {', '.join(by_name)})")
+    return [by_name[name] for name in names]
 
 
 def versions():

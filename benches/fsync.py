@@ -21,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import contestants as field
 import workloads
-from bench import FULL, run_program, say
-from common import Client, Failed, Server, World, compile_driver, machine
+from bench import FULL
+from common import Failed, World, compile_driver, machine
+from program import need_root, run_program, say
+from s3 import Client, Server
 
 TARGET = 2.5
 SIZE = 100 << 10
@@ -86,8 +88,7 @@ def main():
     names = args.contestants.split(",")
     if unknown := set(names) - set(kinds):
         parser.error(f"not on S3: {', '.join(sorted(unknown))} (there are {', '.join(kinds)})")
-    if os.geteuid() != 0:
-        raise SystemExit("error: it mounts file systems: run it as root")
+    need_root()
     found, good = [], True
     with World(args.dir) as world:
         sizes = workloads.Sizes(**{**FULL.__dict__, "limit": args.seconds + 120})

@@ -19,8 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import contestants as field
-from bench import run_program, say
-from common import MIB, Failed, Server, World, machine, rollup, run
+from common import MIB, Failed, World, machine, rollup, run
+from program import need_root, run_program, say
+from s3 import Server
 
 PER_VOLUME = 16 * MIB
 PER_HUNDRED = 2048 * MIB
@@ -131,8 +132,7 @@ def main():
     names = args.stores.split(",")
     if set(names) - set(kinds) or args.volumes < 1 or args.seconds <= 0:
         parser.error("--stores takes local and s3; --volumes and --seconds are greater than zero")
-    if os.geteuid() != 0:
-        raise SystemExit("error: it mounts file systems: run it as root")
+    need_root()
     rows = []
     with World(args.dir) as world:
         server = Server(world) if "s3" in names else None

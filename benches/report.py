@@ -70,6 +70,27 @@ def table(head, lines):
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, align, *lines])
 
 
+def host(result):
+    """What was measured where."""
+    it = result["machine"]
+    return (f"{it['processor']}, {it['cores']} cores, {it['memory_mib']:,} MiB, Linux {it['kernel']}, {result['disk']}; "
+            f"load at the start {it['load_at_start'][0]:.1f}")
+
+
+def held(resident, anonymous):
+    """Memory, in MiB."""
+    return f"{size(resident)} ({size(anonymous or 0)})" if resident else "-"
+
+
+def meanings(letters):
+    return "; ".join(f"**{k}** {LETTERS[k]}" for k in sorted(letters))
+
+
+def settings(contestants):
+    said = "; ".join(f"{c.title}: {c.setting}" for c in contestants if c.setting)
+    return said and f"{said}."
+
+
 def markdown(result, rows, contestants, cells):
     titles = [c.title for c in contestants]
     unit = {"ops": "/s", "files": " files/s", "MiB": " MiB/s"}
@@ -84,26 +105,24 @@ def markdown(result, rows, contestants, cells):
         counted = [cell.middle("requests_per_op") for cell in own]
         if any(x is not None for x in counted):
             requests.append([*label, *("-" if x is None else f"{x:.3f}" for x in counted)])
-        held = [(cell.middle("peak_rss"), cell.middle("peak_anonymous")) for cell in own]
-        memory.append([*label, *("-" if not r else f"{size(r)} ({size(a or 0)})" for r, a in held)])
-    sizes, host = result["sizes"], result["machine"]
-    used = sorted({letter(row, c) for row in rows for c in contestants} - {""})
+        memory.append([*label, *(held(cell.middle("peak_rss"), cell.middle("peak_anonymous")) for cell in own)])
+    sizes = result["sizes"]
+    used = {letter(row, c) for row in rows for c in contestants} - {""}
     parts = [
         f"### {result['date']}, revision {result['revision']}",
-        f"{host['processor']}, {host['cores']} cores, {host['memory_mib']:,} MiB, Linux {host['kernel']}, {result['disk']}; "
-        f"load at the start {host['load_at_start'][0]:.1f}. {result['rounds']} rounds after one that was discarded, "
+        f"{host(result)}. {result['rounds']} rounds after one that was discarded, "
         f"{result['seconds']:.0f} s in all. {sizes['files']:,} small files of 4 KiB, at most {sizes['seconds']} s each; big file "
         f"{size(sizes['big'])} MiB, memory limit {size(sizes['memory_limit'])} MiB; {sizes['tar_files']:,} files in the archive; "
         f"{sizes['git_files']:,} in the repository.",
         "Each cell: median, ± half of the range over the rounds, (ratio to native, ratio to the null file system), and what is "
         "durable when the last call returns.",
         table(["workload", "cache", "MiB", *titles], main).replace("| --- | --- |", "| --- | --- |", 1),
-        "; ".join(f"**{k}** {LETTERS[k]}" for k in used) + ". MiB: the most bytes that a round moved."
+        meanings(used) + ". MiB: the most bytes that a round moved."
         + (" † the time limit ended it before its end; the rate is that of the part." if any(c.partial() for c in cells.values()) else ""),
-        "; ".join(f"{c.title}: {c.setting}" for c in contestants if c.setting) + ".",
+        settings(contestants),
     ]
     if requests:
         parts += ["Requests to the S3 server for each operation (each MiB, where the row counts MiB), with what followed in the "
                   "background:", table(["workload", "cache", *titles], requests)]
     parts += ["Peak memory of the serving process in MiB, resident (of this anonymous):", table(["workload", "cache", *titles], memory)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -18,6 +18,7 @@ from pathlib import Path
 from common import MIB, Failed, Limit, TooLong, drop_caches, run
 
 SMALL = 4096
+PER_FOLDER = 200  # as the driver has it
 
 
 @dataclass
@@ -60,6 +61,10 @@ class Bench:
             raise Failed(answer["error"])
         return answer
 
+    def folders(self, path, files):
+        """Makes the folders into which the driver spreads so many files."""
+        self.drive("folders", path, count=-(-files // PER_FOLDER))
+
 
 class Group:
     key = ""
@@ -95,7 +100,7 @@ class SmallFiles(Group):
     def prepare(self, bench, contestant):
         self.files = bench.sizes.files
         folder = contestant.folder(self.key)
-        bench.drive("folders", folder, count=(self.files + 199) // 200)
+        bench.folders(folder, self.files)
         bench.drive("create", folder, count=self.files, size=SMALL)
 
     def round(self, bench, contestant, n, measure):
@@ -134,7 +139,7 @@ class Names(Group):
         folder, tail = contestant.folder(self.key, f"r{n + 1}"), self.tail
         files = bench.sizes.files
         limits = {"seconds": bench.sizes.seconds, "threads": self.threads}
-        bench.drive("folders", folder, count=(files + 199) // 200)
+        bench.folders(folder, files)
         made = measure(f"create{tail}", lambda: bench.drive("create", folder, count=files, size=SMALL, seed=n + 2, **limits))
         if made is None:
             measure.skip(f"rename{tail}", "nothing was created")

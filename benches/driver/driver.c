@@ -7,6 +7,7 @@
  * `"error"` and exit code 1. Every 4 KiB block of a file begins with a stamp made of its place, by which reads know
  * what must be there. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -279,6 +280,29 @@ static void *op_folders(void *unused) {
     return NULL;
 }
 
+/* Lists each of the folders that name_of wants; what counts is the names. */
+static void *op_readdir(void *unused) {
+    (void)unused;
+    char path[4096];
+    for (long i; (i = take()) >= 0;) {
+        long left = files - i * PER_FOLDER, expected = left < PER_FOLDER ? left : PER_FOLDER, names = 0;
+        snprintf(path, sizeof path, "%s/d%04ld", root, i);
+        double since = now();
+        DIR *dir = opendir(path);
+        if (!dir) { fail("opening %s", path); break; }
+        errno = 0;
+        for (struct dirent *entry; (entry = readdir(dir));) names += entry->d_name[0] != '.';
+        int error = errno;
+        closedir(dir);
+        errno = error;
+        if (error) { fail("listing %s", path); break; }
+        finished(since);
+        atomic_fetch_add(&done_count, names - 1);
+        if (names != expected) { fail("%s has %ld names, not %ld", path, names, expected); break; }
+    }
+    return NULL;
+}
+
 /* Appends with a sync each, one file a thread. */
 static void *op_appendsync(void *which) {
     char path[4096], *data = noise(io, seed);
@@ -417,6 +441,7 @@ static const struct operation {
     {"unlink", op_unlink, NULL},       {"mkdir", op_mkdir, NULL},          {"rmdir", op_rmdir, NULL},
     {"appendsync", op_appendsync, &io}, {"randread", op_randread, &io},    {"randwrite", op_randwrite, &io},
     {"seqwrite", op_seqwrite, &io},    {"seqread", op_seqread, &io},       {"walk", op_walk, NULL},
+    {"readdir", op_readdir, NULL},
 };
 
 static int by_value(const void *a, const void *b) {
