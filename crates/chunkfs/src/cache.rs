@@ -16,9 +16,11 @@ pub(crate) struct RowCache {
 }
 
 impl FileSystem {
-    /// Gives back the memory of rows that the namespace has as well. They are fetched again when they are asked for.
+    /// Gives back the memory of rows that the namespace has as well, which are fetched again when they are asked for, and of
+    /// reads that are over.
     pub fn forget_rows(&self) {
         self.lock().clean.clear();
+        self.buffers.clear();
         self.ns.forget();
     }
 

@@ -94,7 +94,7 @@ impl FileSystem {
 
     /// Makes a file's changes durable, and with them all earlier ones.
     pub async fn fsync(&self, ino: Ino, _datasync: bool) -> FsResult<()> {
-        self.lock().note_sync(ino);
+        self.lock().synced.note(ino);
         self.sync_all().await
     }
 

@@ -3,6 +3,7 @@
 //! Holds the shared state, the namespace at rest and the locks, and runs operations: a plain function on the
 //! state, started again after each row that had to be fetched. Operations themselves are in ops/.
 
+use crate::buffers::Buffers;
 use crate::fold::Wake;
 use crate::host::HostDisk;
 use crate::key::Key;
@@ -29,6 +30,8 @@ pub struct FileSystem {
     pub(crate) state: Mutex<State>,
     /// One at a time changes the data of a file; stripes by inode, held over awaits.
     data: Vec<tokio::sync::Mutex<()>>,
+    /// What long reads are put together in.
+    pub(crate) buffers: Arc<Buffers>,
     /// Reads that follow each other.
     pub(crate) sequences: Mutex<Sequences>,
     /// One sync at a time; those that wait find their work done.
@@ -57,6 +60,11 @@ impl std::fmt::Debug for FileSystem {
     }
 }
 
+/// Which of the locks is an inode's.
+pub(crate) fn stripe(ino: Ino) -> usize {
+    (ino as usize) % STRIPES
+}
+
 pub(crate) fn stripes() -> Vec<tokio::sync::Mutex<()>> {
     (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect()
 }
@@ -78,6 +86,7 @@ impl FileSystem {
             ns: parts.ns,
             state: Mutex::new(parts.state),
             data: stripes(),
+            buffers: Arc::default(),
             sequences: Mutex::default(),
             sync_turn: tokio::sync::Mutex::new(()),
             durable: AtomicU64::new(0),
@@ -104,7 +113,12 @@ impl FileSystem {
 
     /// Keeps other changes of this file's data out while it is held.
     pub(crate) async fn data_lock(&self, ino: Ino) -> tokio::sync::MutexGuard<'_, ()> {
-        self.data[(ino as usize) % STRIPES].lock().await
+        self.data[stripe(ino)].lock().await
+    }
+
+    /// The same if nobody has it.
+    pub(crate) fn try_data_lock(&self, ino: Ino) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.data[stripe(ino)].try_lock().ok()
     }
 
     /// Runs an operation to its end, fetching what it misses.

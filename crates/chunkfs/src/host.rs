@@ -10,12 +10,14 @@
 
 use crate::types::Time;
 use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// An open file on the host.
@@ -26,10 +28,13 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the bytes written so far, and the length, durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// The same for many bytes that somebody else will keep in memory: the host need not. Both the place in the file and the
+    /// buffer begin at a multiple of 4096 where that is to be gained.
+    fn read_uncached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
     /// Has the disk begin to write a range; waits for nothing, and makes nothing durable.
     fn start_writing(&self, _offset: u64, _length: u64) {}
-    /// Has the disk begin to read a range that is soon wanted; waits for nothing.
-    fn start_reading(&self, _offset: u64, _length: u64) {}
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
@@ -80,58 +85,102 @@ impl Clock for SystemClock {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealDisk;
 
-/// It only makes others faster: a file system that refuses it loses nothing.
-fn advise(file: &File, offset: u64, length: u64, advice: Advice) {
-    let _ = fadvise(file, offset, NonZeroU64::new(length), advice);
+/// A file of the host's real disk.
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    /// The same file, read past the page cache; `None` where its file system cannot.
+    direct: OnceLock<Option<File>>,
 }
 
-impl HostFile for File {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match FileExt::read_at(self, &mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
+/// What reads past the page cache are aligned to, on every disk.
+const PAGE: usize = 4096;
+
+impl RealFile {
+    fn new(file: File) -> Arc<dyn HostFile> {
+        Arc::new(RealFile { file, direct: OnceLock::new() })
+    }
+
+    /// Whether a page is in memory. Asking has one that is not read, which spares nobody anything: once per long read.
+    fn is_in_memory(&self, offset: u64) -> bool {
+        let mut page = [0; PAGE];
+        preadv2(&self.file, &mut [IoSliceMut::new(&mut page)], offset, ReadWriteFlags::NOWAIT).is_ok_and(|n| n > 0)
+    }
+
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            // Opened by its descriptor: the name may be gone.
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+}
+
+/// Reads until the buffer is full, the file ends, or a piece ends at no multiple of `unit`, behind which none can begin.
+pub(crate) fn read_whole(file: &File, buf: &mut [u8], offset: u64, unit: usize) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() && done.is_multiple_of(unit) {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
-        Ok(done)
+    }
+    Ok(done)
+}
+
+impl HostFile for RealFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_whole(&self.file, buf, offset, 1)
+    }
+
+    fn read_uncached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let is_aligned = buf.as_ptr().addr().is_multiple_of(PAGE) && buf.len().is_multiple_of(PAGE) && offset.is_multiple_of(PAGE as u64);
+        let last = offset + buf.len().saturating_sub(PAGE) as u64;
+        if is_aligned
+            && !self.is_in_memory(last)
+            && let Some(direct) = self.direct()
+            && let Ok(done) = read_whole(direct, buf, offset, PAGE)
+            && done == buf.len()
+        {
+            return Ok(done);
+        }
+        // The end of the file, what is in memory, and whatever a file system dislikes about reading past it.
+        self.read_at(buf, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        self.file.sync_data()
     }
 
     fn start_writing(&self, offset: u64, length: u64) {
-        // By this, too, the kernel begins to write what is changed; only pages that are clean already leave memory.
-        advise(self, offset, length, Advice::DontNeed);
-    }
-
-    fn start_reading(&self, offset: u64, length: u64) {
-        advise(self, offset, length, Advice::WillNeed);
+        // By this, too, the kernel begins to write what is changed; only pages that are clean already leave memory. It
+        // only makes others faster: a file system that refuses it loses nothing.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length), Advice::DontNeed);
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
-        self.set_len(size)
+        self.file.set_len(size)
     }
 }
 
 impl HostDisk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?))
+        Ok(RealFile::new(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(RealFile::new(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -180,5 +229,38 @@ impl HostDisk for RealDisk {
         // Without the kernel's id nothing is known about the last boot: zeros never equal a recorded id.
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         uuid::Uuid::parse_str(text.trim()).map(uuid::Uuid::into_bytes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffers::Buffers;
+
+    /// On whatever file system the test's folder is; those that refuse to be read past the page cache are read through it.
+    #[test]
+    fn reading_past_the_page_cache_gives_the_same_bytes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = RealDisk.create(&dir.path().join("f")).expect("made");
+        let data: Vec<u8> = (0..1_000_000u32).map(|n| (n * 2_654_435_761 >> 13) as u8).collect();
+        file.write_at(&data, 0).expect("written");
+        let pool = Arc::new(Buffers::default());
+        let mut check = |offset: usize, length: usize, what: &str| {
+            let mut buffer = pool.take(length);
+            buffer.space().fill(0xee);
+            let n = file.read_uncached_at(buffer.space(), offset as u64).expect("read");
+            assert_eq!(n, length.min(data.len().saturating_sub(offset)), "{what}: {length} from {offset}");
+            assert!(buffer.space()[..n] == data[offset..offset + n], "{what}: {length} from {offset}");
+        };
+        for what in ["not on the disk yet", "in memory", "out of memory", "again"] {
+            for (offset, length) in [(0, 262_144), (4096, 524_288), (4097, 262_144), (8192, 100_001), (786_432, 262_144), (999_424, 65_536)]
+            {
+                check(offset, length, what);
+            }
+            if what == "in memory" {
+                file.sync_data().expect("synced");
+                file.start_writing(0, 1 << 20);
+            }
+        }
     }
 }

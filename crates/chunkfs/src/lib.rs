@@ -4,6 +4,7 @@
 //! under durability `local` one journal on the host is the log of both. docs/design/0001-format.md has the
 //! reasons, docs/FORMAT.md every byte.
 
+mod buffers;
 mod cache;
 mod change;
 mod check;
@@ -31,6 +32,7 @@ pub mod rescue;
 mod row;
 mod segment;
 mod state;
+mod synced;
 mod ticks;
 mod tx;
 mod types;

@@ -1,14 +1,21 @@
 //! Finishing what an operation began: deleting unlinked inodes that the kernel forgot, and cutting off the
 //! blocks of files that were shortened by more than one record can hold.
 
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, stripe};
 use crate::key::CHUNK_BLOCKS;
 use crate::key::Key;
 use crate::ops::attr::{CUT_CHUNKS, cut};
-use crate::row::{Orphan, Row};
+use crate::row::{Inode, Orphan, Row};
+use crate::state::Step;
 use crate::tx::Tx;
 use crate::types::{FsError, FsResult, Ino};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Inodes that one record deletes, at most.
+const TOGETHER: usize = 32;
 
 impl FileSystem {
     /// Hands an inode without names to the background.
@@ -17,47 +24,80 @@ impl FileSystem {
         self.wake.reap.notify_one();
     }
 
-    /// Deletes what was handed over.
+    /// Deletes what was handed over, many small files in one record.
     pub(crate) async fn reap_queued(&self) {
         loop {
-            let Some(ino) = self.wake.reap_queue.lock().pop() else { return };
-            if let Err(e) = self.reap(ino).await {
-                tracing::warn!(ino, error = %e, "an unlinked inode could not be deleted; it is tried again at the next opening");
+            let some = {
+                let mut queue = self.wake.reap_queue.lock();
+                let from = queue.len().saturating_sub(TOGETHER);
+                queue.split_off(from)
+            };
+            if some.is_empty() {
+                return;
+            }
+            let alone = match self.reap_together(&some).await {
+                Ok(rest) => rest,
+                Err(e) => {
+                    tracing::debug!(inodes = some.len(), error = %e, "not deleted together: one after the other");
+                    some
+                }
+            };
+            for ino in alone {
+                if let Err(e) = self.reap(ino).await {
+                    tracing::warn!(ino, error = %e, "an unlinked inode could not be deleted; it is tried again at the next opening");
+                }
             }
         }
+    }
+
+    /// Deletes small inodes as `reap` does, in one record. Returns those that have to go alone: somebody is at work on their
+    /// data, or they are large.
+    async fn reap_together(&self, inos: &[Ino]) -> FsResult<Vec<Ino>> {
+        let mut alone = Vec::new();
+        let mut turns = HashMap::new();
+        let mut mine = Vec::with_capacity(inos.len());
+        for ino in inos {
+            // Only tried: whoever waited for one while holding others would wait for a waiting one.
+            if let Entry::Vacant(place) = turns.entry(stripe(*ino)) {
+                let Some(turn) = self.try_data_lock(*ino) else {
+                    alone.push(*ino);
+                    continue;
+                };
+                place.insert(turn);
+            }
+            mine.push(*ino);
+        }
+        let large = self
+            .run(|st| {
+                let mut tx = Tx::new(st);
+                let mut large = Vec::new();
+                for ino in &mine {
+                    let Some(inode) = doomed(&mut tx, *ino)? else { continue };
+                    if is_small(&inode) {
+                        delete(&mut tx, *ino, &inode)?;
+                    } else {
+                        large.push(*ino);
+                    }
+                }
+                tx.unbounded();
+                tx.commit()?;
+                Ok(large)
+            })
+            .await?;
+        alone.extend(large);
+        Ok(alone)
     }
 
     /// Deletes an inode that has no name and that the kernel does not know.
     async fn reap(&self, ino: Ino) -> FsResult<()> {
         let _turn = self.data_lock(ino).await;
-        let doomed = self
-            .run(|st| {
-                if st.lookups.contains_key(&ino) {
-                    return Ok(None);
-                }
-                let mut tx = Tx::new(st);
-                match tx.row(Key::Inode(ino))? {
-                    Some(Row::Inode(i)) if i.nlink == 0 => Ok(Some(i)),
-                    _ => Ok(None),
-                }
-            })
-            .await?;
-        let Some(inode) = doomed else { return Ok(()) };
-        let small = inode.extent_end / CHUNK_BLOCKS < CUT_CHUNKS;
-        if !small {
+        let Some(inode) = self.run(|st| doomed(&mut Tx::new(st), ino)).await? else { return Ok(()) };
+        if !is_small(&inode) {
             self.unmap_range(ino, 0, inode.extent_end).await?;
         }
         self.run(|st| {
             let mut tx = Tx::new(st);
-            if small {
-                cut(&mut tx, ino, 0, inode.extent_end)?;
-            }
-            if inode.has_xattrs {
-                tx.delete(Key::Xattrs(ino));
-            }
-            tx.delete(Key::Inode(ino));
-            tx.delete(Key::Orphan(ino));
-            tx.inode_gone();
+            delete(&mut tx, ino, &inode)?;
             tx.unbounded();
             tx.commit()?;
             Ok(())
@@ -143,4 +183,34 @@ impl FileSystem {
         }
         self.lock().sb.used_blocks < before
     }
+}
+
+/// The inode, if it is to be deleted: it has no name, and the kernel does not know it.
+fn doomed(tx: &mut Tx<'_>, ino: Ino) -> Step<Option<Arc<Inode>>> {
+    if tx.st.lookups.contains_key(&ino) {
+        return Ok(None);
+    }
+    match tx.row(Key::Inode(ino))? {
+        Some(Row::Inode(i)) if i.nlink == 0 => Ok(Some(i)),
+        _ => Ok(None),
+    }
+}
+
+/// Whether one record can hold what is to be done with its blocks.
+fn is_small(inode: &Inode) -> bool {
+    inode.extent_end / CHUNK_BLOCKS < CUT_CHUNKS
+}
+
+/// Deletes an inode's rows, and the blocks of a small one.
+fn delete(tx: &mut Tx<'_>, ino: Ino, inode: &Inode) -> Step<()> {
+    if is_small(inode) {
+        cut(tx, ino, 0, inode.extent_end)?;
+    }
+    if inode.has_xattrs {
+        tx.delete(Key::Xattrs(ino));
+    }
+    tx.delete(Key::Inode(ino));
+    tx.delete(Key::Orphan(ino));
+    tx.inode_gone();
+    Ok(())
 }

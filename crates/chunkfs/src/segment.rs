@@ -20,6 +20,10 @@ pub(crate) const SEGMENT_BLOCKS: u32 = 16384;
 /// The same on a volume whose home is the store, where a segment becomes one object: 16 MiB.
 pub(crate) const PACK_BLOCKS: u32 = 4096;
 
+/// Bytes from which on a read is one of many, whose pages the kernel keeps for the file that is read: a second copy of them, for
+/// the segment, would take memory, and half of the time.
+const LONG: usize = 256 << 10;
+
 /// Open files at most; an idle one is closed for another.
 const HANDLES: usize = 256;
 
@@ -154,7 +158,9 @@ pub(crate) fn write_blocks(file: &dyn HostFile, at: u32, data: &[u8]) -> io::Res
 /// Reads the blocks of a run and checks each of them. The error names the segment and the block.
 pub(crate) fn read_run(file: &dyn HostFile, run: &Run, out: &mut [u8]) -> FsResult<()> {
     debug_assert_eq!(out.len(), usize::from(run.len) * B);
-    let got = file.read_at(out, offset_of(run.at)).map_err(|e| FsError::Io(format!("reading segment {:016x}: {e}", run.segment)))?;
+    let place = offset_of(run.at);
+    let got = if out.len() < LONG { file.read_at(out, place) } else { file.read_uncached_at(out, place) };
+    let got = got.map_err(|e| FsError::Io(format!("reading segment {:016x}: {e}", run.segment)))?;
     if got < out.len() {
         return Err(FsError::Corrupt(format!("segment {:016x} ends within block {}", run.segment, run.at as usize + got / B)));
     }

@@ -15,6 +15,7 @@ use crate::log::outbox::Outbox;
 use crate::remote::copies::{Copies, became_pack};
 use crate::row::{Orphan, Row, Segment, Super};
 use crate::segment::{SegmentFiles, write_blocks};
+use crate::synced::Synced;
 use crate::types::{BLOCK, FsError, FsResult, Ino, Time};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -46,8 +47,6 @@ const ANSWERS: usize = 4096;
 
 /// Small writes held in memory before they go to a segment.
 const DIRTY_BLOCKS: usize = 2048;
-/// Files of which it is remembered that they were synced.
-const SYNCED_FILES: usize = 32;
 
 /// The segment that is being filled.
 #[derive(Debug)]
@@ -95,8 +94,8 @@ pub(crate) struct State {
     pub(crate) dirty: BTreeMap<(Ino, u64), Page>,
     /// They are being moved to a segment.
     pub(crate) flushing: bool,
-    /// Files that were synced of late, the last one last.
-    pub(crate) synced_files: VecDeque<Ino>,
+    /// Files that were synced of late.
+    pub(crate) synced: Synced,
     /// How often the kernel was told of an inode.
     pub(crate) lookups: HashMap<Ino, u64>,
     /// Inodes that have no name any more and are still there.
@@ -334,22 +333,6 @@ impl State {
         Ok(())
     }
 
-    /// Notes that somebody waits for a file's changes to be durable, and is likely to do so again.
-    pub(crate) fn note_sync(&mut self, ino: Ino) {
-        if self.synced_files.back() != Some(&ino) {
-            self.synced_files.retain(|i| *i != ino);
-            self.synced_files.push_back(ino);
-            if self.synced_files.len() > SYNCED_FILES {
-                self.synced_files.pop_front();
-            }
-        }
-    }
-
-    /// Whether somebody waited for a file's changes of late.
-    pub(crate) fn was_synced(&self, ino: Ino) -> bool {
-        self.synced_files.contains(&ino)
-    }
-
     /// Forgets pending small writes in these blocks.
     fn drop_dirty(&mut self, ino: Ino, from: u64, to: u64) {
         let gone: Vec<_> = self.dirty.range((ino, from)..(ino, to)).map(|(k, _)| *k).collect();
@@ -444,7 +427,7 @@ impl State {
         for r in reserved {
             let (mine, more) = rest.split_at(r.blocks as usize);
             rest = more;
-            let bytes: Vec<u8> = mine.iter().flat_map(|(_, p)| p.iter().copied()).collect();
+            let bytes = mine.iter().map(|(_, page)| &**page).collect::<Vec<_>>().concat();
             let crcs = write_blocks(&*r.file, r.at, &bytes).map_err(|e| host_error("writing a segment", &e))?;
             for (i, ((ino, block), _)) in mine.iter().enumerate() {
                 let run = crate::chunk::Run {

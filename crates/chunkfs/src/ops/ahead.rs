@@ -5,8 +5,7 @@
 use super::data::{Piece, locate};
 use crate::fs::FileSystem;
 use crate::remote::Source;
-use crate::segment::offset_of;
-use crate::types::{BLOCK, Ino};
+use crate::types::Ino;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -64,25 +63,21 @@ impl Sequences {
 }
 
 impl FileSystem {
-    /// Notes a read, and has what its reader will want soon fetched from the store or read from the disk, without anybody
-    /// waiting.
+    /// Notes a read, and has what its reader will want soon fetched from the store, without anybody waiting. From the host's
+    /// disk the kernel reads ahead itself.
     pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
+        let Some(packs) = self.packs() else { return };
         let Some(ahead) = self.sequences.lock().read(ino, blocks, end_of_file) else { return };
         // A reader whose next read finds the error is told then.
         let Ok(pieces) = self.run(|st| locate(st, ino, ahead.clone())).await else { return };
-        let mut packed = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Run { run, source: Source::Pack(at), .. } => packed.push((at, run.at, u32::from(run.len))),
-                Piece::Run { run, source: Source::Staged(file, None), .. } => {
-                    file.start_reading(offset_of(run.at), u64::from(run.len) * BLOCK);
-                }
-                _ => {}
-            }
-        }
-        if !packed.is_empty()
-            && let Some(packs) = self.packs()
-        {
+        let packed: Vec<_> = pieces
+            .into_iter()
+            .filter_map(|piece| match piece {
+                Piece::Run { run, source: Source::Pack(at), .. } => Some((at, run.at, u32::from(run.len))),
+                _ => None,
+            })
+            .collect();
+        if !packed.is_empty() {
             packs.fetch_ahead(&packed);
         }
     }

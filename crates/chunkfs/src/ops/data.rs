@@ -20,9 +20,6 @@ use std::ops::Range;
 
 const B: usize = BLOCK as usize;
 
-/// The longest write that goes into the record whole.
-const SMALL: usize = 16 << 10;
-
 /// Bytes of one write from which on the disk is given them at once: more will follow, and whoever syncs waits for all of it.
 const LARGE: usize = 256 << 10;
 
@@ -134,9 +131,9 @@ impl FileSystem {
             .await?;
         let Some((end, blocks, pieces)) = found else { return Ok(Some(Bytes::new())) };
         let first = offset / BLOCK;
-        let mut buffer = vec![0; ((end.div_ceil(BLOCK) - first) as usize) * B];
+        let mut buffer = self.buffers.take(((end.div_ceil(BLOCK) - first) as usize) * B);
         self.read_ahead(ino, first..end.div_ceil(BLOCK), blocks).await;
-        if let Err(e) = self.fill(&pieces, first, &mut buffer).await {
+        if let Err(e) = self.fill(&pieces, first, buffer.space()).await {
             if self.any_collected(&pieces) {
                 return Ok(None);
             }
@@ -144,7 +141,7 @@ impl FileSystem {
             return Err(e);
         }
         let skip = (offset % BLOCK) as usize;
-        Ok(Some(Bytes::from(buffer).slice(skip..skip + (end - offset) as usize)))
+        Ok(Some(buffer.part(skip..skip + (end - offset) as usize)))
     }
 
     /// Whether a segment of these lost its row since they were located: what they name is no longer there.
@@ -153,7 +150,7 @@ impl FileSystem {
         pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !st.segments.contains_key(&run.segment)))
     }
 
-    /// Fills a buffer that starts at block `first`. What has to come from the store comes side by side.
+    /// Fills all of a buffer that starts at block `first`, whatever it held. What has to come from the store comes side by side.
     async fn fill(&self, pieces: &[Piece], first: u64, out: &mut [u8]) -> FsResult<()> {
         let is_local = |p: &Piece| matches!(p, Piece::Run { source: Source::Staged(_, None), .. } | Piece::Page { .. });
         let packs = if pieces.iter().all(is_local) { None } else { self.packs() };
@@ -162,11 +159,13 @@ impl FileSystem {
         for piece in pieces {
             // Runs come in the order of their blocks.
             let Piece::Run { block, run, source } = piece else { continue };
-            let (_, tail) = std::mem::take(&mut rest).split_at_mut((block - at) as usize * B);
+            let (hole, tail) = std::mem::take(&mut rest).split_at_mut((block - at) as usize * B);
+            hole.fill(0);
             let (mine, tail) = tail.split_at_mut(usize::from(run.len) * B);
             (rest, at) = (tail, block + u64::from(run.len));
             reads.push(read_source(packs.as_deref(), source, run, mine));
         }
+        rest.fill(0);
         futures::future::try_join_all(reads).await?;
         for piece in pieces {
             let Piece::Page { block, page } = piece else { continue };
@@ -217,9 +216,9 @@ impl FileSystem {
         // only the record waits for its turn.
         let independent = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(B);
         let turn = if independent { None } else { Some(self.data_lock(ino).await) };
-        let Some((size, was_synced)) = self.to_be_written(cx, ino).await? else { return Ok(data.len()) };
+        let Some(size) = self.to_be_written(cx, ino).await? else { return Ok(data.len()) };
         // What a volume on a store has on this host goes to the store as it lies in segments.
-        let in_record = was_synced && data.len() <= SMALL && self.shipping.is_none();
+        let in_record = self.shipping.is_none() && self.lock().synced.takes(ino, data.len());
         let plan = if in_record { WritePlan::in_record(offset, data) } else { WritePlan::new(offset, data, size) };
         let mut bases = Vec::with_capacity(plan.parts.len());
         for (block, _, bytes) in &plan.parts {
@@ -245,14 +244,14 @@ impl FileSystem {
         done.map(|()| data.len())
     }
 
-    /// A file's size and whether it is synced often; `None` if this request was answered when it came before.
-    async fn to_be_written(&self, cx: &Caller, ino: Ino) -> FsResult<Option<(u64, bool)>> {
+    /// A file's size; `None` if this request was answered when it came before.
+    async fn to_be_written(&self, cx: &Caller, ino: Ino) -> FsResult<Option<u64>> {
         self.run(|st| {
             let mut tx = Tx::of(st, cx);
             let inode = tx.inode(ino)?;
             match inode.kind {
                 FileKind::File if tx.answered().is_some() => Ok(None),
-                FileKind::File => Ok(Some((inode.size, tx.st.was_synced(ino)))),
+                FileKind::File => Ok(Some(inode.size)),
                 FileKind::Directory => Err(FsError::IsDirectory.into()),
                 _ => Err(FsError::Invalid.into()),
             }

@@ -17,6 +17,7 @@ use crate::remote::{Packs, Source};
 use crate::row::{Pack, Row, Segment, Super};
 use crate::segment::{PACK_BLOCKS, SEGMENT_BLOCKS, SegmentFiles, parse_name, write_blocks};
 use crate::state::{Bases, Page, State, Stop};
+use crate::synced::Synced;
 use crate::types::{BLOCK, FsError, FsResult};
 use orlop_model::{Durability, Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -263,7 +264,7 @@ impl Shell<'_> {
             segment_dir_unsynced: true,
             dirty: BTreeMap::new(),
             flushing: false,
-            synced_files: VecDeque::new(),
+            synced: Synced::default(),
             lookups: HashMap::new(),
             orphans: HashSet::new(),
             inherited_below: 0,

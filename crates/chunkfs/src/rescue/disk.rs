@@ -1,6 +1,6 @@
 //! A host's disk over a volume's folder: its files are read where they are, whatever changes is a file of the scratch.
 
-use crate::host::{HostDisk, HostFile, RealDisk};
+use crate::host::{HostDisk, HostFile, RealDisk, read_whole};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -51,7 +51,7 @@ fn read_only() -> io::Error {
 
 impl HostFile for Untouched {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        HostFile::read_at(&self.0, buf, offset)
+        read_whole(&self.0, buf, offset, 1)
     }
 
     fn write_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {

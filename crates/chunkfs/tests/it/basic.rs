@@ -142,6 +142,65 @@ async fn unlinked_files_live_until_they_are_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_removed_files_go_whatever_each_of_them_has() {
+    let (_w, fs) = World::new().await;
+    let mut files = Vec::new();
+    for i in 0..100u64 {
+        let name = format!("f{i}");
+        let f = fs.mknod(&CX, ROOT_INO, name.as_bytes(), FileKind::File, 0o644, 0).await.expect("made");
+        // Empty ones, some that share a block's segment, some with small writes pending, far too large ones, attributes.
+        match i % 5 {
+            0 => {}
+            1 => drop(fs.write(&CX, f.ino, 0, &[1; 9000]).await.expect("written")),
+            2 => drop(fs.write(&CX, f.ino, 5000, b"part of a block").await.expect("written")),
+            3 => drop(fs.write(&CX, f.ino, 200 << 20, &[1; 10_000]).await.expect("written")),
+            _ => fs.setxattr(&CX, f.ino, b"user.a", b"1", XattrMode::Any).await.expect("set"),
+        }
+        files.push((name, f.ino));
+    }
+    let kept = fs.link(&CX, files[1].1, ROOT_INO, b"kept").await.expect("linked");
+    for (name, _) in &files {
+        fs.unlink(&CX, ROOT_INO, name.as_bytes()).await.expect("removed");
+    }
+    for (_, ino) in &files {
+        fs.forget(*ino, 1);
+    }
+    for _ in 0..500 {
+        if fs.usage().inodes == 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!((fs.usage().inodes, fs.usage().used_bytes), (2, 3 * BLOCK), "what has a name stays, and nothing else");
+    assert_eq!(fs.read(kept.ino, 0, 9001).await.expect("read").as_ref(), &[1; 9000]);
+    assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_reads_as_zeros_whatever_was_read_before() {
+    let (_w, fs) = World::new().await;
+    let full = fs.mknod(&CX, ROOT_INO, b"full", FileKind::File, 0o644, 0).await.expect("made");
+    fs.write(&CX, full.ino, 0, &vec![9; 1 << 20]).await.expect("written");
+    let sparse = fs.mknod(&CX, ROOT_INO, b"sparse", FileKind::File, 0o644, 0).await.expect("made");
+    fs.fallocate(&CX, sparse.ino, 100 * BLOCK, 50 * BLOCK, Allocate::Reserve { keep_size: false }).await.expect("reserved");
+    fs.setattr(&CX, sparse.ino, &SetAttr { size: Some(1 << 20), ..SetAttr::default() }).await.expect("grown");
+    let mut model = vec![0; 1 << 20];
+    for (offset, bytes) in [(3 * BLOCK, &[5u8; 8192][..]), (9 * BLOCK + 7, b"few"), (120 * BLOCK, &[6; 4096]), (200 * BLOCK, &[7; 4096])] {
+        fs.write(&CX, sparse.ino, offset, bytes).await.expect("written");
+        model[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+    }
+    for (offset, len) in [(0, 1 << 20), (1, 1 << 20), (3 * BLOCK, 64 << 10), (90 * BLOCK + 1, 100_000), (201 * BLOCK, 1 << 20)] {
+        // Several, since memory of reads that are over is used again.
+        for _ in 0..6 {
+            assert!(fs.read(full.ino, 0, 1 << 20).await.expect("read").iter().all(|b| *b == 9));
+        }
+        let end = (offset as usize + len).min(1 << 20);
+        let got = fs.read(sparse.ino, offset, len as u32).await.expect("read");
+        assert!(got == model[offset as usize..end], "{len} bytes from {offset}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_folder_is_read_once_over_while_it_changes() {
     let (_w, fs) = World::new().await;
     for i in 0..3000 {

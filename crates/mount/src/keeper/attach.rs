@@ -148,7 +148,7 @@ impl Keeper {
     }
 }
 
-/// A sequential reader gets requests as long as the protocol allows instead of the kernel's 128 KiB. A write-back cache
+/// A sequential reader has several requests under way, each as long as the protocol allows, instead of 128 KiB. A write-back cache
 /// may hold as much as that of any disk: by default the kernel lets a FUSE file system have one percent of it, and has
 /// writers wait from there on.
 fn widen_limits(mounted: Device, cache: CacheMode) {
@@ -158,7 +158,7 @@ fn widen_limits(mounted: Device, cache: CacheMode) {
             tracing::debug!("{path}: {e}");
         }
     };
-    set("read_ahead_kb", "1024");
+    set("read_ahead_kb", "4096");
     if cache == CacheMode::Fast {
         set("strict_limit", "0");
         set("max_ratio", "100");
