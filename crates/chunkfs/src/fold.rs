@@ -196,6 +196,7 @@ impl FileSystem {
                     st.overlay_weight = 0;
                     let rows = Arc::new(std::mem::take(&mut st.overlay));
                     st.folding = Some(rows.clone());
+                    st.stored_below = st.sb.next_ino;
                     (Some(rows), cut, dead)
                 }
             }

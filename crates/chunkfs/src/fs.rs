@@ -162,8 +162,8 @@ impl FileSystem {
         let mut out = Vec::new();
         while out.len() < limit && from < to {
             // Memory first: what a fold moves in between is then seen twice, not missed.
-            let (mut rows, memory_end) = self.scan_memory(from, to, batch);
-            let stored = self.ns.scan(from, to, batch).await.map_err(|e| self.heed(e))?;
+            let (mut rows, memory_end, is_all) = self.scan_memory(from, to, batch);
+            let stored = if is_all { Vec::new() } else { self.ns.scan(from, to, batch).await.map_err(|e| self.heed(e))? };
             let stored_end = if stored.len() < batch { None } else { stored.last().map(|(k, _)| *k) };
             for (key, row) in stored {
                 rows.entry(key).or_insert(Some(row));
@@ -191,9 +191,12 @@ impl FileSystem {
         Ok(out)
     }
 
-    /// At most `batch` rows of memory, tombstones included, and the last key if there may be more.
-    fn scan_memory(&self, from: Key, to: Key, batch: usize) -> (BTreeMap<Key, Option<Row>>, Option<Key>) {
+    /// At most `batch` rows of memory, tombstones included, and the last key if there may be more; and whether the namespace at
+    /// rest can have none.
+    fn scan_memory(&self, from: Key, to: Key, batch: usize) -> (BTreeMap<Key, Option<Row>>, Option<Key>, bool) {
         let st = self.lock();
+        // Between two keys of one kind are those of the inodes between.
+        let is_all = std::mem::discriminant(&from) == std::mem::discriminant(&to) && st.is_new(from);
         let mut rows: BTreeMap<Key, Option<Row>> = BTreeMap::new();
         let mut end: Option<Key> = None;
         let layers = st.folding.iter().map(|f| &**f).chain(std::iter::once(&st.overlay));
@@ -211,7 +214,7 @@ impl FileSystem {
         if let Some(end) = end {
             rows.retain(|k, _| *k <= end);
         }
-        (rows, end)
+        (rows, end, is_all)
     }
 
     /// Notes that the kernel was told of an inode, which keeps it until it is forgotten.

@@ -35,6 +35,14 @@ pub(crate) enum Key {
 }
 
 impl Key {
+    /// The inode, or the folder, that the row belongs to.
+    pub(crate) fn ino(self) -> Option<Ino> {
+        match self {
+            Key::Inode(i) | Key::Dirent(i, _) | Key::Chunk(i, _) | Key::Xattrs(i) | Key::Orphan(i) => Some(i),
+            Key::Applied | Key::LogStart | Key::Super | Key::Segment(_) => None,
+        }
+    }
+
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(17);
         let (tag, a, b) = match self {

@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) overlay_weight: usize,
     /// Rows of the fold that is under way.
     pub(crate) folding: Option<Arc<BTreeMap<Key, Option<Row>>>>,
+    /// The namespace at rest has no row of an inode from this number on: all that there is of those is in memory.
+    pub(crate) stored_below: Ino,
     /// Counts finished folds: a row fetched before one ended may be older than what it folded.
     pub(crate) folds: u64,
     pub(crate) clean: RowCache,
@@ -144,7 +146,16 @@ impl State {
         if let Some(row) = self.folding.as_ref().and_then(|f| f.get(&key)) {
             return Ok(row.clone());
         }
+        if self.is_new(key) {
+            return Ok(None);
+        }
         self.clean.get(&key).ok_or(Stop::Miss(key))
+    }
+
+    /// Whether a row is of an inode that was made since the last fold began, so that the namespace at rest cannot have it:
+    /// numbers only grow and none is given twice.
+    pub(crate) fn is_new(&self, key: Key) -> bool {
+        key.ino().is_some_and(|ino| ino >= self.stored_below)
     }
 
     pub(crate) fn chunk(&mut self, ino: Ino, chunk: u64) -> Step<Arc<Chunk>> {

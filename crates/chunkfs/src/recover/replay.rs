@@ -252,6 +252,7 @@ impl Shell<'_> {
             overlay: BTreeMap::new(),
             overlay_weight: 0,
             folding: None,
+            stored_below: self.sb.next_ino,
             folds: 0,
             clean: RowCache::new(self.config.cache_bytes),
             sb: self.sb.clone(),
