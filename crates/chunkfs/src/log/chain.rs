@@ -20,8 +20,8 @@ use std::time::Duration;
 
 /// How long an opening waits for a store that does not answer; who asked for it tries again.
 const OPENING: Duration = Duration::from_secs(20);
-/// Log objects fetched at once.
-const FETCHES: usize = 8;
+/// Log objects fetched at once: they are small, and there are some hundreds.
+const FETCHES: usize = 32;
 
 /// What the store's log holds above what is folded.
 #[derive(Debug, Default)]

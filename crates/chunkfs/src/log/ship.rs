@@ -36,6 +36,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 const IN_FLIGHT: usize = 4;
 /// Packs under way at most; each is held in memory whole.
 const UPLOADS: usize = 4;
+/// Log objects, or bytes in them, after which a fold is due: whoever opens the volume reads all that were sent since the last
+/// one, and a writer that syncs hundreds of times a second would leave him thousands.
+const LONG_LOG: usize = 256;
+const LARGE_LOG: u64 = 64 << 20;
 /// Data that travels in a log object; more goes into packs first.
 const INLINE: u64 = 4 << 20;
 /// Bytes of records at which they are sent without being asked for.
@@ -65,6 +69,15 @@ pub(crate) struct LogEnd {
     pub(crate) sent: u64,
 }
 
+/// A log object that no fold covers yet.
+struct Sent {
+    place: Place,
+    /// Its last record.
+    last: u64,
+    /// About how long it is; of one that was there at the opening nothing is known.
+    bytes: u64,
+}
+
 /// Extents, and the files that they are read from.
 type Located = Vec<(Extent, Arc<dyn HostFile>)>;
 
@@ -79,7 +92,7 @@ pub(crate) struct Shipping {
     /// Where the next log object goes.
     next: Mutex<Place>,
     /// Objects, under way or arrived, that are not folded, with the number of the last record in each.
-    places: Mutex<Vec<(Place, u64)>>,
+    places: Mutex<Vec<Sent>>,
     /// Every record up to this number is in the store.
     arrived: watch::Sender<u64>,
     want: AtomicU64,
@@ -113,7 +126,7 @@ impl Shipping {
             lease,
             patience,
             next: Mutex::new(end.next),
-            places: Mutex::new(end.places.into_iter().map(|p| (p, end.sent)).collect()),
+            places: Mutex::new(end.places.into_iter().map(|place| Sent { place, last: end.sent, bytes: 0 }).collect()),
             arrived: watch::Sender::new(end.sent),
             want: AtomicU64::new(end.sent),
             wake: Notify::new(),
@@ -135,7 +148,7 @@ impl Shipping {
 
     /// The first place whose object a recovery needs.
     pub(crate) fn first_unfolded(&self) -> Place {
-        self.places.lock().first().map_or(*self.next.lock(), |(p, _)| *p)
+        self.places.lock().first().map_or(*self.next.lock(), |s| s.place)
     }
 
     /// Asks for everything up to a record to be sent.
@@ -170,22 +183,30 @@ impl Shipping {
         Err(FsError::Io(format!("the store has not answered for {} seconds", away.as_secs())))
     }
 
-    /// Where the log object with records up to `last` goes; only the sending task calls it.
-    fn take_place(&self, last: u64) -> Place {
+    /// Whether an opening would have much to read.
+    fn has_long_log(&self) -> bool {
+        let places = self.places.lock();
+        places.len() >= LONG_LOG || places.iter().map(|s| s.bytes).sum::<u64>() >= LARGE_LOG
+    }
+
+    /// Where the log object with this parcel goes; only the sending task calls it.
+    fn take_place(&self, parcel: &Parcel, extents: &Located) -> Place {
+        let blocks: u64 = extents.iter().map(|(e, _)| u64::from(e.blocks)).sum();
+        let (last, bytes) = (parcel.last, parcel.frames.len() as u64 + blocks * BLOCK);
         // In the order in which everybody takes these two.
         let mut places = self.places.lock();
         let mut next = self.next.lock();
         let place = *next;
         *next = place.next();
-        places.push((place, last));
+        places.push(Sent { place, last, bytes });
         place
     }
 
     /// What a fold that covers records up to `cut` writes beside its rows: where recovery starts afterwards.
     pub(crate) fn start_after(&self, cut: u64) -> Place {
         let places = self.places.lock();
-        match places.iter().find(|(_, last)| *last > cut) {
-            Some((place, _)) => *place,
+        match places.iter().find(|s| s.last > cut) {
+            Some(s) => s.place,
             None => *self.next.lock(),
         }
     }
@@ -193,9 +214,9 @@ impl Shipping {
     /// Takes the objects that a durable fold has made superfluous.
     pub(crate) fn take_folded(&self, start: Place) -> Vec<object_store::path::Path> {
         let mut places = self.places.lock();
-        let (gone, kept): (Vec<_>, Vec<_>) = places.drain(..).partition(|(p, _)| p.n < start.n);
+        let (gone, kept): (Vec<_>, Vec<_>) = places.drain(..).partition(|s| s.place.n < start.n);
         *places = kept;
-        gone.into_iter().map(|(p, _)| p.path(&self.prefix)).collect()
+        gone.into_iter().map(|s| s.place.path(&self.prefix)).collect()
     }
 
     /// Deletes objects that nothing refers to any more. One that stays costs space and is found by a collection.
@@ -485,6 +506,9 @@ impl FileSystem {
         }
         shipping.arrived.send_modify(|seq| *seq = (*seq).max(last));
         shipping.lease.note_arrived(shipping.start_after(shipping.arrived()).n);
+        if shipping.has_long_log() {
+            self.wake.fold.notify_one();
+        }
     }
 
     fn sending_failed(&self, shipping: &Shipping, e: FsError) {
@@ -516,7 +540,7 @@ async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
             match made {
                 Ok(Some((parcel, extents))) => {
                     taken = parcel.last;
-                    let (place, shipping) = (shipping.take_place(parcel.last), shipping.clone());
+                    let (place, shipping) = (shipping.take_place(&parcel, &extents), shipping.clone());
                     under_way.push_back(async move { shipping.send(place, parcel, extents).await });
                 }
                 Ok(None) => taken = taken.max(shipping.want.load(Ordering::Acquire)),

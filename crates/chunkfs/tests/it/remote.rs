@@ -91,6 +91,36 @@ fn meter() -> (Arc<Hooked<Meter>>, Arc<dyn ObjectStore>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_often_somebody_syncs_an_opening_has_few_log_objects_to_read() {
+    let cloud = Cloud::new(Arc::new(InMemory::new())).await;
+    let fs = cloud.open("a").await;
+    let ino = put(&fs, "f", b"").await;
+    for n in 0..900u64 {
+        fs.write(&CX, ino, n * 10, &n.to_le_bytes()).await.expect("writes");
+        fs.fsync(ino, false).await.expect("syncs");
+    }
+    let log_objects = async || {
+        let list: Vec<_> = futures::TryStreamExt::try_collect(cloud.store.list(Some(&"v/log".into()))).await.expect("lists");
+        list.len()
+    };
+    let mut objects = log_objects().await;
+    for _ in 0..200 {
+        if objects < 512 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        objects = log_objects().await;
+    }
+    assert!(objects < 512, "{objects} objects for 900 syncs");
+    fs.abandon().await;
+    let fs = cloud.open("a").await;
+    let found = get(&fs, "f").await.expect("there");
+    assert_eq!(found.len(), 8998);
+    assert!((0..900u64).all(|n| found[n as usize * 10..][..8] == n.to_le_bytes()));
+    fs.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_host_finds_what_was_synced_by_one_that_is_lost() {
     let (meter, store) = meter();
     let cloud = Cloud::new(store).await;
