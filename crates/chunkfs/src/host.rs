@@ -242,7 +242,7 @@ mod tests {
     fn reading_past_the_page_cache_gives_the_same_bytes() {
         let dir = tempfile::tempdir().expect("a folder");
         let file = RealDisk.create(&dir.path().join("f")).expect("made");
-        let data: Vec<u8> = (0..1_000_000u32).map(|n| (n * 2_654_435_761 >> 13) as u8).collect();
+        let data: Vec<u8> = (0..1_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         file.write_at(&data, 0).expect("written");
         let pool = Arc::new(Buffers::default());
         let mut check = |offset: usize, length: usize, what: &str| {
