@@ -158,7 +158,7 @@ fn widen_limits(mounted: Device, cache: CacheMode) {
             tracing::debug!("{path}: {e}");
         }
     };
-    set("read_ahead_kb", "4096");
+    set("read_ahead_kb", "8192");
     if cache == CacheMode::Fast {
         set("strict_limit", "0");
         set("max_ratio", "100");
