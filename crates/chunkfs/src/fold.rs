@@ -94,7 +94,11 @@ impl FileSystem {
 
     /// Makes a file's changes durable, and with them all earlier ones.
     pub async fn fsync(&self, ino: Ino, _datasync: bool) -> FsResult<()> {
-        self.lock().synced.note(ino);
+        {
+            let mut st = self.lock();
+            st.synced.note(ino);
+            st.journal.note_waiting();
+        }
         self.sync_all().await
     }
 

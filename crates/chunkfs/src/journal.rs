@@ -19,7 +19,7 @@ const FRAME: usize = 8;
 const MAX_FRAME: usize = 256 << 20;
 const RECORD: u8 = 0;
 const MARKER: u8 = 1;
-/// Syncs of a file after which more are expected.
+/// Syncs of a file that somebody waited for, after which more are expected.
 const OFTEN: u32 = 8;
 /// Zeros ahead of the frames of a file that is synced often, and how few of them are left when more are written.
 const AHEAD: u64 = 256 << 10;
@@ -38,7 +38,7 @@ pub(crate) struct Journal {
     end: u64,
     /// Up to where the newest file is filled with zeros; not behind `end` if it is not.
     filled: u64,
-    /// How often the newest file was synced.
+    /// How often somebody waited for a sync of the newest file.
     syncs: u32,
     /// Number of the last record.
     seq: u64,
@@ -172,9 +172,13 @@ impl Journal {
         self.filled = self.end;
     }
 
+    /// Notes that somebody waits for a sync. Those that go by the clock do not make the next one likely.
+    pub(crate) fn note_waiting(&mut self) {
+        self.syncs = self.syncs.saturating_add(1);
+    }
+
     /// Takes what has to be synced for everything so far to be durable: files, and whether the folder too.
     pub(crate) fn take_unsynced(&mut self) -> (Vec<Arc<dyn HostFile>>, bool) {
-        self.syncs = self.syncs.saturating_add(1);
         if self.syncs >= OFTEN && self.end + AHEAD_LEFT > self.filled {
             self.fill_ahead();
         }
