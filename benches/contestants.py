@@ -130,14 +130,26 @@ class Orlop(Contestant):
         self.root = self.home / "root"
 
     def start(self):
+        self.up()
+        self.orlop("volume", "create", "bench", *self.options())
+        self.mount()
+        # Once more: what its options started (a proxy) must not end before it.
+        self.world.at_end.append(self.end)
+
+    def up(self):
+        """Starts it, without a volume."""
         super().start()
         self.program = os.environ.get("ORLOP_BINARY") or find("orlop", target_folder() / "release" / "orlop")
         self.world.at_end.append(self.end)
         self.orlop("up", "--no-docker-plugin")
-        self.orlop("volume", "create", "bench", *self.options())
-        self.orlop("mount", "bench", self.point, timeout=60)
-        # Once more: what its options started (a proxy) must not end before it.
-        self.world.at_end.append(self.end)
+
+    def mount(self):
+        self.orlop("mount", "bench", self.point, timeout=120)
+
+    def unmount(self):
+        """Returns when everything is at rest and no process serves the volume any more."""
+        self.orlop("unmount", self.point, timeout=300)
+        wait_for("ending the worker", lambda: not self.pids(), timeout=120)
 
     def options(self):
         return []
@@ -185,7 +197,10 @@ class OrlopS3(Orlop):
     closed, synced, remote = "P", "S", True
 
     def options(self):
-        bucket = self.through_proxy()
+        self.add_store(self.through_proxy())
+        return ["-o", "store=bench-s3"]
+
+    def add_store(self, bucket):
         credentials = self.home / "credentials"
         credentials.write_text(f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
         credentials.chmod(0o600)
@@ -193,7 +208,6 @@ class OrlopS3(Orlop):
             "store", "add", "bench-s3", f"s3://{bucket}", "--set", f"endpoint={self.proxy.url}", "--credentials", f"file:{credentials}",
             timeout=60,
         )
-        return ["-o", "store=bench-s3"]
 
 
 class S3fs(Contestant):

@@ -11,10 +11,8 @@ exit code 1.
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -24,20 +22,10 @@ import workloads
 from bench import FULL
 from common import Failed, World, compile_driver, machine
 from program import need_root, run_program, say
-from s3 import Client, Server
+from s3 import Server, put_times
 
 TARGET = 2.5
 SIZE = 100 << 10
-
-
-def put_latency(proxy, bucket, count):
-    """Seconds of each of some bare PUTs, one after the other on a kept connection."""
-    client, body, took = Client(proxy.port), os.urandom(SIZE), []
-    for i in range(count + 2):
-        since = time.monotonic()
-        client.put(bucket, f"bare/{i % 8}", body)
-        took.append(time.monotonic() - since)
-    return took[2:]
 
 
 def measure(bench, contestant, latency, writers, seconds, puts):
@@ -52,11 +40,11 @@ def measure(bench, contestant, latency, writers, seconds, puts):
         bench.drive("createsync", folder, count=8, size=SIZE, seconds=seconds)
         first = 8
         for n in writers:
-            bare = put_latency(contestant.proxy, bare_bucket, puts)
+            bare = put_times(contestant.proxy, bare_bucket, puts, SIZE)
             before = contestant.proxy.stats()
             done = bench.drive("createsync", folder, size=SIZE, count=200 * 200 - first, first=first, threads=n, seconds=seconds, seed=n)
             after = contestant.proxy.stats()
-            bare += put_latency(contestant.proxy, bare_bucket, puts)
+            bare += put_times(contestant.proxy, bare_bucket, puts, SIZE)
             if not done["operations"]:
                 raise Failed("not one sync in the time")
             first += done["operations"] + n

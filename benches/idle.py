@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import contestants as field
 from common import MIB, Failed, World, machine, rollup, run
 from program import need_root, run_program, say
-from s3 import Server
+from s3 import Server, passed
 
 PER_VOLUME = 16 * MIB
 PER_HUNDRED = 2048 * MIB
@@ -88,9 +88,8 @@ class Many:
             "requests_per_minute": None, "requests": None,
         }
         if before:
-            requests = {k: v - before["requests"].get(k, 0) for k, v in after["requests"].items()}
-            out["requests"] = {k: v for k, v in requests.items() if v}
-            out["requests_per_minute"] = sum(requests.values()) / minutes
+            out["requests"] = passed(before, after)["requests"]
+            out["requests_per_minute"] = sum(out["requests"].values()) / minutes
         out["good"] = out["worker_pss_most"] <= PER_VOLUME and total <= PER_HUNDRED * max(1, self.count / 100)
         return out
 

@@ -2,7 +2,7 @@
 
 from common import MIB, Failed, PeakMemory, TooLong
 from program import say
-from s3 import Server
+from s3 import Server, passed
 
 
 class Measure:
@@ -46,15 +46,9 @@ class Measure:
         sample |= {"peak_rss": memory.rss or None, "peak_anonymous": memory.anonymous or None}
         if counted:
             contestant.settle()
-            after = contestant.proxy.stats()
-            requests = {k: v - counted["requests"].get(k, 0) for k, v in after["requests"].items()}
+            sample |= passed(counted, contestant.proxy.stats())
             amount = sample["bytes"] / MIB if cell.row.unit == "MiB" else sample["operations"]
-            sample |= {
-                "requests": {k: v for k, v in requests.items() if v},
-                "requests_per_op": sum(requests.values()) / amount,
-                "bytes_up": after["bytes_up"] - counted["bytes_up"],
-                "bytes_down": after["bytes_down"] - counted["bytes_down"],
-            }
+            sample["requests_per_op"] = sum(sample["requests"].values()) / amount
         if self.n >= 0:
             cell.samples.append(sample)
         return sample

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from common import HERE, Failed, find, free_port, last_line, wait_for
@@ -68,6 +69,15 @@ class Proxy:
     def latency(self, milliseconds):
         return self.ask(f"latency {milliseconds}")
 
+    @contextmanager
+    def delayed(self, milliseconds):
+        """Every request is held back meanwhile."""
+        self.latency(milliseconds)
+        try:
+            yield
+        finally:
+            self.latency(0)
+
     def settle(self, quiet=1.0, limit=120):
         """Waits until no request has passed for a while."""
         end = time.monotonic() + limit
@@ -77,6 +87,15 @@ class Proxy:
                 return True
             time.sleep(0.1)
         return False
+
+
+def passed(before, after):
+    """What went through a proxy between two of its reports."""
+    requests = {k: v - before["requests"].get(k, 0) for k, v in after["requests"].items()}
+    return {
+        "requests": {k: v for k, v in requests.items() if v},
+        "bytes_up": after["bytes_up"] - before["bytes_up"], "bytes_down": after["bytes_down"] - before["bytes_down"],
+    }
 
 
 class Client:
@@ -109,3 +128,13 @@ class Client:
         said = answer.read()
         if answer.status != 200:
             raise Failed(f"PUT of {key}: {answer.status} {said[:200].decode(errors='replace')}")
+
+
+def put_times(proxy, bucket, count, size):
+    """Seconds of each of some bare PUTs, one after the other on a kept connection."""
+    client, body, took = Client(proxy.port), os.urandom(size), []
+    for i in range(count + 2):
+        since = time.monotonic()
+        client.put(bucket, f"bare/{i % 8}", body)
+        took.append(time.monotonic() - since)
+    return took[2:]
