@@ -97,7 +97,7 @@ struct RealFile {
 const PAGE: usize = 4096;
 
 impl RealFile {
-    fn new(file: File) -> Arc<dyn HostFile> {
+    fn of(file: File) -> Arc<dyn HostFile> {
         Arc::new(RealFile { file, direct: OnceLock::new() })
     }
 
@@ -176,11 +176,11 @@ impl HostFile for RealFile {
 
 impl HostDisk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(RealFile::new(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?))
+        Ok(RealFile::of(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(RealFile::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(RealFile::of(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

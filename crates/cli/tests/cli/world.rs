@@ -180,9 +180,11 @@ pub(crate) fn kill(pid: i32) {
 }
 
 pub(crate) fn alive(pid: i32) -> bool {
-    // A zombie has ended; only its parent has not looked yet.
+    // A zombie has ended; only its parent has not looked yet. Not so while another of its threads is still on its way out:
+    // until the last one is gone, what the process had open, and listened on, is open.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| threads > 1 || !matches!(state, 'Z' | 'X'))
 }
 
 #[track_caller]
