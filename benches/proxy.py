@@ -126,8 +126,9 @@ async def requests_up(reader, writer, counts, settings, waiting):
         await writer.drain()
 
 
-async def answers_down(reader, writer, counts, waiting):
+async def answers_down(reader, writer, counts, waiting, acknowledge):
     while data := await reader.read(READ):
+        acknowledge()
         counts.received += len(data)
         counts.last = time.monotonic()
         # No client pipelines: while a request is open, what begins with a status line begins an answer.
@@ -159,9 +160,15 @@ async def serve(upstream, counts, settings, reader, writer):
         return
     for w in (writer, up_writer):
         w.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def acknowledge():
+        """At once: s3s-fs sends a small answer in two parts, the second 40 ms later if nobody acknowledges the first."""
+        up_writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    acknowledge()
     both = [
         asyncio.ensure_future(requests_up(reader, up_writer, counts, settings, waiting)),
-        asyncio.ensure_future(answers_down(up_reader, writer, counts, waiting)),
+        asyncio.ensure_future(answers_down(up_reader, writer, counts, waiting, acknowledge)),
     ]
     # Either side's end is the end of both; a half-closed connection is of no use in HTTP/1.1 with keep-alive.
     _, rest = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

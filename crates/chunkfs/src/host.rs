@@ -245,7 +245,7 @@ mod tests {
         let data: Vec<u8> = (0..1_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         file.write_at(&data, 0).expect("written");
         let pool = Arc::new(Buffers::default());
-        let mut check = |offset: usize, length: usize, what: &str| {
+        let check = |offset: usize, length: usize, what: &str| {
             let mut buffer = pool.take(length);
             buffer.space().fill(0xee);
             let n = file.read_uncached_at(buffer.space(), offset as u64).expect("read");
