@@ -62,16 +62,21 @@ def attach(orlop, files, n):
     if size != str(SIZE):
         raise Failed(f"{path.name} has {size} bytes, not {SIZE}")
     sample = {"mounted": mounted, "seconds": took}
-    return sample | passed(before, orlop.proxy.stats()) if before else sample
+    if before:
+        sample |= passed(before, orlop.proxy.stats())
+    leave(orlop, n)
+    return sample
+
+
+def leave(orlop, n):
+    """A volume that is mounted is also written to: none of the rounds meets one that only ever was mounted."""
+    run(["touch", orlop.point / f"round-{n}"], timeout=120)
+    orlop.unmount()
 
 
 def here(orlop, files, rounds):
     """On the host that made the files."""
-    samples = []
-    for n in range(rounds):
-        samples.append(attach(orlop, files, n))
-        orlop.unmount()
-    return samples
+    return [attach(orlop, files, n) for n in range(rounds)]
 
 
 def on_others(orlop, files, rounds, latency):
@@ -83,7 +88,6 @@ def on_others(orlop, files, rounds, latency):
             other.start()
             with other.proxy.delayed(latency):
                 samples.append(attach(other, files, n))
-            other.unmount()
         finally:
             other.clear()
     return samples

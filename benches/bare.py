@@ -11,7 +11,7 @@ from common import MIB, Missing, run, target_folder
 from contestants import plain_environment
 from s3 import ACCESS_KEY, REGION, SECRET_KEY, Proxy
 
-PUT_OBJECT, PUT_PARALLEL = 8 * MIB, 8
+PUT_OBJECT, PUT_PARALLEL = 16 * MIB, 8
 GET_RANGE, GET_PARALLEL = 4 * MIB, 16
 
 
