@@ -123,7 +123,7 @@ class NullFast(Null):
 
 class Orlop(Contestant):
     name, title = "orlop", "Orlop, local store"
-    setting = "defaults: cache=strict, durability=local"
+    setting = "defaults: cache=fast, durability=local"
 
     def __init__(self, world, server):
         super().__init__(world, server)
@@ -183,12 +183,12 @@ class Orlop(Contestant):
         return [pid for pid, _ in processes_with(str(self.root))]
 
 
-class OrlopFast(Orlop):
-    name, title = "orlop-fast", "Orlop, local store, cache=fast"
-    setting = "cache=fast, durability=local"
+class OrlopStrict(Orlop):
+    name, title = "orlop-strict", "Orlop, local store, cache=strict"
+    setting = "cache=strict, durability=local"
 
     def options(self):
-        return ["-o", "cache=fast"]
+        return ["-o", "cache=strict"]
 
 
 class OrlopS3(Orlop):
@@ -286,7 +286,7 @@ class Rclone(Contestant):
         self.proxy.settle(quiet=7 if left is None else 1, limit=120)
 
 
-ALL = [Native, Null, NullFast, Orlop, OrlopFast, OrlopS3, S3fs, Rclone]
+ALL = [Native, Null, NullFast, Orlop, OrlopStrict, OrlopS3, S3fs, Rclone]
 
 
 def named(text):

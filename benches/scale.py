@@ -26,7 +26,7 @@ from program import DOCUMENT, about, add_places, disk, need_root, numbers, out_f
 from rounds import run_group, start, start_server
 from workloads import PER_FOLDER, Bench, Group, Row
 
-DEFAULT = "native,null-fast,orlop,orlop-fast"
+DEFAULT = "native,null-fast,orlop,orlop-strict"
 PLOTS = DOCUMENT.parent / "plots"
 MARK = "<!-- scale, the newest first -->\n"
 HOT_SECONDS = 3

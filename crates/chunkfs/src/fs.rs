@@ -219,8 +219,15 @@ impl FileSystem {
 
     /// Notes that the kernel was told of an inode, which keeps it until it is forgotten.
     pub(crate) fn told(st: &mut State, attr: Attr) -> Attr {
-        *st.lookups.entry(attr.ino).or_default() += 1;
+        st.lookups.told(attr.ino);
         attr
+    }
+
+    /// Inodes that the kernel may hold: what it was told of since the volume was opened, and whatever was there before.
+    pub fn maybe_held(&self) -> impl Iterator<Item = Ino> + Send + 'static {
+        let st = self.lock();
+        let inherited = st.inherited_below;
+        st.lookups.from(inherited).into_iter().chain((1..inherited).rev())
     }
 
     /// What the volume takes. Asks the host's disk alone.

@@ -21,6 +21,7 @@ mod host;
 mod journal;
 mod key;
 mod log;
+mod lookups;
 mod namespace;
 mod open;
 mod ops;

@@ -187,7 +187,7 @@ impl FileSystem {
 
 /// The inode, if it is to be deleted: it has no name, and the kernel does not know it.
 fn doomed(tx: &mut Tx<'_>, ino: Ino) -> Step<Option<Arc<Inode>>> {
-    if tx.st.lookups.contains_key(&ino) {
+    if tx.st.lookups.holds(ino) {
         return Ok(None);
     }
     match tx.row(Key::Inode(ino))? {

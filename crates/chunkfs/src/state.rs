@@ -12,6 +12,7 @@ use crate::host::{Clock, HostDisk, HostFile};
 use crate::journal::Journal;
 use crate::key::{CHUNK_BLOCKS, Key};
 use crate::log::outbox::Outbox;
+use crate::lookups::Lookups;
 use crate::remote::copies::{Copies, became_pack};
 use crate::row::{Orphan, Row, Segment, Super};
 use crate::segment::{SegmentFiles, write_blocks};
@@ -98,8 +99,7 @@ pub(crate) struct State {
     pub(crate) flushing: bool,
     /// Files that were synced of late.
     pub(crate) synced: Synced,
-    /// How often the kernel was told of an inode.
-    pub(crate) lookups: HashMap<Ino, u64>,
+    pub(crate) lookups: Lookups,
     /// Inodes that have no name any more and are still there.
     pub(crate) orphans: HashSet<Ino>,
     /// Inodes that an earlier worker told the kernel of are below this number; their counts are not known.

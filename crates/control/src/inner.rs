@@ -6,7 +6,7 @@ use crate::locks::Locks;
 use crate::ports::{AttachedVolume, Formatted, Mounted};
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
-use orlop_model::{Durability, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
+use orlop_model::{CacheMode, Durability, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,6 +24,12 @@ const EXAMINE_DEADLINE: Duration = Duration::from_secs(120);
 /// What fsync promises unless the volume says otherwise: that the place where its bytes live has them.
 pub(crate) fn default_durability(store: &StoreSpec) -> Durability {
     if store.is_local() { Durability::Local } else { Durability::Remote }
+}
+
+/// How the kernel may cache unless the volume says otherwise: fast where no other host can take the volume over. One that was
+/// cut off would go on showing what its kernel keeps, for as long as it is mounted.
+pub(crate) fn default_cache(store: &StoreSpec) -> CacheMode {
+    if store.is_local() { CacheMode::Fast } else { CacheMode::Strict }
 }
 
 pub(crate) struct Inner {
@@ -46,7 +52,8 @@ impl Inner {
         crate::now(&*self.config.clock)
     }
 
-    /// The plan by which a volume is mounted. What fsync promises is written out, since the default is the store's.
+    /// The plan by which a volume is mounted. What fsync promises and how the kernel caches is written out, since the default
+    /// is the store's.
     pub(crate) async fn plan(&self, v: &VolumeRow) -> Result<MountPlan> {
         let store = self.registry.store(&v.store).await?.ok_or_else(|| {
             Error::not_found(format!("volume {} lives in store {}, which is not in the registry", v.name, v.store))
@@ -55,6 +62,7 @@ impl Inner {
         let mut options = v.options.clone();
         if v.kind == VolumeKind::Chunked {
             options.durability.get_or_insert(default_durability(&store.spec));
+            options.cache.get_or_insert(default_cache(&store.spec));
         }
         Ok(MountPlan {
             volume: v.id,

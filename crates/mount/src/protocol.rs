@@ -104,6 +104,8 @@ pub(crate) enum WorkerRequest {
     SetStore { store: Box<StoreSpec> },
     /// Makes everything durable.
     Sync,
+    /// Has the kernel write the pages that only it knows of; answered when they have arrived.
+    WritePages,
     /// Reads all of it, and sets right what can be if that is asked for.
     Check { repair: bool },
     /// How far that is.

@@ -34,13 +34,8 @@ impl FileSystem {
     /// The kernel forgets `n` of the times it was told of an inode.
     pub fn forget(&self, ino: Ino, n: u64) {
         let mut st = self.lock();
-        let Some(count) = st.lookups.get_mut(&ino) else { return };
-        *count = count.saturating_sub(n);
-        if *count == 0 {
-            st.lookups.remove(&ino);
-            if st.orphans.contains(&ino) && ino >= st.inherited_below {
-                self.queue_reap(ino);
-            }
+        if st.lookups.forget(ino, n) && st.orphans.contains(&ino) && ino >= st.inherited_below {
+            self.queue_reap(ino);
         }
     }
 

@@ -25,7 +25,7 @@ impl FileSystem {
     pub(crate) fn left(&self, gone: Option<Ino>) {
         if let Some(ino) = gone {
             let st = self.lock();
-            if !st.lookups.contains_key(&ino) && ino >= st.inherited_below {
+            if !st.lookups.holds(ino) && ino >= st.inherited_below {
                 self.queue_reap(ino);
             }
         }

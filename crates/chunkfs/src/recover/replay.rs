@@ -10,6 +10,7 @@ use crate::log::chain::Chain;
 use crate::log::object::Extent;
 use crate::log::outbox::Outbox;
 use crate::log::patience::Patience;
+use crate::lookups::Lookups;
 use crate::namespace::Namespace;
 use crate::open::{OpenConfig, model_error};
 use crate::remote::copies::{Copies, read_source};
@@ -266,7 +267,7 @@ impl Shell<'_> {
             dirty: BTreeMap::new(),
             flushing: false,
             synced: Synced::default(),
-            lookups: HashMap::new(),
+            lookups: Lookups::default(),
             orphans: HashSet::new(),
             inherited_below: 0,
             answers: HashMap::new(),

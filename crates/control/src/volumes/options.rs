@@ -1,7 +1,7 @@
 //! Which options are accepted on which store: those whose feature exists there. A known option without its feature is refused with what
 //! works instead; it is never silently taken, as the owner would rely on it.
 
-use crate::inner::default_durability;
+use crate::inner::{default_cache, default_durability};
 use crate::registry::StoreRow;
 use orlop_model::{
     CacheMode, Compression, Durability, Error, ErrorKind, OutagePolicy, Result, StoreName, StoreSpec, VolumeOptions, VolumeUpdate,
@@ -27,8 +27,7 @@ pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
             "leave it out or give durability=local: fsync reaches that disk already",
         );
     }
-    // A host that was cut off and succeeded would go on showing what its kernel keeps, for as long as it is mounted.
-    if options.cache == Some(CacheMode::Fast) && !store.spec.is_local() {
+    if options.cache == Some(CacheMode::Fast) && default_cache(&store.spec) != CacheMode::Fast {
         return refused(
             "cache=fast",
             &format!("on store {}, from which another host may take the volume over", store.name),
@@ -68,7 +67,7 @@ pub(super) fn split_protection(options: &mut VolumeOptions) -> Option<bool> {
 fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
     VolumeOptions {
         store: Some(options.store.clone().unwrap_or_else(StoreName::default_store)),
-        cache: Some(options.cache.unwrap_or(CacheMode::Strict)),
+        cache: Some(options.cache.unwrap_or_else(|| default_cache(store))),
         durability: Some(options.durability.unwrap_or_else(|| default_durability(store))),
         outage: Some(options.outage.unwrap_or(OutagePolicy::Wait)),
         encrypt: Some(options.encrypt.unwrap_or(false)),

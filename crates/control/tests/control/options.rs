@@ -1,7 +1,7 @@
 //! Options that are kept, and those that are refused because nothing would keep them.
 
 use crate::world::*;
-use orlop_model::{Durability, ErrorKind, Intent, OutagePolicy, VolumeUpdate};
+use orlop_model::{CacheMode, Durability, ErrorKind, Intent, OutagePolicy, VolumeUpdate};
 use std::collections::BTreeMap;
 
 const UNBUILT: &[(&str, &str, ErrorKind)] = &[("durability", "remote", ErrorKind::Unsupported), ("store", "s3prod", ErrorKind::NotFound)];
@@ -65,6 +65,12 @@ async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores(
     let made = control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
     assert_eq!(volume_of(made).options.durability, None, "shown as it was given");
     assert_eq!(durability("far").await, Some(Durability::Remote), "the worker is told what it means");
+    let cache = async |name: &str| control.mount_plan(&named(name)).await.unwrap().options.cache;
+    assert_eq!((cache("local").await, cache("far").await), (Some(CacheMode::Fast), Some(CacheMode::Strict)));
+    control.apply(&ROOT, set("local", &[("cache", "strict")])).await.unwrap();
+    assert_eq!(cache("local").await, Some(CacheMode::Strict));
+    control.apply(&ROOT, set("local", &[("cache", "")])).await.unwrap();
+    assert_eq!(cache("local").await, Some(CacheMode::Fast), "the default again");
     // The default written out is the same volume; anything else is not.
     control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "remote")])).await.unwrap();
     let e = refused(control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "local")])).await, ErrorKind::AlreadyExists);
@@ -107,14 +113,14 @@ async fn a_second_create_succeeds_only_with_the_same_options() {
     let site = Site::new();
     let control = site.open().await;
     let first = volume_of(control.apply(&ROOT, create("v", &[("size", "1G")])).await.unwrap());
-    for same in [&[("size", "1G")][..], &[("size", "1024M"), ("cache", "strict")], &[("mode", "0755"), ("size", "1G"), ("protect", "off")]]
-    {
+    for same in [&[("size", "1G")][..], &[("size", "1024M"), ("cache", "fast")], &[("mode", "0755"), ("size", "1G"), ("protect", "off")]] {
         assert_eq!(volume_of(control.apply(&ROOT, create("v", same)).await.unwrap()).id, first.id, "{same:?}");
     }
     for (other, named) in [
         (&[][..], "size"),
         (&[("size", "2G")], "size"),
         (&[("size", "1G"), ("uid", "1")], "uid"),
+        (&[("size", "1G"), ("cache", "strict")], "cache"),
         (&[("size", "1G"), ("protect", "on")], "protect"),
     ] {
         let e = refused(control.apply(&ROOT, create("v", other)).await, ErrorKind::AlreadyExists);

@@ -7,6 +7,7 @@ mod convert;
 mod killed;
 mod listing;
 mod operations;
+mod pages;
 mod reader;
 mod reply;
 mod request;
@@ -14,5 +15,6 @@ mod session;
 
 pub use session::{Mounted, mount};
 
+pub(crate) use pages::write_pages;
 pub(crate) use request::{examples, reads};
 pub(crate) use session::Session;

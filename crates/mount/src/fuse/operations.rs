@@ -3,8 +3,9 @@
 use super::adapter::{Adapter, Asked};
 use super::convert::{attribute_name, errno, kind_of_mode, name};
 use super::listing::{Told, fill};
+use super::pages::invalidate;
 use super::reader::Received;
-use super::reply::{KEEP_CACHE, Listing, Reply, invalidate};
+use super::reply::{KEEP_CACHE, Listing, Reply};
 use super::request::{Header, Operation, WRITE_DATA, Write};
 use bytes::Bytes;
 use orlop_chunkfs::{Allocate, Attr, Caller, FileSystem, FsError, FsResult, Ino, RenameMode, Seek, SetAttr, XattrMode};

@@ -2,9 +2,9 @@
 //!
 //! Layouts are those of the kernel's public interface (`linux/fuse.h`, protocol 7.40), in the machine's byte order.
 
-use crate::kernel::abi::{OUT_HEADER, error_reply, invalidate_notice, out_header};
+use crate::kernel::abi::{OUT_HEADER, error_reply, out_header};
 use orlop_chunkfs::{Attr, BLOCK, FileKind, Ino, NAME_MAX, Statfs};
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,13 +250,6 @@ impl Listing {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.out.0
     }
-}
-
-/// Tells the kernel to give up pages of a file, changed ones by writing them first. Waits for those writings.
-pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) -> io::Result<()> {
-    let notice = invalidate_notice(ino, start as i64, length as i64);
-    nix::unistd::write(device, &notice)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -76,7 +76,10 @@ impl Keeper {
         } else if !dead {
             // What was changed through mappings is written while there is a worker that can.
             if state == WorkerState::Serving {
-                sync_pages(&point);
+                start_writing(&point);
+                if let Err(e) = self.ask_worker::<()>(id, &WorkerRequest::WritePages, Some(WRITING)) {
+                    tracing::warn!(volume = %name, "what is dirty was not written in time: {e}");
+                }
             }
             for b in &binds {
                 mount::unmount_lazily(Path::new(&b.dir))?;
@@ -151,9 +154,9 @@ fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table:
     }
 }
 
-/// Writes what was changed through mappings, as far as that comes to an end: a volume that does not take it is cut
-/// off all the same.
-fn sync_pages(point: &Path) {
+/// Has the kernel start to write all that is dirty at once. That it has arrived is the worker's to say: for a FUSE file
+/// system syncfs returns before the writes are answered.
+fn start_writing(point: &Path) {
     let point = point.to_owned();
     let (tell, told) = mpsc::channel();
     // On a thread of its own, which the end of the connection sets free.
@@ -165,6 +168,6 @@ fn sync_pages(point: &Path) {
         let _ = tell.send(());
     });
     if started.is_err() || told.recv_timeout(WRITING).is_err() {
-        tracing::warn!("what is dirty was not written in time");
+        tracing::warn!("the kernel does not come to an end with what is dirty");
     }
 }

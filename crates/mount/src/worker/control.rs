@@ -1,6 +1,7 @@
 //! A worker's own socket: usage, quota, another way to the store, sync, check, collection, and the FUSE device for a keeper that lost it.
 
 use super::{WorkerConfig, from_fs};
+use crate::fuse::write_pages;
 use crate::protocol::{Served, WorkerRequest};
 use crate::wire::Connection;
 use orlop_chunkfs::FileSystem;
@@ -56,6 +57,10 @@ impl Control {
             }
             WorkerRequest::Sync => {
                 self.runtime.block_on(self.fs.sync_all()).map_err(|e| from_fs("making everything durable", &e))?;
+                Ok(Value::Null)
+            }
+            WorkerRequest::WritePages => {
+                write_pages(&self.device, self.fs.maybe_held()).map_err(|e| Error::io("having the kernel write its pages", &e))?;
                 Ok(Value::Null)
             }
             WorkerRequest::Check { repair } => {
