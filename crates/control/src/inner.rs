@@ -6,7 +6,9 @@ use crate::locks::Locks;
 use crate::ports::{AttachedVolume, Formatted, Mounted};
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
-use orlop_model::{CacheMode, Durability, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeRef};
+use orlop_model::{
+    CacheMode, Durability, Error, Examination, FoundVolume, MountPlan, Result, StoreSpec, VolumeId, VolumeKind, VolumeOptions, VolumeRef,
+};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,10 +28,12 @@ pub(crate) fn default_durability(store: &StoreSpec) -> Durability {
     if store.is_local() { Durability::Local } else { Durability::Remote }
 }
 
-/// How the kernel may cache unless the volume says otherwise: fast where no other host can take the volume over. One that was
-/// cut off would go on showing what its kernel keeps, for as long as it is mounted.
-pub(crate) fn default_cache(store: &StoreSpec) -> CacheMode {
-    if store.is_local() { CacheMode::Fast } else { CacheMode::Strict }
+/// How the kernel may cache unless the volume says otherwise: fast, unless somebody relies on what fast does not do.
+///
+/// Where another host can take the volume over, one that was cut off would go on showing what its kernel keeps, for as long as
+/// it is mounted. And who set a size counts on `write` being refused, not `close`, whose error few programs look at.
+pub(crate) fn default_cache(options: &VolumeOptions, store: &StoreSpec) -> CacheMode {
+    if store.is_local() && options.size.is_none() { CacheMode::Fast } else { CacheMode::Strict }
 }
 
 pub(crate) struct Inner {
@@ -62,7 +66,7 @@ impl Inner {
         let mut options = v.options.clone();
         if v.kind == VolumeKind::Chunked {
             options.durability.get_or_insert(default_durability(&store.spec));
-            options.cache.get_or_insert(default_cache(&store.spec));
+            options.cache = Some(options.cache.unwrap_or_else(|| default_cache(&options, &store.spec)));
         }
         Ok(MountPlan {
             volume: v.id,

@@ -132,7 +132,7 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("uid", "owner of a fresh root folder, a number"),
     ("gid", "group of a fresh root folder, a number"),
     ("mode", "permission bits of a fresh root folder, octal"),
-    ("cache", "fast or strict; fast by default on this host's disk"),
+    ("cache", "fast or strict; fast by default on this host's disk without a size"),
     ("durability", "local or remote"),
     ("outage", "wait, fail or readonly"),
     ("encrypt", "on or off"),

@@ -10,7 +10,7 @@ use crate::types::{Caller, FileKind, ROOT_INO};
 use orlop_model::{FindingKind, FindingState, VolumeId};
 use std::sync::Arc;
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 
 async fn volume(dir: &std::path::Path) -> Arc<FileSystem> {
     let id = VolumeId::random();

@@ -150,8 +150,10 @@ impl FileSystem {
             let mut tx = Tx::of(st, cx);
             let now = tx.now;
             tx.change_inode(ino, |i| {
-                i.mtime = now;
-                i.ctime = now;
+                if !cx.keeps_times {
+                    i.mtime = now;
+                    i.ctime = now;
+                }
                 i.size = i.size.max(size.unwrap_or(0));
                 if cx.uid != 0 {
                     i.take_off_set_id();

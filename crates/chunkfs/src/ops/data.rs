@@ -290,8 +290,10 @@ impl FileSystem {
             inode.size = inode.size.max(plan.end);
             inode.extent_end = inode.extent_end.max(plan.end.div_ceil(BLOCK));
             debug_assert!(plan.offset < plan.end);
-            inode.mtime = tx.now;
-            inode.ctime = tx.now;
+            if !cx.keeps_times {
+                inode.mtime = tx.now;
+                inode.ctime = tx.now;
+            }
             if cx.uid != 0 {
                 inode.take_off_set_id();
             }

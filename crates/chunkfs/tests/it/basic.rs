@@ -3,7 +3,7 @@
 use crate::world::World;
 use orlop_chunkfs::{Allocate, BLOCK, Caller, FileKind, FsError, ROOT_INO, RenameMode, Seek, SetAttr, XattrMode};
 
-const CX: Caller = Caller { uid: 1000, gid: 1001, request: 0 };
+const CX: Caller = Caller { uid: 1000, gid: 1001, request: 0, keeps_times: false };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_hold_what_is_written_across_blocks_and_chunks() {

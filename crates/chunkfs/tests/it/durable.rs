@@ -3,7 +3,7 @@
 use crate::world::World;
 use orlop_chunkfs::{Caller, FileKind, FileSystem, ROOT_INO};
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 
 /// Files in a folder of the volume's state, with their lengths.
 fn files(w: &World, folder: &str) -> Vec<(String, u64)> {

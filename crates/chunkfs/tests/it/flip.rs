@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 /// Files up to this length are flipped at every byte.
 const SHORT: usize = 300;
 const STRIDE: usize = 977;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 const MIB: u64 = 1 << 20;
 
 /// The real disk, as if it were small: what its folders hold is what is taken.

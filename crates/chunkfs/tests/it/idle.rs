@@ -6,7 +6,7 @@ use orlop_store::wrap::{Hooked, Meter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 
 struct Metered {
     _world: World,

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0 };
+const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 const LEASE: Duration = Duration::from_millis(600);
 
 /// A store, and hosts that mount a volume of it.

@@ -27,7 +27,7 @@ pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
             "leave it out or give durability=local: fsync reaches that disk already",
         );
     }
-    if options.cache == Some(CacheMode::Fast) && default_cache(&store.spec) != CacheMode::Fast {
+    if options.cache == Some(CacheMode::Fast) && !store.spec.is_local() {
         return refused(
             "cache=fast",
             &format!("on store {}, from which another host may take the volume over", store.name),
@@ -67,7 +67,7 @@ pub(super) fn split_protection(options: &mut VolumeOptions) -> Option<bool> {
 fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
     VolumeOptions {
         store: Some(options.store.clone().unwrap_or_else(StoreName::default_store)),
-        cache: Some(options.cache.unwrap_or_else(|| default_cache(store))),
+        cache: Some(options.cache.unwrap_or_else(|| default_cache(options, store))),
         durability: Some(options.durability.unwrap_or_else(|| default_durability(store))),
         outage: Some(options.outage.unwrap_or(OutagePolicy::Wait)),
         encrypt: Some(options.encrypt.unwrap_or(false)),

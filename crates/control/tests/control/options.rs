@@ -71,6 +71,10 @@ async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores(
     assert_eq!(cache("local").await, Some(CacheMode::Strict));
     control.apply(&ROOT, set("local", &[("cache", "")])).await.unwrap();
     assert_eq!(cache("local").await, Some(CacheMode::Fast), "the default again");
+    control.apply(&ROOT, set("local", &[("size", "1G")])).await.unwrap();
+    assert_eq!(cache("local").await, Some(CacheMode::Strict), "writes beyond a size are refused, not closes");
+    control.apply(&ROOT, set("local", &[("cache", "fast")])).await.unwrap();
+    assert_eq!(cache("local").await, Some(CacheMode::Fast), "unless somebody says so");
     // The default written out is the same volume; anything else is not.
     control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "remote")])).await.unwrap();
     let e = refused(control.apply(&ROOT, create("far", &[("store", "cloud"), ("durability", "local")])).await, ErrorKind::AlreadyExists);
@@ -113,14 +117,15 @@ async fn a_second_create_succeeds_only_with_the_same_options() {
     let site = Site::new();
     let control = site.open().await;
     let first = volume_of(control.apply(&ROOT, create("v", &[("size", "1G")])).await.unwrap());
-    for same in [&[("size", "1G")][..], &[("size", "1024M"), ("cache", "fast")], &[("mode", "0755"), ("size", "1G"), ("protect", "off")]] {
+    for same in [&[("size", "1G")][..], &[("size", "1024M"), ("cache", "strict")], &[("mode", "0755"), ("size", "1G"), ("protect", "off")]]
+    {
         assert_eq!(volume_of(control.apply(&ROOT, create("v", same)).await.unwrap()).id, first.id, "{same:?}");
     }
     for (other, named) in [
         (&[][..], "size"),
         (&[("size", "2G")], "size"),
         (&[("size", "1G"), ("uid", "1")], "uid"),
-        (&[("size", "1G"), ("cache", "strict")], "cache"),
+        (&[("size", "1G"), ("cache", "fast")], "cache"),
         (&[("size", "1G"), ("protect", "on")], "protect"),
     ] {
         let e = refused(control.apply(&ROOT, create("v", other)).await, ErrorKind::AlreadyExists);

@@ -252,7 +252,8 @@ impl Adapter {
 
     fn write(&self, asked: Asked, write: Write, data: Bytes) {
         let (fs, _, ino) = self.of(&asked);
-        let cx = writer(&asked.header, &write);
+        // The kernel that gathers writes also notes when they came, and sets the file's times to that.
+        let cx = Caller { keeps_times: self.is_fast() && write.from_cache, ..writer(&asked.header, &write) };
         let work = async move {
             let n = fs.write(&cx, ino, write.offset, &data).await?;
             drop(data);
@@ -344,6 +345,7 @@ impl Adapter {
             _ => return asked.reply.error(libc::EOPNOTSUPP),
         };
         let (fs, cx, ino) = self.of(&asked);
+        let cx = Caller { keeps_times: self.is_fast(), ..cx };
         self.empty(asked, "fallocate", async move { fs.fallocate(&cx, ino, offset, length, what).await });
     }
 

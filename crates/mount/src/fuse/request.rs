@@ -82,6 +82,8 @@ pub(super) struct Write {
     pub(super) size: u32,
     /// Whether set-id bits are to be taken off.
     pub(super) kill_set_id: bool,
+    /// Whether these are pages that the kernel writes back, whoever changed them.
+    pub(super) from_cache: bool,
     /// `O_SYNC` and the like, as the file was opened.
     pub(super) flags: i32,
 }
@@ -225,7 +227,7 @@ impl Header {
 
     /// Who asks. A request that is sent again has a mark in its number, which is no part of it.
     pub(super) fn caller(&self) -> Caller {
-        Caller { uid: self.uid, gid: self.gid, request: self.unique & !RESENT }
+        Caller { uid: self.uid, gid: self.gid, request: self.unique & !RESENT, keeps_times: false }
     }
 
     /// How long it may take, by its kind and size.
@@ -328,6 +330,7 @@ impl<'a> Operation<'a> {
 }
 
 fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
+    const FROM_CACHE: u32 = 1;
     const KILL_SET_ID: u32 = 1 << 2;
     body.u64()?;
     let (offset, size, how) = (body.u64()?, body.u32()?, body.u32()?);
@@ -335,7 +338,7 @@ fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
     let flags = body.u32()? as i32;
     body.u32()?;
     body.bytes(size as usize)?;
-    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, flags }))
+    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, from_cache: how & FROM_CACHE != 0, flags }))
 }
 
 fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
@@ -436,7 +439,11 @@ mod tests {
         let all = examples();
         let header = Header::read(&all[0]).expect("a header");
         assert_eq!(header, Header { opcode: 1, unique: RESENT | 42, node: 11, uid: 1000, gid: 100, pid: 77 });
-        assert_eq!(header.caller(), Caller { uid: 1000, gid: 100, request: 42 }, "the mark of a request sent again is no part of it");
+        assert_eq!(
+            header.caller(),
+            Caller { uid: 1000, gid: 100, request: 42, keeps_times: false },
+            "the mark of a request sent again is no part of it"
+        );
         let name = &b"name"[..];
         let set = SetAttr {
             perm: Some(0o644),
@@ -462,7 +469,7 @@ mod tests {
             Operation::Rename { name, parent: 9, new: b"new", flags: 1 },
             Operation::Link { ino: 9, name },
             Operation::Read { offset: 8192, size: 65536 },
-            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, flags: 2 }),
+            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, from_cache: false, flags: 2 }),
             Operation::Fsync { datasync: true },
             Operation::SetXattr { name: b"user.a", value: b"value", flags: 1 },
             Operation::GetXattr { name: b"user.a", size: 64 },

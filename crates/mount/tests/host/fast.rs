@@ -56,6 +56,39 @@ fn a_growing_file_is_copied_whole() {
     volume.end();
 }
 
+/// The kernel's clock ticks more slowly than a change takes: the second of two in one tick is no news to it, and whatever
+/// time the volume noted for itself would be seen after the next mount.
+#[test]
+fn times_are_the_same_after_the_next_mount() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let mut plan = world.volume("v");
+    plan.options.cache = Some(CacheMode::Fast);
+    let point = std::path::Path::new(&plan.mountpoint);
+    let seen = || {
+        let time = |n: usize| fs::metadata(point.join(format!("f{n}"))).map(|m| (m.mtime(), m.mtime_nsec())).expect("meta");
+        (0..40).map(time).collect::<Vec<_>>()
+    };
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    for n in 0..40u64 {
+        let f = file(&point.join(format!("f{n}")));
+        if n % 2 == 0 {
+            f.set_len(1 << 20).expect("grown");
+        }
+        if n % 3 == 0 {
+            nix::fcntl::fallocate(&f, nix::fcntl::FallocateFlags::empty(), 0, 4096).expect("reserved");
+        }
+        f.write_all_at(b"far", 40_000).expect("written");
+        f.sync_all().expect("synced");
+    }
+    let before = seen();
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached again");
+    assert_eq!(seen(), before);
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
 #[test]
 fn times_that_were_set_stay_although_data_was_written_before() {
     need_fuse!();

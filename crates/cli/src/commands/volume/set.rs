@@ -32,7 +32,8 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
         let options = if options.is_empty() { "all options at their defaults".to_owned() } else { options.join(" ") };
         format!("{}: {options}\n", volume.name)
     })?;
-    let later: Vec<&str> = ["durability", "outage", "compression"].into_iter().filter(|k| update.options.contains_key(*k)).collect();
+    let later: Vec<&str> =
+        ["cache", "durability", "outage", "compression"].into_iter().filter(|k| update.options.contains_key(*k)).collect();
     if volume.mountpoint.is_some() && !later.is_empty() {
         cx.ui.note(&format!("{} is mounted: {} count from its next mount on", volume.name, later.join(", ")));
     }
