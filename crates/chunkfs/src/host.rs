@@ -18,7 +18,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 /// An open file on the host.
 pub trait HostFile: Send + Sync + std::fmt::Debug {
@@ -71,13 +70,15 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn now(&self) -> Time;
 }
 
-/// The host's clock.
+/// The host's clock, the coarse one: the kernel stamps files with it, and of two changes the later one must not look older
+/// because only one of them was stamped here.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {
-        SystemTime::now().into()
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        Time { sec: now.tv_sec, nsec: now.tv_nsec as u32 }
     }
 }
 

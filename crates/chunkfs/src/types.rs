@@ -133,8 +133,8 @@ pub struct Caller {
     /// The kernel's number of the request, 0 if there is none. A request that is sent again carries the
     /// same number; a change with a number already seen is answered as before and not done twice.
     pub request: u64,
-    /// Whether the times of file contents are the kernel's own, which sets them when it likes: writing and allocating leave
-    /// them as they are.
+    /// Whether the times of files are the kernel's own, which tells them when it likes: writing, allocating and truncating
+    /// leave them as they are.
     pub keeps_times: bool,
 }
 

@@ -45,7 +45,7 @@ macro_rules! words {
 }
 
 words! {
-    /// How the kernel may cache: strict is always right, fast owes what the design lists.
+    /// How the kernel may cache: strict asks the volume each time, fast owes what docs/SEMANTICS.md lists.
     CacheMode, "cache" {
         /// Ordinary opens, no writeback cache.
         Strict = "strict",

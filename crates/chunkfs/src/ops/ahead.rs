@@ -1,4 +1,4 @@
-//! Fetching what a file's reader will want next: if its reads follow each other, a window grows from 1 to 16 MiB.
+//! Fetching what a file's reader will want next: if its reads follow each other, a window grows from 1 to 32 MiB.
 //!
 //! A first read, and any that does not follow the one before, fetches nothing but what it wants.
 
@@ -11,10 +11,10 @@ use std::ops::Range;
 
 /// Blocks ahead of a reader that has just begun to follow on: 1 MiB.
 const WINDOW_MIN: u64 = 256;
-/// And at most: 16 MiB.
-const WINDOW_MAX: u64 = 4096;
-/// Reads that the kernel sends side by side arrive in any order.
-const SLACK: u64 = 512;
+/// And at most: 32 MiB.
+const WINDOW_MAX: u64 = 8192;
+/// Reads that the kernel sends side by side, 8 MiB of them, arrive in any order.
+const SLACK: u64 = 2048;
 /// Files that are followed at once.
 const FILES: usize = 1024;
 

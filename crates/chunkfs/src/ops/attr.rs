@@ -64,7 +64,7 @@ impl FileSystem {
                     let mut tx = Tx::of(st, cx);
                     let mut inode = (*tx.inode(ino)?).clone();
                     if tx.answered().is_none() {
-                        apply(&mut inode, set, &tx);
+                        apply(&mut inode, cx, set, &tx);
                         tx.put_inode(ino, inode.clone());
                         tx.commit()?;
                     }
@@ -124,7 +124,7 @@ impl FileSystem {
     }
 }
 
-fn apply(inode: &mut Inode, set: &SetAttr, tx: &Tx<'_>) {
+fn apply(inode: &mut Inode, cx: &Caller, set: &SetAttr, tx: &Tx<'_>) {
     let at = |t: SetTime| match t {
         SetTime::Now => tx.now,
         SetTime::At(t) => t,
@@ -144,7 +144,8 @@ fn apply(inode: &mut Inode, set: &SetAttr, tx: &Tx<'_>) {
     if let Some(t) = set.mtime {
         inode.mtime = at(t);
     }
-    inode.ctime = set.ctime.unwrap_or(tx.now);
+    let is_kernels = cx.keeps_times && inode.kind == FileKind::File;
+    inode.ctime = set.ctime.unwrap_or(if is_kernels { inode.ctime } else { tx.now });
 }
 
 /// Sets the size; tells whether blocks have still to be cut off.
@@ -173,11 +174,13 @@ fn set_size(mut tx: Tx<'_>, cx: &Caller, ino: Ino, size: u64, set: &SetAttr, tai
         }
     }
     inode.size = size;
-    inode.mtime = tx.now;
+    if !cx.keeps_times {
+        inode.mtime = tx.now;
+    }
     if cx.uid != 0 {
         inode.take_off_set_id();
     }
-    apply(&mut inode, set, &tx);
+    apply(&mut inode, cx, set, &tx);
     tx.put_inode(ino, inode.clone());
     tx.unbounded();
     tx.commit()?;

@@ -81,8 +81,11 @@ fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
 
 /// The names of the options in which two volumes differ; `store` is the second one's.
 pub(super) fn differing(a: &VolumeOptions, b: &VolumeOptions, store: &StoreSpec) -> Vec<String> {
+    // A default that follows from the size is not another difference.
+    let neither = a.cache.is_none() && b.cache.is_none();
     let (a, b) = (effective(a, store).to_pairs(), effective(b, store).to_pairs());
-    let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|k| a.get(*k) != b.get(*k)).cloned().collect();
+    let mut names: Vec<String> =
+        a.keys().chain(b.keys()).filter(|k| a.get(*k) != b.get(*k) && !(neither && *k == "cache")).cloned().collect();
     names.sort();
     names.dedup();
     names

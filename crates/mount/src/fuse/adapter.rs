@@ -59,6 +59,8 @@ pub(super) struct Asked {
     pub(super) reply: Reply,
     /// Whether this thread may wait for the disk.
     pub(super) may_wait: bool,
+    /// Whether it is answered with what comes of it even if its caller is killed.
+    pub(super) to_its_end: bool,
 }
 
 impl Adapter {
@@ -76,7 +78,7 @@ impl Adapter {
         answer: impl FnOnce(Reply, T) + Send + 'static,
         take_back: impl FnOnce(T) + Send + 'static,
     ) {
-        let Asked { header, reply, may_wait } = asked;
+        let Asked { header, reply, may_wait, to_its_end } = asked;
         let mut work = Box::pin(work);
         let _runtime = self.runtime.enter();
         let mut first = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -90,7 +92,7 @@ impl Adapter {
             let done = tokio::select! {
                 biased;
                 out = &mut work => Some(out),
-                () = killed => None,
+                () = killed, if !to_its_end => None,
             };
             match done {
                 Some(out) => answer(reply, out),

@@ -34,7 +34,7 @@ impl Adapter {
             // Nobody waits for an answer to this.
             return inodes.into_iter().for_each(|(ino, count)| self.fs.forget(ino, count));
         }
-        let asked = Asked { header, reply: Reply::new(self.device.clone(), header.unique), may_wait };
+        let asked = Asked { header, reply: Reply::new(self.device.clone(), header.unique), may_wait, to_its_end: false };
         let Some(operation) = operation else {
             tracing::error!(?header, "a request that is cut short");
             return asked.reply.error(libc::EIO);
@@ -71,14 +71,20 @@ impl Adapter {
             Operation::Create { name, mode, flags } => self.create(asked, name, mode, flags),
             Operation::Fallocate { offset, length, mode } => self.fallocate(asked, offset, length, mode),
             Operation::Lseek { offset, whence } => self.lseek(asked, offset, whence),
-            // Flush: every write was answered with its own error already. The kernel need not ask again on this mount,
-            // and still writes pages that were changed through a mapping.
+            // Flush: every write was answered with its own error already, and of pages that it writes back the kernel keeps the
+            // errors for whoever closes. It need not ask again on this mount.
             Operation::Flush | Operation::Other | Operation::Forget { .. } => asked.reply.error(libc::ENOSYS),
         }
     }
 
+    /// Whether the kernel gathers writes. It also notes when they came then, and tells the files' times and sizes itself.
     fn is_fast(&self) -> bool {
         self.cache == CacheMode::Fast
+    }
+
+    /// A request that may change a size. A kernel that keeps sizes itself takes one that was given up for not done, for good.
+    fn whose_end_counts(&self, asked: Asked) -> Asked {
+        Asked { to_its_end: self.is_fast(), ..asked }
     }
 
     /// Work whose outcome `send` answers with, an error with its number.
@@ -167,7 +173,9 @@ impl Adapter {
     }
 
     fn setattr(&self, asked: Asked, set: SetAttr) {
+        let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
+        let cx = Caller { keeps_times: self.is_fast(), ..cx };
         self.attr(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await });
     }
 
@@ -252,8 +260,7 @@ impl Adapter {
 
     fn write(&self, asked: Asked, write: Write, data: Bytes) {
         let (fs, _, ino) = self.of(&asked);
-        // The kernel that gathers writes also notes when they came, and sets the file's times to that.
-        let cx = Caller { keeps_times: self.is_fast() && write.from_cache, ..writer(&asked.header, &write) };
+        let cx = Caller { keeps_times: self.is_fast(), ..writer(&asked.header, &write) };
         let work = async move {
             let n = fs.write(&cx, ino, write.offset, &data).await?;
             drop(data);
@@ -344,6 +351,7 @@ impl Adapter {
             libc::FALLOC_FL_ZERO_RANGE => Allocate::ZeroRange { keep_size },
             _ => return asked.reply.error(libc::EOPNOTSUPP),
         };
+        let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
         let cx = Caller { keeps_times: self.is_fast(), ..cx };
         self.empty(asked, "fallocate", async move { fs.fallocate(&cx, ino, offset, length, what).await });

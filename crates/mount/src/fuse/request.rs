@@ -82,8 +82,6 @@ pub(super) struct Write {
     pub(super) size: u32,
     /// Whether set-id bits are to be taken off.
     pub(super) kill_set_id: bool,
-    /// Whether these are pages that the kernel writes back, whoever changed them.
-    pub(super) from_cache: bool,
     /// `O_SYNC` and the like, as the file was opened.
     pub(super) flags: i32,
 }
@@ -330,7 +328,6 @@ impl<'a> Operation<'a> {
 }
 
 fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
-    const FROM_CACHE: u32 = 1;
     const KILL_SET_ID: u32 = 1 << 2;
     body.u64()?;
     let (offset, size, how) = (body.u64()?, body.u32()?, body.u32()?);
@@ -338,7 +335,7 @@ fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
     let flags = body.u32()? as i32;
     body.u32()?;
     body.bytes(size as usize)?;
-    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, from_cache: how & FROM_CACHE != 0, flags }))
+    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, flags }))
 }
 
 fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
@@ -469,7 +466,7 @@ mod tests {
             Operation::Rename { name, parent: 9, new: b"new", flags: 1 },
             Operation::Link { ino: 9, name },
             Operation::Read { offset: 8192, size: 65536 },
-            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, from_cache: false, flags: 2 }),
+            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, flags: 2 }),
             Operation::Fsync { datasync: true },
             Operation::SetXattr { name: b"user.a", value: b"value", flags: 1 },
             Operation::GetXattr { name: b"user.a", size: 64 },

@@ -74,12 +74,8 @@ impl Keeper {
                 return busy(if users.is_empty() { format!("the kernel says {} is busy", point.display()) } else { users.join(", ") });
             }
         } else if !dead {
-            // What was changed through mappings is written while there is a worker that can.
-            if state == WorkerState::Serving {
-                start_writing(&point);
-                if let Err(e) = self.ask_worker::<()>(id, &WorkerRequest::WritePages, Some(WRITING)) {
-                    tracing::warn!(volume = %name, "what is dirty was not written in time: {e}");
-                }
+            if let Err(e) = self.write_pages(id, &point) {
+                tracing::warn!(volume = %name, "what the kernel had taken and not written yet may be lost: {e}");
             }
             for b in &binds {
                 mount::unmount_lazily(Path::new(&b.dir))?;
@@ -88,6 +84,25 @@ impl Keeper {
             mount::unmount_by_force(&point)?;
         }
         self.await_end(&slot)
+    }
+
+    /// Has the kernel write what it alone has, as far as that comes to an end soon. A worker that is being replaced is waited for:
+    /// only its successor can take it.
+    pub(super) fn write_pages(&self, id: VolumeId, point: &Path) -> Result<()> {
+        let until = Instant::now() + WRITING;
+        let is_restarting = || self.slot(id).look(|v| matches!(v.state, WorkerState::Restarting { .. })).unwrap_or(false);
+        loop {
+            while is_restarting() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            start_writing(point, until);
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+            match self.ask_worker::<()>(id, &WorkerRequest::WritePages, Some(left)) {
+                // It died meanwhile.
+                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+                answer => return answer,
+            }
+        }
     }
 
     /// Waits for the worker's end after the unmount, and clears the place.
@@ -156,7 +171,7 @@ fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table:
 
 /// Has the kernel start to write all that is dirty at once. That it has arrived is the worker's to say: for a FUSE file
 /// system syncfs returns before the writes are answered.
-fn start_writing(point: &Path) {
+fn start_writing(point: &Path, until: Instant) {
     let point = point.to_owned();
     let (tell, told) = mpsc::channel();
     // On a thread of its own, which the end of the connection sets free.
@@ -167,7 +182,7 @@ fn start_writing(point: &Path) {
         }
         let _ = tell.send(());
     });
-    if started.is_err() || told.recv_timeout(WRITING).is_err() {
+    if started.is_err() || told.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
         tracing::warn!("the kernel does not come to an end with what is dirty");
     }
 }

@@ -4,7 +4,7 @@ use super::Keeper;
 use crate::kernel::table;
 use crate::protocol::{AttachedVolume, KeeperRequest, WorkerRequest, WorkerState};
 use crate::wire::Connection;
-use orlop_model::{ByteSize, Error, ErrorKind, Result, Usage, VolumeId};
+use orlop_model::{ByteSize, CacheMode, Error, ErrorKind, Result, Usage, VolumeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -48,6 +48,13 @@ impl Keeper {
             KeeperRequest::List => value(self.list()?),
             KeeperRequest::Usage { volume } => value(self.ask_worker::<Usage>(volume, &WorkerRequest::Usage, Some(QUESTION))?),
             KeeperRequest::SetQuota { volume, bytes } => {
+                // What the kernel has taken already counts before anything is refused.
+                let fast = self.slot(volume).look(|v| (v.plan.options.cache == Some(CacheMode::Fast)).then(|| v.mountpoint())).flatten();
+                if let (Some(point), true) = (fast, bytes.is_some())
+                    && let Err(e) = self.write_pages(volume, &point)
+                {
+                    tracing::warn!(%volume, "a size is set before what the kernel had taken was written: {e}");
+                }
                 self.ask_worker::<()>(volume, &WorkerRequest::SetQuota { bytes }, Some(QUESTION))?;
                 // The next worker has to keep to it as well.
                 self.slot(volume).change(|v| v.plan.options.size = bytes.map(ByteSize));

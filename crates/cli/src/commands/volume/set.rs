@@ -37,5 +37,11 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     if volume.mountpoint.is_some() && !later.is_empty() {
         cx.ui.note(&format!("{} is mounted: {} count from its next mount on", volume.name, later.join(", ")));
     }
+    if volume.mountpoint.is_some() && update.options.contains_key("size") && volume.options.cache.is_none() {
+        cx.ui.note(&format!(
+            "{} is mounted: if that is with cache=fast, what does not fit is told by close or fsync until its next mount",
+            volume.name
+        ));
+    }
     Ok(0)
 }
