@@ -153,6 +153,25 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Reads rows into memory that will be asked for one by one: a store that is far is asked once.
+    pub(crate) async fn warm(&self, from: Key, to: Key) -> FsResult<()> {
+        const ROWS_MAX: usize = 1024;
+        let folds = self.lock().folds;
+        let rows = self.ns.scan_far(from, to, ROWS_MAX).await.map_err(|e| self.heed(e))?;
+        let mut st = self.lock();
+        if st.folds != folds {
+            return Ok(());
+        }
+        for (key, row) in rows {
+            // What is being changed or folded is newer than what was read, and a fold that comes to its end may have put it there already.
+            let is_newer_here = st.overlay.contains_key(&key) || st.folding.as_ref().is_some_and(|f| f.contains_key(&key));
+            if !is_newer_here && st.clean.get(&key).is_none() {
+                st.clean.put(key, Some(row));
+            }
+        }
+        Ok(())
+    }
+
     /// Rows from `from` up to and excluding `to`, memory over namespace, at most `limit`.
     ///
     /// A row that exists during the whole call is among them; one made or removed meanwhile may be or not.

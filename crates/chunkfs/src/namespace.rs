@@ -110,7 +110,16 @@ impl Namespace {
 
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
-        let options = ScanOptions::default().with_max_fetch_tasks(2);
+        self.scan_with(from, to, limit, ScanOptions::default().with_max_fetch_tasks(2)).await
+    }
+
+    /// The same for whoever wants all of them, in few requests.
+    pub(crate) async fn scan_far(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
+        let options = ScanOptions::default().with_max_fetch_tasks(4).with_read_ahead_bytes(128 << 10).with_cache_blocks(true);
+        self.scan_with(from, to, limit, options).await
+    }
+
+    async fn scan_with(&self, from: Key, to: Key, limit: usize, options: ScanOptions) -> FsResult<Vec<(Key, Row)>> {
         let mut it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
         let mut rows = Vec::new();
         while rows.len() < limit {

@@ -4,6 +4,7 @@
 
 use super::data::{Piece, locate};
 use crate::fs::FileSystem;
+use crate::key::{CHUNK_BLOCKS, Key};
 use crate::remote::Source;
 use crate::types::Ino;
 use std::collections::HashMap;
@@ -15,6 +16,9 @@ const WINDOW_MIN: u64 = 256;
 const WINDOW_MAX: u64 = 8192;
 /// Reads that the kernel sends side by side, 8 MiB of them, arrive in any order.
 const SLACK: u64 = 2048;
+/// Rows that are read at once, one for each MiB of the file; and how many of them are left when the next are.
+const ROWS: u64 = 128;
+const ROWS_LEFT: u64 = 48;
 /// Files that are followed at once.
 const FILES: usize = 1024;
 
@@ -24,6 +28,8 @@ struct Sequence {
     /// What was asked for so far.
     until: u64,
     window: u64,
+    /// Chunks below this one have their rows in memory, or somebody reads them.
+    rows: u64,
 }
 
 /// Reads of files, as far as they follow each other.
@@ -38,10 +44,10 @@ impl Sequences {
         if self.files.len() >= FILES && !self.files.contains_key(&ino) {
             self.files.clear();
         }
-        let fresh = || Sequence { next: u64::MAX, until: 0, window: 0 };
+        let fresh = || Sequence { next: u64::MAX, until: 0, window: 0, rows: 0 };
         let s = self.files.entry(ino).or_insert_with(fresh);
         if blocks.start > s.next.saturating_add(SLACK) || blocks.end.saturating_add(SLACK) < s.next {
-            *s = Sequence { next: blocks.end, until: blocks.end, window: 0 };
+            *s = Sequence { next: blocks.end, until: blocks.end, window: 0, rows: 0 };
             return None;
         }
         if blocks.end <= s.next {
@@ -60,6 +66,18 @@ impl Sequences {
         s.until = want;
         Some(ahead)
     }
+
+    /// The chunks whose rows are worth reading now, for one whose blocks up to `until` are fetched.
+    fn rows(&mut self, ino: Ino, until: u64, end_of_file: u64) -> Option<Range<u64>> {
+        let s = self.files.get_mut(&ino)?;
+        let (chunk, end) = (until / CHUNK_BLOCKS, end_of_file.div_ceil(CHUNK_BLOCKS));
+        if s.rows >= end || s.rows > chunk + ROWS_LEFT {
+            return None;
+        }
+        let from = s.rows.max(s.next / CHUNK_BLOCKS);
+        s.rows = (chunk + ROWS).min(end);
+        (from < s.rows).then(|| from..s.rows)
+    }
 }
 
 impl FileSystem {
@@ -68,7 +86,13 @@ impl FileSystem {
     pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
         let Some(packs) = self.packs() else { return };
         let Some(ahead) = self.sequences.lock().read(ino, blocks, end_of_file) else { return };
+        let rows = self.sequences.lock().rows(ino, ahead.end, end_of_file);
         // A reader whose next read finds the error is told then.
+        if let Some(rows) = rows
+            && self.warm(Key::Chunk(ino, rows.start), Key::Chunk(ino, rows.end)).await.is_err()
+        {
+            return;
+        }
         let Ok(pieces) = self.run(|st| locate(st, ino, ahead.clone())).await else { return };
         let packed: Vec<_> = pieces
             .into_iter()
@@ -86,6 +110,23 @@ impl FileSystem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_read_many_at_a_time_and_none_twice() {
+        const END: u64 = 1000 * CHUNK_BLOCKS;
+        let (mut s, mut upto) = (Sequences::default(), 0);
+        let mut readings = 0;
+        for at in (0..END).step_by(256) {
+            let Some(ahead) = s.read(7, at..at + 256, END) else { continue };
+            if let Some(rows) = s.rows(7, ahead.end, END) {
+                assert!(rows.start == upto || upto == 0, "{rows:?} after {upto}");
+                (upto, readings) = (rows.end, readings + 1);
+            }
+            assert!(upto >= ahead.end / CHUNK_BLOCKS, "what is fetched has its rows");
+        }
+        assert!(upto == 1000 && readings < 16, "{upto} in {readings}");
+        assert_eq!(s.rows(8, 5, END), None, "nobody reads it");
+    }
 
     #[test]
     fn reads_that_follow_grow_the_window_and_others_fetch_nothing() {
