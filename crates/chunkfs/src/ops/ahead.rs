@@ -76,7 +76,7 @@ impl Sequences {
         }
         let from = s.rows.max(s.next / CHUNK_BLOCKS);
         s.rows = (chunk + ROWS).min(end);
-        (from < s.rows).then(|| from..s.rows)
+        (from < s.rows).then_some(from..s.rows)
     }
 }
 
