@@ -110,7 +110,7 @@ impl Namespace {
 
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
-        self.scan_with(from, to, limit, ScanOptions::default().with_max_fetch_tasks(2)).await
+        self.scan_with(from, to, limit, near()).await
     }
 
     /// The same for whoever wants all of them, in few requests.
@@ -120,14 +120,8 @@ impl Namespace {
     }
 
     async fn scan_with(&self, from: Key, to: Key, limit: usize, options: ScanOptions) -> FsResult<Vec<(Key, Row)>> {
-        let mut it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
-        let mut rows = Vec::new();
-        while rows.len() < limit {
-            let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { break };
-            let key = Key::decode(&kv.key).map_err(|e| FsError::Corrupt(format!("namespace: {e}")))?;
-            rows.push((key, decode(key, &kv.value)?));
-        }
-        Ok(rows)
+        let it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
+        collect(it, limit).await
     }
 
     /// Makes these rows durable, and the number of the last record in them, in one step.
@@ -184,16 +178,25 @@ pub(crate) struct Pinned(Arc<slatedb::DbSnapshot>);
 impl Pinned {
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
-        let options = ScanOptions::default().with_max_fetch_tasks(2);
-        let mut it = self.0.scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
-        let mut rows = Vec::new();
-        while rows.len() < limit {
-            let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { break };
-            let key = Key::decode(&kv.key).map_err(|e| FsError::Corrupt(format!("namespace: {e}")))?;
-            rows.push((key, decode(key, &kv.value)?));
-        }
-        Ok(rows)
+        let it = self.0.scan_with_options(from.encode()..to.encode(), &near()).await.map_err(|e| fs_error(&e))?;
+        collect(it, limit).await
     }
+}
+
+/// How rows are read by whoever may stop soon.
+fn near() -> ScanOptions {
+    ScanOptions::default().with_max_fetch_tasks(2)
+}
+
+/// The rows of a scan, at most `limit`.
+async fn collect(mut it: slatedb::DbIterator, limit: usize) -> FsResult<Vec<(Key, Row)>> {
+    let mut rows = Vec::new();
+    while rows.len() < limit {
+        let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { break };
+        let key = Key::decode(&kv.key).map_err(|e| FsError::Corrupt(format!("namespace: {e}")))?;
+        rows.push((key, decode(key, &kv.value)?));
+    }
+    Ok(rows)
 }
 
 /// The volume's path, of the namespace's.

@@ -24,22 +24,6 @@ pub struct Time {
     pub nsec: u32,
 }
 
-impl From<SystemTime> for Time {
-    fn from(t: SystemTime) -> Self {
-        match t.duration_since(UNIX_EPOCH) {
-            Ok(d) => Time { sec: d.as_secs() as i64, nsec: d.subsec_nanos() },
-            Err(before) => {
-                let d = before.duration();
-                let whole = d.as_secs() as i64;
-                match d.subsec_nanos() {
-                    0 => Time { sec: -whole, nsec: 0 },
-                    n => Time { sec: -whole - 1, nsec: 1_000_000_000 - n },
-                }
-            }
-        }
-    }
-}
-
 impl From<Time> for SystemTime {
     fn from(t: Time) -> Self {
         if t.sec >= 0 {

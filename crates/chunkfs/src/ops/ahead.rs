@@ -85,8 +85,12 @@ impl FileSystem {
     /// disk the kernel reads ahead itself.
     pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
         let Some(packs) = self.packs() else { return };
-        let Some(ahead) = self.sequences.lock().read(ino, blocks, end_of_file) else { return };
-        let rows = self.sequences.lock().rows(ino, ahead.end, end_of_file);
+        let (ahead, rows) = {
+            let mut sequences = self.sequences.lock();
+            let Some(ahead) = sequences.read(ino, blocks, end_of_file) else { return };
+            let rows = sequences.rows(ino, ahead.end, end_of_file);
+            (ahead, rows)
+        };
         // A reader whose next read finds the error is told then.
         if let Some(rows) = rows
             && self.warm(Key::Chunk(ino, rows.start), Key::Chunk(ino, rows.end)).await.is_err()

@@ -6,7 +6,7 @@ use super::listing::{Told, fill};
 use super::pages::invalidate;
 use super::reader::Received;
 use super::reply::{KEEP_CACHE, Listing, Reply};
-use super::request::{Header, Operation, WRITE_DATA, Write};
+use super::request::{Operation, WRITE_DATA, Write};
 use bytes::Bytes;
 use orlop_chunkfs::{Allocate, Attr, Caller, FileSystem, FsError, FsResult, Ino, RenameMode, Seek, SetAttr, XattrMode};
 use orlop_model::CacheMode;
@@ -151,7 +151,7 @@ impl Adapter {
 
     /// What every operation starts from: the file system, who asks, and the inode.
     fn of(&self, asked: &Asked) -> (Arc<FileSystem>, Caller, Ino) {
-        (self.fs.clone(), asked.header.caller(), asked.header.node)
+        (self.fs.clone(), Caller { keeps_times: self.is_fast(), ..asked.header.caller() }, asked.header.node)
     }
 
     fn lookup(&self, asked: Asked, n: &[u8]) {
@@ -175,7 +175,6 @@ impl Adapter {
     fn setattr(&self, asked: Asked, set: SetAttr) {
         let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
-        let cx = Caller { keeps_times: self.is_fast(), ..cx };
         self.attr(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await });
     }
 
@@ -259,8 +258,8 @@ impl Adapter {
     }
 
     fn write(&self, asked: Asked, write: Write, data: Bytes) {
-        let (fs, _, ino) = self.of(&asked);
-        let cx = Caller { keeps_times: self.is_fast(), ..writer(&asked.header, &write) };
+        let (fs, cx, ino) = self.of(&asked);
+        let cx = writer(cx, &write);
         let work = async move {
             let n = fs.write(&cx, ino, write.offset, &data).await?;
             drop(data);
@@ -353,7 +352,6 @@ impl Adapter {
         };
         let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
-        let cx = Caller { keeps_times: self.is_fast(), ..cx };
         self.empty(asked, "fallocate", async move { fs.fallocate(&cx, ino, offset, length, what).await });
     }
 
@@ -382,9 +380,8 @@ impl Adapter {
 }
 
 /// Who writes, for whom set-id bits are taken off: whether they are is the kernel's decision, which knows capabilities.
-fn writer(header: &Header, write: &Write) -> Caller {
+fn writer(cx: Caller, write: &Write) -> Caller {
     const NOBODY: u32 = 65534;
-    let cx = header.caller();
     let uid = match (write.kill_set_id, cx.uid) {
         (false, _) => 0,
         (true, 0) => NOBODY,

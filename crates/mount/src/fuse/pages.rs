@@ -4,7 +4,6 @@
 //! that answers requests.
 
 use crate::kernel::abi::invalidate_notice;
-use nix::errno::Errno;
 use orlop_chunkfs::Ino;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,12 +19,12 @@ pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) ->
 /// of a FUSE file system, and does not wait for their answers.
 pub(crate) fn write_pages(device: &OwnedFd, inodes: impl Iterator<Item = Ino>) -> io::Result<()> {
     for ino in inodes {
-        let notice = invalidate_notice(ino, 0, 0);
-        match nix::unistd::write(device, &notice) {
-            // ENOENT: the kernel does not hold it.
-            Ok(_) | Err(Errno::ENOENT) => {}
-            Err(Errno::ENODEV) => return Err(Errno::ENODEV.into()),
-            Err(e) => tracing::warn!("having the pages of inode {ino} written: {e}"),
+        let Err(e) = invalidate(device, ino, 0, 0) else { continue };
+        match e.raw_os_error() {
+            // The kernel does not hold it.
+            Some(libc::ENOENT) => {}
+            Some(libc::ENODEV) => return Err(e),
+            _ => tracing::warn!("having the pages of inode {ino} written: {e}"),
         }
     }
     Ok(())
