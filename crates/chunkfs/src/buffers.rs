@@ -1,23 +1,38 @@
-//! The memory that long reads are put together in: kept for the next one, given back when the volume is quiet.
+//! The memory that long reads and packs are put together in: kept for the next one, given back when the volume is quiet.
 //!
-//! They begin at a page, as reads past the host's page cache ask for. Filling a megabyte with zeros, to overwrite it at
-//! once, takes a tenth of the time of a read.
+//! It begins at a page, as reads past the host's page cache ask for. Filling a megabyte with zeros, to overwrite it at
+//! once, takes a tenth of the time of a read; so does having the kernel find new pages for it each time.
 
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
 
+const PAGE: usize = 4096;
 /// Reads from this length on have their memory from here.
 const LONG: usize = 64 << 10;
-const PAGE: usize = 4096;
-/// Buffers that are kept.
+/// Longer ones are not kept: what the kernel asks for at most, which may begin and end within a block.
+const LONGEST: usize = (1 << 20) + PAGE;
+/// Buffers for reads that are kept.
 const KEPT: usize = 4;
-/// Longer ones are not.
-const LONGEST: usize = (1 << 20) + (8 << 10);
 
 /// Buffers that nobody uses just now.
-#[derive(Debug, Default)]
-pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    free: Mutex<Vec<Vec<u8>>>,
+    /// From this length on they are kept.
+    shortest: usize,
+    /// Up to this one.
+    longest: usize,
+    /// So many of them.
+    most: usize,
+}
+
+/// For reads.
+impl Default for Buffers {
+    fn default() -> Buffers {
+        Buffers::keeping(LONG, LONGEST, KEPT)
+    }
+}
 
 /// Memory for one read. What it holds at first is anything.
 #[derive(Debug)]
@@ -29,12 +44,17 @@ pub(crate) struct Buffer {
 }
 
 impl Buffers {
+    /// Keeps buffers of these lengths, so many of them.
+    pub(crate) fn keeping(shortest: usize, longest: usize, most: usize) -> Buffers {
+        Buffers { free: Mutex::default(), shortest, longest, most }
+    }
+
     /// Memory of this length.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
-        if len < LONG {
+        if len < self.shortest {
             return Buffer { bytes: vec![0; len], start: 0, len, pool: self.clone() };
         }
-        let kept = self.0.lock().pop().filter(|b| b.len() >= len + PAGE);
+        let kept = self.free.lock().pop().filter(|b| b.len() >= len + PAGE);
         let bytes = kept.unwrap_or_else(|| vec![0; len + PAGE]);
         let start = bytes.as_ptr().align_offset(PAGE).min(PAGE);
         Buffer { bytes, start, len, pool: self.clone() }
@@ -42,7 +62,7 @@ impl Buffers {
 
     /// Gives back what is not in use.
     pub(crate) fn clear(&self) {
-        self.0.lock().clear();
+        self.free.lock().clear();
     }
 }
 
@@ -65,10 +85,10 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if (LONG + PAGE..=LONGEST).contains(&self.bytes.len()) {
-            let mut kept = self.pool.0.lock();
-            if kept.len() < KEPT {
-                kept.push(std::mem::take(&mut self.bytes));
+        if (self.pool.shortest + PAGE..=self.pool.longest + PAGE).contains(&self.bytes.len()) {
+            let mut free = self.pool.free.lock();
+            if free.len() < self.pool.most {
+                free.push(std::mem::take(&mut self.bytes));
             }
         }
     }
@@ -81,7 +101,7 @@ mod tests {
     #[test]
     fn long_buffers_come_back_and_short_or_huge_ones_do_not() {
         let pool = Arc::new(Buffers::default());
-        let kept = || pool.0.lock().len();
+        let kept = || pool.free.lock().len();
         drop(pool.take(4096));
         drop(pool.take(LONGEST + 1));
         assert_eq!(kept(), 0);

@@ -17,10 +17,13 @@ pub(crate) struct RowCache {
 
 impl FileSystem {
     /// Gives back the memory of rows that the namespace has as well, which are fetched again when they are asked for, and of
-    /// reads that are over.
+    /// reads and uploads that are over.
     pub fn forget_rows(&self) {
         self.lock().clean.clear();
         self.buffers.clear();
+        if let Some(shipping) = &self.shipping {
+            shipping.buffers.clear();
+        }
         self.ns.forget();
     }
 

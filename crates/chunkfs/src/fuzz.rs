@@ -215,7 +215,7 @@ fn pack_sample(of: &Of, compression: Compression) -> Vec<u8> {
             Ok(0)
         }
     }
-    let payload = pack::encode(of, &Staged, compression).expect("it reads without fail");
+    let payload = pack::encode(of, &Staged, compression, &std::sync::Arc::default()).expect("it reads without fail");
     payload.iter().flat_map(|part| part.to_vec()).collect()
 }
 

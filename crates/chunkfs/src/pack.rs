@@ -5,6 +5,7 @@
 //! takes one request; otherwise the table is read first. Every byte is covered by a checksum or compared, so
 //! [`verify_whole`] finds any other byte than was written. docs/FORMAT.md has the layout.
 
+use crate::buffers::Buffers;
 use crate::codec::{Malformed, Reader};
 use crate::fold::blocking;
 use crate::host::HostFile;
@@ -126,25 +127,40 @@ fn parse_header(bytes: &[u8]) -> Result<Of, Malformed> {
 
 /// Makes a pack of a staged segment. Bytes are read once and held once; blocks are taken as they are, and one that the
 /// file does not have was never written whole and is named by nobody.
-pub(crate) fn encode(of: &Of, file: &dyn HostFile, compression: Compression) -> io::Result<PutPayload> {
+pub(crate) fn encode(of: &Of, file: &dyn HostFile, compression: Compression, buffers: &Arc<Buffers>) -> io::Result<PutPayload> {
+    let len = of.blocks as usize * B;
+    let mut buffer = buffers.take(len);
+    let there = file.read_at(buffer.space(), offset_of(0))?;
+    buffer.space()[there..].fill(0);
+    let all = buffer.part(0..len);
     let mut parts: Vec<Bytes> = vec![header(of).into()];
     let (mut table, mut at) = (Vec::new(), HEADER as u64);
+    // What is stored as it is goes out in as long pieces as it lies.
+    let mut kept = 0..0;
     for frame in 0..frames(of.blocks) {
-        let mut raw = vec![0; frame_bytes(of.blocks, frame)];
-        file.read_at(&mut raw, offset_of(frame * FRAME_BLOCKS))?;
-        let (how, stored) = match compression {
-            Compression::None => (RAW, raw),
-            Compression::Zstd => match zstd::bulk::compress(&raw, LEVEL) {
-                Ok(small) if small.len() <= raw.len() / 10 * 9 => (ZSTD, small),
-                _ => (RAW, raw),
-            },
+        let from = frame as usize * FRAME_BLOCKS as usize * B;
+        let raw = all.slice(from..from + frame_bytes(of.blocks, frame));
+        let small = match compression {
+            Compression::None => None,
+            Compression::Zstd => zstd::bulk::compress(&raw, LEVEL).ok().filter(|small| small.len() <= raw.len() / 10 * 9),
         };
+        let how = if small.is_some() { ZSTD } else { RAW };
+        let stored = small.as_deref().unwrap_or(&raw);
         table.extend_from_slice(&(stored.len() as u32).to_le_bytes());
-        table.extend_from_slice(&crc32c::crc32c(&stored).to_le_bytes());
+        table.extend_from_slice(&crc32c::crc32c(stored).to_le_bytes());
         table.extend_from_slice(&how.to_le_bytes());
         at += stored.len() as u64;
-        parts.push(stored.into());
+        match small {
+            None => kept.end = from + raw.len(),
+            Some(small) => {
+                parts.push(all.slice(kept));
+                parts.push(small.into());
+                kept = from + raw.len()..from + raw.len();
+            }
+        }
     }
+    parts.push(all.slice(kept));
+    parts.retain(|part| !part.is_empty());
     let mut footer = Vec::with_capacity(FOOTER);
     footer.extend_from_slice(END);
     footer.extend_from_slice(&at.to_le_bytes());
@@ -251,12 +267,13 @@ pub(crate) fn fit_checksums(tail: &mut [u8]) {
     footer[FOOTER - 4..].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Where packs go.
+/// Where packs go, and the memory that they are made in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) store: &'a Arc<dyn ObjectStore>,
     pub(crate) prefix: &'a str,
     pub(crate) volume: [u8; 16],
+    pub(crate) buffers: &'a Arc<Buffers>,
 }
 
 /// Puts a staged segment into the store, however long that takes. Doing it again is harmless: an object of its name holds
@@ -272,7 +289,8 @@ pub(crate) async fn upload(
 ) -> FsResult<Pack> {
     let store = target.store;
     let of = Of { volume: target.volume, segment, id: *id, blocks };
-    let payload = blocking(move || encode(&of, &*file, compression)).await.map_err(|e| host_error("reading a segment", &e))?;
+    let buffers = target.buffers.clone();
+    let payload = blocking(move || encode(&of, &*file, compression, &buffers)).await.map_err(|e| host_error("reading a segment", &e))?;
     let path = path(target.prefix, id);
     let bytes = payload.content_length() as u64;
     let put = patience.for_ever(path.as_ref(), async || {

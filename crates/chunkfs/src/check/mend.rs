@@ -22,6 +22,7 @@ use object_store::path::Path as StorePath;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use orlop_model::{Compression, FindingKind};
 use orlop_store::wrap::BrokenSeal;
+use std::sync::Arc;
 use std::collections::BTreeSet;
 
 /// The end of the name of what was moved aside.
@@ -118,7 +119,7 @@ impl FileSystem {
 fn made_again(of: &Of, file: &dyn HostFile, old: &Pack, named: &[Named]) -> FsResult<Bytes> {
     // In its old form, whatever the volume is set to now: then it has its old length too, and reads as soon as it is there.
     let form = if pack::is_raw(old) { Compression::None } else { Compression::Zstd };
-    let bytes: Bytes = pack::encode(of, file, form).map_err(|e| host_error("reading a segment", &e))?.into();
+    let bytes: Bytes = pack::encode(of, file, form, &Arc::default()).map_err(|e| host_error("reading a segment", &e))?.into();
     let whole = pack::verify_whole(&bytes).map_err(|e| FsError::Corrupt(format!("the pack made again: {e}")))?;
     match differing(&whole, named).first() {
         None => Ok(bytes),

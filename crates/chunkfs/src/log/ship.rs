@@ -9,6 +9,7 @@ use super::lease::{Lease, uptime_ms};
 use super::object::{Body, Extent, Head, decode, encode_records};
 use super::outbox::Parcel;
 use super::patience::Patience;
+use crate::buffers::Buffers;
 use crate::change::{Change, Record};
 use crate::fold::blocking;
 use crate::fs::FileSystem;
@@ -17,7 +18,7 @@ use crate::key::Key;
 use crate::open::{OpenConfig, Remote};
 use crate::pack;
 use crate::row::Row;
-use crate::segment::offset_of;
+use crate::segment::{PACK_BLOCKS, offset_of};
 use crate::state::{Bases, host_error};
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
@@ -36,6 +37,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 const IN_FLIGHT: usize = 4;
 /// Packs under way at most; each is held in memory whole.
 const UPLOADS: usize = 4;
+/// Bytes of the blocks of a segment that is full.
+const FULL_PACK: usize = PACK_BLOCKS as usize * BLOCK as usize;
 /// Log objects, or bytes in them, after which a fold is due: whoever opens the volume reads all that were sent since the last
 /// one, and a writer that syncs hundreds of times a second would leave him thousands.
 const LONG_LOG: usize = 256;
@@ -105,6 +108,8 @@ pub(crate) struct Shipping {
     uploading: Mutex<HashSet<u64>>,
     uploaded: Notify,
     upload_permits: Semaphore,
+    /// What packs are put together in.
+    pub(crate) buffers: Arc<Buffers>,
     upload_wake: Arc<Notify>,
 }
 
@@ -136,6 +141,7 @@ impl Shipping {
             uploading: Mutex::new(HashSet::new()),
             uploaded: Notify::new(),
             upload_permits: Semaphore::new(UPLOADS),
+            buffers: Arc::new(Buffers::keeping(FULL_PACK / 2, FULL_PACK, UPLOADS)),
             upload_wake: Arc::new(Notify::new()),
             config: remote,
         })
@@ -446,7 +452,7 @@ impl FileSystem {
         };
         let size = file.size().map_err(|e| host_error("asking for a segment's size", &e))?;
         let blocks = (size / BLOCK).saturating_sub(1) as u32;
-        let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume };
+        let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume, buffers: &shipping.buffers };
         let packed = pack::upload(&shipping.patience, &target, number, &id, file, blocks, shipping.config.compression).await?;
         {
             let mut st = self.lock();

@@ -1,4 +1,4 @@
-//! Fetching what a file's reader will want next: if its reads follow each other, a window grows from 1 to 32 MiB.
+//! Fetching what a file's reader will want next: if its reads follow each other, a window grows from 1 to 64 MiB.
 //!
 //! A first read, and any that does not follow the one before, fetches nothing but what it wants.
 
@@ -12,8 +12,10 @@ use std::ops::Range;
 
 /// Blocks ahead of a reader that has just begun to follow on: 1 MiB.
 const WINDOW_MIN: u64 = 256;
-/// And at most: 32 MiB.
-const WINDOW_MAX: u64 = 8192;
+/// And at most, 64 MiB: as many requests as may be under way.
+const WINDOW_MAX: u64 = 16384;
+/// What is asked for at once at least, if the window is wide enough: 4 MiB, a request.
+const STEP: u64 = 1024;
 /// Reads that the kernel sends side by side, 8 MiB of them, arrive in any order.
 const SLACK: u64 = 2048;
 /// Rows that are read at once, one for each MiB of the file; and how many of them are left when the next are.
@@ -58,8 +60,8 @@ impl Sequences {
         s.window = (s.window * 2).clamp(WINDOW_MIN, WINDOW_MAX);
         s.until = s.until.max(s.next);
         let want = (s.next + s.window).min(end_of_file);
-        // In large steps, so that requests are large.
-        if want <= s.until || s.until - s.next > s.window / 2 {
+        // In steps of a request: smaller ones cost more, and after larger ones the store is idle until all of one is read.
+        if want <= s.until || s.until - s.next > s.window - STEP.min(s.window / 2) {
             return None;
         }
         let ahead = s.until..want;

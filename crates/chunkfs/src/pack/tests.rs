@@ -38,7 +38,7 @@ fn raw_and_mixed_packs_round_trip() {
     for blocks in [1, 63, 64, 65, 300] {
         for compression in [Compression::None, Compression::Zstd] {
             let (_dir, file, data) = staged(blocks);
-            let bytes = flat(encode(&of(blocks), &*file, compression).expect("encoded"));
+            let bytes = flat(encode(&of(blocks), &*file, compression, &Arc::default()).expect("encoded"));
             let pack = Pack { blocks, bytes: bytes.len() as u64 };
             let mixed = compression == Compression::Zstd && blocks > 64;
             assert_eq!(is_raw(&pack), !mixed, "{blocks} {compression:?}");
@@ -64,7 +64,7 @@ fn every_flipped_byte_and_every_cut_is_found() {
     // One frame raw and one compressed, the first block-sized, so that every byte can be tried.
     for compression in [Compression::None, Compression::Zstd] {
         let (_dir, file, _) = staged(66);
-        let bytes = flat(encode(&of(66), &*file, compression).expect("encoded"));
+        let bytes = flat(encode(&of(66), &*file, compression, &Arc::default()).expect("encoded"));
         // Data bytes are all alike to the checksum of their frame: some of them do, all of everything else.
         let tail = bytes.len() - (2 * ENTRY + FOOTER);
         let places = (0..HEADER + 64).chain((HEADER + 64..tail).step_by(997)).chain(tail - 64..bytes.len());
@@ -85,7 +85,7 @@ fn every_flipped_byte_and_every_cut_is_found() {
 #[test]
 fn every_byte_of_a_pack_of_one_block_is_covered() {
     let (_dir, file, _) = staged(1);
-    let bytes = flat(encode(&of(1), &*file, Compression::None).expect("encoded"));
+    let bytes = flat(encode(&of(1), &*file, Compression::None, &Arc::default()).expect("encoded"));
     for at in 0..bytes.len() {
         let mut wrong = bytes.to_vec();
         wrong[at] ^= 0x10;
@@ -98,7 +98,7 @@ fn every_byte_of_a_pack_of_one_block_is_covered() {
 async fn an_upload_may_come_twice_and_never_replaces_another_object() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let patience = Patience::new(OutagePolicy::Wait, Duration::ZERO);
-    let target = Target { store: &store, prefix: "v", volume: [9; 16] };
+    let target = Target { store: &store, prefix: "v", volume: [9; 16], buffers: &Arc::default() };
     let up = async |id: &[u8; 16], number: u64, blocks: u32, file: &Arc<dyn HostFile>| {
         upload(&patience, &target, number, id, file.clone(), blocks, Compression::Zstd).await
     };

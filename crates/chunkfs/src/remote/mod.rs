@@ -33,8 +33,8 @@ use tokio::sync::Semaphore;
 const B: usize = BLOCK as usize;
 /// Requests ahead of readers at once.
 const AHEAD: usize = 16;
-/// Frames that one of them fetches: 2 MiB.
-const AHEAD_FRAMES: u32 = 8;
+/// Frames that one of them fetches: 4 MiB.
+const AHEAD_FRAMES: u32 = 16;
 /// How long something may be fetched that nobody waits for.
 const AHEAD_WITHIN: Duration = Duration::from_secs(30);
 /// How often blocks that differ from their checksums are fetched anew.

@@ -43,7 +43,7 @@ impl Far {
             Compression::Zstd => data.chunks_mut(B).enumerate().for_each(|(n, b)| b.fill(n as u8)),
         }
         file.write_at(&data, BLOCK).expect("written");
-        let target = Target { store: &self.inner, prefix: "v", volume: [1; 16] };
+        let target = Target { store: &self.inner, prefix: "v", volume: [1; 16], buffers: &Arc::default() };
         let patience = Patience::new(OutagePolicy::Wait, Duration::ZERO);
         let pack = pack::upload(&patience, &target, segment, &id, file, blocks, compression).await.expect("uploaded");
         (PackAt { segment, id, pack }, data)
