@@ -104,8 +104,8 @@ def _sources(package, into):
     if not found:
         kept.mkdir(parents=True, exist_ok=True)
         parts, lists = into / "apt/parts", into / "apt/lists"
-        parts.mkdir(parents=True)
-        lists.mkdir()
+        for folder in (parts, lists):
+            folder.mkdir(parents=True, exist_ok=True)
         for path in [pathlib.Path("/etc/apt/sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("debian*")]:
             if path.is_file():
                 text = re.sub(r"^(Types:)?( *)deb\b(?!-)( deb-src)?", r"\1\2deb-src", path.read_text(), flags=re.M)

@@ -22,8 +22,8 @@ use object_store::path::Path as StorePath;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use orlop_model::{Compression, FindingKind};
 use orlop_store::wrap::BrokenSeal;
-use std::sync::Arc;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The end of the name of what was moved aside.
 pub(super) const ASIDE: &str = ".damaged";

@@ -12,10 +12,10 @@ use std::ops::Range;
 
 /// Blocks ahead of a reader that has just begun to follow on: 1 MiB.
 const WINDOW_MIN: u64 = 256;
-/// And at most, 64 MiB: as many requests as may be under way.
+/// And at most: 64 MiB.
 const WINDOW_MAX: u64 = 16384;
-/// What is asked for at once at least, if the window is wide enough: 4 MiB, a request.
-const STEP: u64 = 1024;
+/// What is asked for at once at least, if the window is wide enough: 8 MiB, a request.
+const STEP: u64 = 2048;
 /// Reads that the kernel sends side by side, 8 MiB of them, arrive in any order.
 const SLACK: u64 = 2048;
 /// Rows that are read at once, one for each MiB of the file; and how many of them are left when the next are.

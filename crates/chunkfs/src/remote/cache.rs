@@ -233,27 +233,13 @@ impl Cache {
 
     /// Keeps frames. Fails if the host's disk has no room for them, which is no harm to anybody.
     pub(crate) fn keep(&self, cached: &Arc<Cached>, first: u32, frames: &[Bytes]) -> io::Result<()> {
-        let len: u64 = frames.iter().map(|f| f.len() as u64).sum();
-        if !self.has_room(len)? {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let file = self.file(cached)?;
-        let mut at = offset_of(first * FRAME_BLOCKS);
-        for frame in frames {
-            file.write_at(frame, at)?;
-            at += frame.len() as u64;
-        }
-        let mut p = cached.presence.lock();
-        for (n, frame) in (first..).zip(frames) {
-            if !has(&p.here, n) {
-                set(&mut p.here, n, true);
-                p.bytes += frame.len() as u64;
-                if !p.gone {
-                    self.bytes.fetch_add(frame.len() as u64, Ordering::AcqRel);
-                }
-            }
-        }
-        Ok(())
+        let mut arriving = self.arriving(cached, first..first + frames.len() as u32)?;
+        frames.iter().try_for_each(|frame| arriving.keep(frame))
+    }
+
+    /// Where the bytes of these frames are kept as they come.
+    pub(crate) fn arriving<'a>(&'a self, cached: &'a Arc<Cached>, frames: Range<u32>) -> io::Result<Arriving<'a>> {
+        Ok(Arriving { cache: self, cached, file: self.file(cached)?, frames, filled: 0 })
     }
 
     fn has_room(&self, len: u64) -> io::Result<bool> {
@@ -314,6 +300,57 @@ impl Cache {
         if made && let Err(e) = self.disk.remove(&path) {
             tracing::warn!(path = %path.display(), error = %e, "a cache file could not be removed");
         }
+    }
+}
+
+/// Frames that follow each other, on their way into a cache file. One is there for readers when its last byte is.
+#[derive(Debug)]
+pub(crate) struct Arriving<'a> {
+    cache: &'a Cache,
+    cached: &'a Arc<Cached>,
+    file: Arc<dyn HostFile>,
+    /// Those that are still to come, and how many bytes of the first have.
+    frames: Range<u32>,
+    filled: usize,
+}
+
+impl Arriving<'_> {
+    /// Keeps the next bytes. Fails if the host's disk has no room for them, or if they are more than was to come.
+    pub(crate) fn keep(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.frames.is_empty() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let len = pack::frame_bytes(self.cached.at.pack.blocks, self.frames.start);
+            if self.filled == 0 && !self.cache.has_room(len as u64)? {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(len - self.filled));
+            self.file.write_at(now, offset_of(self.frames.start * FRAME_BLOCKS) + self.filled as u64)?;
+            (bytes, self.filled) = (later, self.filled + now.len());
+            if self.filled == len {
+                self.arrived(len as u64);
+                (self.frames.start, self.filled) = (self.frames.start + 1, 0);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn arrived(&self, len: u64) {
+        let mut p = self.cached.presence.lock();
+        if !has(&p.here, self.frames.start) {
+            set(&mut p.here, self.frames.start, true);
+            p.bytes += len;
+            if !p.gone {
+                self.cache.bytes.fetch_add(len, Ordering::AcqRel);
+            }
+        }
+        drop(p);
+        self.cached.arrived.notify_waiters();
     }
 }
 

@@ -8,8 +8,10 @@ use crate::pack::{self, Frame};
 use crate::row::Pack;
 use crate::types::{FsError, FsResult};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use object_store::path::Path as StorePath;
-use object_store::{Error, ObjectStore, ObjectStoreExt};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt};
 use orlop_store::wrap::BrokenSeal;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,6 +29,9 @@ pub(crate) struct PackAt {
 
 /// What a pack's frames look like; none of it is needed if nothing in it is compressed.
 pub(crate) type Table = Option<Arc<[Frame]>>;
+
+/// Bytes on their way.
+pub(crate) type Pieces<'a> = BoxStream<'a, object_store::Result<Bytes>>;
 
 /// Bytes, or why there will never be any.
 type Got<T> = Result<T, String>;
@@ -106,10 +111,18 @@ impl Fetcher {
         }
     }
 
-    /// The same in a single attempt, for those who can do without.
-    pub(crate) async fn frames_if_easy(&self, at: &PackAt, table: &Table, frames: Range<u32>) -> Option<Vec<Bytes>> {
-        let bytes = self.store.get_range(&self.path(&at.id), extent(&at.pack, table, &frames)).await.ok()?;
-        split(&at.pack, table, &frames, &bytes).ok()
+    /// The same in a single attempt, for those who can do without, as it comes: frame by frame from a pack with a table,
+    /// else in pieces of any length.
+    pub(crate) async fn frames_if_easy<'a>(&self, at: &'a PackAt, table: &'a Table, frames: &Range<u32>) -> Option<Pieces<'a>> {
+        let (path, range) = (self.path(&at.id), extent(&at.pack, table, frames));
+        if table.is_some() {
+            let bytes = self.store.get_range(&path, range).await.ok()?;
+            let frames = split(&at.pack, table, frames, &bytes).ok()?;
+            return Some(stream::iter(frames.into_iter().map(Ok)).boxed());
+        }
+        let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
+        let got = self.store.get_opts(&path, options).await.ok().filter(|got| got.range == range)?;
+        Some(got.into_stream())
     }
 
     /// A whole pack, every byte of it checked.

@@ -19,6 +19,7 @@ use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
 use cache::{Cache, Cached, Missing, frames_of};
 use fetch::{Fetcher, Table, damaged};
+use futures::StreamExt;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -33,8 +34,8 @@ use tokio::sync::Semaphore;
 const B: usize = BLOCK as usize;
 /// Requests ahead of readers at once.
 const AHEAD: usize = 16;
-/// Frames that one of them fetches: 4 MiB.
-const AHEAD_FRAMES: u32 = 16;
+/// Frames that one of them fetches: 8 MiB.
+const AHEAD_FRAMES: u32 = 32;
 /// How long something may be fetched that nobody waits for.
 const AHEAD_WITHIN: Duration = Duration::from_secs(30);
 /// How often blocks that differ from their checksums are fetched anew.
@@ -280,8 +281,15 @@ impl Packs {
         let cached = self.cache.get(&at);
         while let Missing::Ours(fetching) = cached.missing(frames.clone(), AHEAD_FRAMES) {
             let Ok(table) = self.table(&cached).await else { return };
-            let Some(got) = self.fetcher.frames_if_easy(&at, &table, fetching.frames.clone()).await else { return };
-            if self.cache.keep(&cached, fetching.frames.start, &got).is_err() {
+            let Some(mut pieces) = self.fetcher.frames_if_easy(&at, &table, &fetching.frames).await else { return };
+            let Ok(mut arriving) = self.cache.arriving(&cached, fetching.frames.clone()) else { return };
+            while let Some(piece) = pieces.next().await {
+                // Whoever waits for the rest asks for it himself.
+                if !piece.is_ok_and(|bytes| arriving.keep(&bytes).is_ok()) {
+                    return;
+                }
+            }
+            if !arriving.is_whole() {
                 return;
             }
             self.trim();

@@ -278,9 +278,60 @@ async fn what_is_fetched_ahead_is_there_before_it_is_read() {
         assert!(began.elapsed() < Duration::from_secs(20), "{}", far.packs.cached_bytes());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(far.counts().reads, 8, "requests of 2 MiB");
+    assert_eq!(far.counts().reads, 2, "requests of 8 MiB");
     for n in 0..16 {
         far.reads(&at, &data, n * 256, 256).await.expect("read");
     }
-    assert_eq!(far.counts().reads, 8, "requests of 2 MiB");
+    assert_eq!(far.counts().reads, 2, "requests of 8 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_frame_does_not_wait_for_those_behind_it() {
+    const FRAME: usize = FRAME_BLOCKS as usize * B;
+    let far = Far::new(1 << 30);
+    // The last frame is a short one.
+    let (at, data) = far.pack(1, 3 * FRAME_BLOCKS + 5, Compression::None).await;
+    let cached = far.packs.cache.get(&at);
+    let Missing::Ours(fetching) = cached.missing(0..4, u32::MAX) else { panic!("nobody has it") };
+    let mut arriving = far.packs.cache.arriving(&cached, 0..4).expect("a file");
+    let reader = {
+        let (packs, run) = (far.packs.clone(), run(&at, &data, 10, 20));
+        tokio::spawn(async move {
+            let mut out = vec![0; 20 * B];
+            packs.read(&at, &run, &mut out).await.map(|()| out)
+        })
+    };
+    arriving.keep(&data[..FRAME - 1]).expect("kept");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!reader.is_finished() && far.packs.cached_bytes() == 0, "a byte is missing");
+    arriving.keep(&data[FRAME - 1..FRAME + 1]).expect("kept");
+    let out = tokio::time::timeout(Duration::from_secs(20), reader).await.expect("one whole frame is enough").expect("no panic");
+    assert!(out.expect("read") == data[10 * B..30 * B]);
+    assert_eq!((far.packs.cached_bytes(), far.counts().reads), (FRAME as u64, 0));
+    assert!(!arriving.is_whole());
+    arriving.keep(&data[FRAME + 1..]).expect("kept");
+    assert!(arriving.is_whole() && far.packs.cached_bytes() == data.len() as u64);
+    assert!(arriving.keep(b"more").is_err(), "nothing was to come");
+    drop(fetching);
+    far.reads(&at, &data, 0, at.pack.blocks as u16).await.expect("read");
+    assert_eq!(far.counts().reads, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_ahead_cut_or_wrong_is_read_right() {
+    for damage in [Damage::Truncate, Damage::Flip, Damage::Zero] {
+        for compression in [Compression::None, Compression::Zstd] {
+            let far = Far::new(1 << 30);
+            let (at, data) = far.pack(1, 4096, compression).await;
+            far.fault.hook().set(Plan { seed: 3, damage_one_in: Some((1, damage)), ..Plan::default() });
+            far.packs.fetch_ahead(&[(at, 0, 4096)]);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(far.fault.hook().injected() > 0);
+            far.fault.hook().heal();
+            for n in 0..16 {
+                let read = tokio::time::timeout(Duration::from_secs(20), far.reads(&at, &data, n * 256, 256)).await;
+                read.expect("nobody fetches for ever").unwrap_or_else(|e| panic!("{damage:?} {compression:?}: {e}"));
+            }
+        }
+    }
 }
