@@ -55,6 +55,9 @@ pub struct Volume {
     pub state: VolumeState,
     /// As created or set.
     pub options: VolumeOptions,
+    /// Of one volume that is asked for: what counts with its next mount, defaults of its store written out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<VolumeOptions>,
     /// Free text of the owner.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

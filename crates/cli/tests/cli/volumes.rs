@@ -22,6 +22,8 @@ fn a_volume_is_created_shown_changed_removed_and_restored() {
     assert_eq!((&inspected[0]["name"], &inspected[1]["name"]), (&json!("other"), &json!("db")));
     let card = world.run(&["volume", "inspect", "db"]).ok().out;
     assert!(card.contains("size=1073741824") && card.contains("team=a"), "{card}");
+    assert!(card.contains("cache=strict") && !card.contains("store=default"), "what counts by default is shown, once: {card}");
+    assert_eq!((&inspected[0]["effective"]["cache"], &inspected[1]["effective"]["cache"]), (&json!("fast"), &json!("strict")));
 
     let set = world.run(&["volume", "set", "db", "-o", "size=2G", "--label", "team="]).ok().out;
     assert!(set.contains("size=2147483648"), "{set}");

@@ -64,7 +64,7 @@ pub(super) fn split_protection(options: &mut VolumeOptions) -> Option<bool> {
 }
 
 /// The options as they count on a store: defaults written out or left out are the same.
-fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
+pub(super) fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOptions {
     VolumeOptions {
         store: Some(options.store.clone().unwrap_or_else(StoreName::default_store)),
         cache: Some(options.cache.unwrap_or_else(|| default_cache(options, store))),

@@ -4,8 +4,9 @@ use crate::control::VolumeFilter;
 use crate::inner::Inner;
 use crate::registry::{AttachmentRow, Phase, VolumeRow};
 use crate::status::VolumeCounts;
+use crate::volumes::options::effective;
 use futures::future::join_all;
-use orlop_model::{Result, Usage, Volume, VolumeId, VolumeRef, VolumeState};
+use orlop_model::{Result, Usage, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(crate) fn shown(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow
             Phase::Purging => VolumeState::Purging,
         },
         options,
+        effective: None,
         labels: row.labels.clone(),
         protected: row.protected,
         folder: row.folder.clone(),
@@ -76,6 +78,11 @@ pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> 
     };
     let attachments = inner.registry.attachments_of(row.id).await?;
     let mut volume = shown(inner, &row, &attachments);
+    if row.kind == VolumeKind::Chunked
+        && let Some(store) = inner.registry.store(&row.store).await?
+    {
+        volume.effective = Some(effective(&row.options, &store.spec));
+    }
     if with_usage {
         volume.usage = usage(inner, &volume).await;
     }

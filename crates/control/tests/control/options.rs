@@ -65,7 +65,12 @@ async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores(
     let made = control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
     assert_eq!(volume_of(made).options.durability, None, "shown as it was given");
     assert_eq!(durability("far").await, Some(Durability::Remote), "the worker is told what it means");
-    let cache = async |name: &str| control.mount_plan(&named(name)).await.unwrap().options.cache;
+    let cache = async |name: &str| {
+        let planned = control.mount_plan(&named(name)).await.unwrap().options.cache;
+        let shown = control.volume(&named(name)).await.unwrap().effective.expect("of a chunked volume");
+        assert_eq!(shown.cache, planned, "what is shown is what is mounted");
+        planned
+    };
     assert_eq!((cache("local").await, cache("far").await), (Some(CacheMode::Fast), Some(CacheMode::Strict)));
     control.apply(&ROOT, set("local", &[("cache", "strict")])).await.unwrap();
     assert_eq!(cache("local").await, Some(CacheMode::Strict));

@@ -3,7 +3,7 @@
 use super::list::state;
 use crate::args::Context;
 use crate::ui::{Table, moment};
-use orlop_model::{AttachmentKind, ByteSize, Error, Result, Volume, VolumeRef};
+use orlop_model::{AttachmentKind, ByteSize, Error, Result, Volume, VolumeOptions, VolumeRef};
 
 /// Shows everything about volumes; with `--output json` always a list, one element for each name.
 #[derive(Debug, clap::Args)]
@@ -40,8 +40,15 @@ fn card(v: &Volume) -> String {
     if let Some(mountpoint) = &v.mountpoint {
         line("mountpoint", mountpoint.clone());
     }
-    for (key, value) in v.options.to_pairs() {
+    let given = v.options.to_pairs();
+    for (key, value) in &given {
         line("option", format!("{key}={value}"));
+    }
+    for (key, value) in v.effective.iter().flat_map(VolumeOptions::to_pairs) {
+        // The store has its own line.
+        if key != "store" && !given.contains_key(&key) {
+            line("by default", format!("{key}={value}"));
+        }
     }
     for (key, value) in &v.labels {
         line("label", format!("{key}={value}"));
