@@ -87,9 +87,14 @@ impl FileSystem {
             st.journal.seq()
         };
         match &self.shipping {
-            Some(shipping) if shipping.config.durability == Durability::Remote => self.ship(shipping, seq, Waits::AsThePolicySays).await,
+            Some(shipping) if self.syncs_go_to_the_store() => self.ship(shipping, seq, Waits::AsThePolicySays).await,
             _ => self.sync(seq).await,
         }
+    }
+
+    /// Whether a sync waits for the store and not for this host's disk.
+    pub(crate) fn syncs_go_to_the_store(&self) -> bool {
+        self.shipping.as_ref().is_some_and(|s| s.config.durability == Durability::Remote)
     }
 
     /// Makes a file's changes durable, and with them all earlier ones.

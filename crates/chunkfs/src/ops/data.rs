@@ -230,7 +230,7 @@ impl FileSystem {
             st.room_for(data.len() as u64)?;
             st.reserve((plan.whole.len() / B) as u32)?
         };
-        let done = match write_whole(&plan, &reserved) {
+        let done = match write_whole(&plan, &reserved, !self.syncs_go_to_the_store()) {
             Ok(crcs) => {
                 let _turn = match turn {
                     Some(turn) => turn,
@@ -305,15 +305,16 @@ impl FileSystem {
     }
 }
 
-/// Writes the whole blocks of a plan to segments; returns their checksums.
-fn write_whole(plan: &WritePlan<'_>, reserved: &[Reserved]) -> FsResult<Vec<u32>> {
+/// Writes the whole blocks of a plan to segments; returns their checksums. Whether the disk begins at once is asked for where a
+/// sync would wait for it.
+fn write_whole(plan: &WritePlan<'_>, reserved: &[Reserved], begins: bool) -> FsResult<Vec<u32>> {
     let mut crcs = Vec::with_capacity(plan.whole.len() / B);
     let mut rest: &[u8] = &plan.whole;
     for r in reserved {
         let (mine, more) = rest.split_at(r.blocks as usize * B);
         rest = more;
         crcs.extend(write_blocks(&*r.file, r.at, mine).map_err(|e| host_error("writing a segment", &e))?);
-        if mine.len() >= LARGE {
+        if begins && mine.len() >= LARGE {
             r.file.start_writing(offset_of(r.at), mine.len() as u64);
         }
     }
