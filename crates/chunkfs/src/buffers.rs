@@ -34,7 +34,7 @@ impl Default for Buffers {
     }
 }
 
-/// Memory for one read. What it holds at first is anything.
+/// Memory for one read or pack. What it holds at first is anything.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,

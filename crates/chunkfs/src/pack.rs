@@ -125,42 +125,38 @@ fn parse_header(bytes: &[u8]) -> Result<Of, Malformed> {
     Ok(of)
 }
 
-/// Makes a pack of a staged segment. Bytes are read once and held once; blocks are taken as they are, and one that the
-/// file does not have was never written whole and is named by nobody.
+/// Makes a pack of a staged segment. Bytes are read once, and held once as they are stored; blocks are taken as they are, and one
+/// that the file does not have was never written whole and is named by nobody.
 pub(crate) fn encode(of: &Of, file: &dyn HostFile, compression: Compression, buffers: &Arc<Buffers>) -> io::Result<PutPayload> {
-    let len = of.blocks as usize * B;
-    let mut buffer = buffers.take(len);
-    let there = file.read_at(buffer.space(), offset_of(0))?;
-    buffer.space()[there..].fill(0);
-    let all = buffer.part(0..len);
     let mut parts: Vec<Bytes> = vec![header(of).into()];
     let (mut table, mut at) = (Vec::new(), HEADER as u64);
-    // What is stored as it is goes out in as long pieces as it lies.
-    let mut kept = 0..0;
-    for frame in 0..frames(of.blocks) {
-        let from = frame as usize * FRAME_BLOCKS as usize * B;
-        let raw = all.slice(from..from + frame_bytes(of.blocks, frame));
-        let small = match compression {
-            Compression::None => None,
-            Compression::Zstd => zstd::bulk::compress(&raw, LEVEL).ok().filter(|small| small.len() <= raw.len() / 10 * 9),
-        };
-        let how = if small.is_some() { ZSTD } else { RAW };
-        let stored = small.as_deref().unwrap_or(&raw);
+    let mut note = |how: u32, stored: &[u8]| {
         table.extend_from_slice(&(stored.len() as u32).to_le_bytes());
         table.extend_from_slice(&crc32c::crc32c(stored).to_le_bytes());
         table.extend_from_slice(&how.to_le_bytes());
         at += stored.len() as u64;
-        match small {
-            None => kept.end = from + raw.len(),
-            Some(small) => {
-                parts.push(all.slice(kept));
-                parts.push(small.into());
-                kept = from + raw.len()..from + raw.len();
+    };
+    match compression {
+        Compression::None => {
+            let len = of.blocks as usize * B;
+            let mut all = buffers.take(len);
+            let there = file.read_at(all.space(), offset_of(0))?;
+            // The memory held something else before.
+            all.space()[there..].fill(0);
+            all.as_ref().chunks(FRAME_BLOCKS as usize * B).for_each(|frame| note(RAW, frame));
+            parts.push(all.part(0..len));
+        }
+        Compression::Zstd => {
+            for frame in 0..frames(of.blocks) {
+                let mut raw = vec![0; frame_bytes(of.blocks, frame)];
+                file.read_at(&mut raw, offset_of(frame * FRAME_BLOCKS))?;
+                let small = zstd::bulk::compress(&raw, LEVEL).ok().filter(|small| small.len() <= raw.len() / 10 * 9);
+                let (how, stored) = small.map_or((RAW, raw), |small| (ZSTD, small));
+                note(how, &stored);
+                parts.push(stored.into());
             }
         }
     }
-    parts.push(all.slice(kept));
-    parts.retain(|part| !part.is_empty());
     let mut footer = Vec::with_capacity(FOOTER);
     footer.extend_from_slice(END);
     footer.extend_from_slice(&at.to_le_bytes());

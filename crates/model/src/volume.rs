@@ -55,7 +55,8 @@ pub struct Volume {
     pub state: VolumeState,
     /// As created or set.
     pub options: VolumeOptions,
-    /// Of one volume that is asked for: what counts with its next mount, defaults of its store written out.
+    /// Of one volume that is asked for: the options with the defaults of its store written out. Owner, mode and encryption counted
+    /// when it was created, the others do with its next mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<VolumeOptions>,
     /// Free text of the owner.

@@ -432,7 +432,15 @@ impl FileSystem {
             uploaded.await;
         }
         let done = self.pack_now(shipping, number).await;
-        shipping.uploading.lock().remove(&number);
+        let is_last = {
+            let mut uploading = shipping.uploading.lock();
+            uploading.remove(&number);
+            uploading.is_empty()
+        };
+        if is_last {
+            // Where uploads are rare, their memory is not kept for the next one.
+            shipping.buffers.clear();
+        }
         shipping.uploaded.notify_waiters();
         done
     }

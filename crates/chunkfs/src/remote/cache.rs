@@ -109,14 +109,16 @@ impl Cached {
         Missing::Ours(Fetching { cached: self.clone(), frames: first..end })
     }
 
-    /// Returns when somebody's fetch has ended, or at once if nobody fetches any of these.
+    /// Returns when something of the segment has come or somebody's fetch has ended; at once if nothing of these is missing by
+    /// now, or something that nobody fetches.
     pub(crate) async fn others(&self, frames: Range<u32>) {
         let arrived = self.arrived.notified();
         tokio::pin!(arrived);
         arrived.as_mut().enable();
         let waits = {
             let p = self.presence.lock();
-            frames.clone().any(|n| has(&p.coming, n))
+            let mut absent = frames.clone().filter(|n| !has(&p.here, *n)).peekable();
+            absent.peek().is_some() && absent.all(|n| has(&p.coming, n))
         };
         if waits {
             arrived.await;

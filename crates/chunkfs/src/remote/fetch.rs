@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use object_store::path::Path as StorePath;
-use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt};
+use object_store::{Error, GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt};
 use orlop_store::wrap::BrokenSeal;
 use std::ops::Range;
 use std::sync::Arc;
@@ -111,8 +111,8 @@ impl Fetcher {
         }
     }
 
-    /// The same in a single attempt, for those who can do without, as it comes: frame by frame from a pack with a table,
-    /// else in pieces of any length.
+    /// The same in a single attempt, for those who can do without: in pieces of any length as they come, if the pack has no
+    /// table, else frame by frame when all of them are there.
     pub(crate) async fn frames_if_easy<'a>(&self, at: &'a PackAt, table: &'a Table, frames: &Range<u32>) -> Option<Pieces<'a>> {
         let (path, range) = (self.path(&at.id), extent(&at.pack, table, frames));
         if table.is_some() {
@@ -122,6 +122,10 @@ impl Fetcher {
         }
         let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
         let got = self.store.get_opts(&path, options).await.ok().filter(|got| got.range == range)?;
+        // A file would come in pieces of a few KiB, and one that became shorter would never end.
+        if matches!(got.payload, GetResultPayload::File(..)) {
+            return Some(stream::once(got.bytes()).boxed());
+        }
         Some(got.into_stream())
     }
 

@@ -13,7 +13,7 @@ pub(crate) use fetch::PackAt;
 use crate::chunk::Run;
 use crate::host::{HostDisk, HostFile};
 use crate::log::patience::Patience;
-use crate::pack::FRAME_BLOCKS;
+use crate::pack::{self, FRAME_BLOCKS};
 use crate::segment::read_run;
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
@@ -36,6 +36,8 @@ const B: usize = BLOCK as usize;
 const AHEAD: usize = 16;
 /// Frames that one of them fetches: 8 MiB.
 const AHEAD_FRAMES: u32 = 32;
+/// The same of a pack with a table, whose frames are there for readers only when the last of these has come: 2 MiB.
+const AHEAD_PACKED: u32 = 8;
 /// How long something may be fetched that nobody waits for.
 const AHEAD_WITHIN: Duration = Duration::from_secs(30);
 /// How often blocks that differ from their checksums are fetched anew.
@@ -279,21 +281,25 @@ impl Packs {
     async fn fetch_one(&self, at: PackAt, frames: Range<u32>) {
         let Ok(_permit) = self.permits.acquire().await else { return };
         let cached = self.cache.get(&at);
-        while let Missing::Ours(fetching) = cached.missing(frames.clone(), AHEAD_FRAMES) {
-            let Ok(table) = self.table(&cached).await else { return };
-            let Some(mut pieces) = self.fetcher.frames_if_easy(&at, &table, &fetching.frames).await else { return };
-            let Ok(mut arriving) = self.cache.arriving(&cached, fetching.frames.clone()) else { return };
-            while let Some(piece) = pieces.next().await {
+        let most = if pack::is_raw(&at.pack) { AHEAD_FRAMES } else { AHEAD_PACKED };
+        while let Missing::Ours(fetching) = cached.missing(frames.clone(), most) {
+            let all = self.fetch_these(&cached, &fetching.frames).await;
+            self.trim();
+            if all.is_none() {
                 // Whoever waits for the rest asks for it himself.
-                if !piece.is_ok_and(|bytes| arriving.keep(&bytes).is_ok()) {
-                    return;
-                }
-            }
-            if !arriving.is_whole() {
                 return;
             }
-            self.trim();
         }
+    }
+
+    async fn fetch_these(&self, cached: &Arc<Cached>, frames: &Range<u32>) -> Option<()> {
+        let table = self.table(cached).await.ok()?;
+        let mut pieces = self.fetcher.frames_if_easy(&cached.at, &table, frames).await?;
+        let mut arriving = self.cache.arriving(cached, frames.clone()).ok()?;
+        while let Some(piece) = pieces.next().await {
+            arriving.keep(&piece.ok()?).ok()?;
+        }
+        arriving.is_whole().then_some(())
     }
 }
 

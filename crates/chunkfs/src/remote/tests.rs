@@ -317,15 +317,39 @@ async fn who_waits_for_a_frame_does_not_wait_for_those_behind_it() {
     assert_eq!(far.counts().reads, 0);
 }
 
+#[tokio::test]
+async fn what_has_come_is_not_waited_for_until_the_fetch_ends() {
+    let far = Far::new(1 << 30);
+    let (at, data) = far.pack(1, 4 * FRAME_BLOCKS, Compression::None).await;
+    let cached = far.packs.cache.get(&at);
+    let Missing::Ours(fetching) = cached.missing(0..2, u32::MAX) else { panic!("nobody has it") };
+    assert!(matches!(cached.missing(0..1, u32::MAX), Missing::Coming));
+    // It comes just before somebody begins to wait for it.
+    far.packs.cache.arriving(&cached, 0..2).expect("a file").keep(&data[..FRAME_BLOCKS as usize * B]).expect("kept");
+    let soon = |frames| tokio::time::timeout(Duration::from_secs(5), cached.others(frames));
+    soon(0..1).await.expect("it is there");
+    soon(1..3).await.expect("the third is fetched by nobody");
+    assert!(tokio::time::timeout(Duration::from_millis(50), cached.others(0..2)).await.is_err(), "the second is on its way");
+    drop(fetching);
+    soon(0..2).await.expect("nobody fetches it any more");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_fetched_ahead_cut_or_wrong_is_read_right() {
     for damage in [Damage::Truncate, Damage::Flip, Damage::Zero] {
         for compression in [Compression::None, Compression::Zstd] {
             let far = Far::new(1 << 30);
             let (at, data) = far.pack(1, 4096, compression).await;
+            // The table is known, so that what is damaged are frames.
+            far.reads(&at, &data, 0, 1).await.expect("read");
             far.fault.hook().set(Plan { seed: 3, damage_one_in: Some((1, damage)), ..Plan::default() });
+            let before = far.counts().reads;
             far.packs.fetch_ahead(&[(at, 0, 4096)]);
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            let began = Instant::now();
+            while far.counts().reads == before || far.packs.permits.available_permits() < AHEAD {
+                assert!(began.elapsed() < Duration::from_secs(20), "it ends by itself");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             assert!(far.fault.hook().injected() > 0);
             far.fault.hook().heal();
             for n in 0..16 {

@@ -6,7 +6,7 @@ use crate::registry::{AttachmentRow, Phase, VolumeRow};
 use crate::status::VolumeCounts;
 use crate::volumes::options::effective;
 use futures::future::join_all;
-use orlop_model::{Result, Usage, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState};
+use orlop_model::{Result, Usage, Volume, VolumeId, VolumeKind, VolumeOptions, VolumeRef, VolumeState};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> 
     if row.kind == VolumeKind::Chunked
         && let Some(store) = inner.registry.store(&row.store).await?
     {
-        volume.effective = Some(effective(&row.options, &store.spec));
+        volume.effective = Some(VolumeOptions { store: Some(row.store.clone()), ..effective(&volume.options, &store.spec) });
     }
     if with_usage {
         volume.usage = usage(inner, &volume).await;

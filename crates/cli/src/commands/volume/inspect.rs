@@ -45,8 +45,8 @@ fn card(v: &Volume) -> String {
         line("option", format!("{key}={value}"));
     }
     for (key, value) in v.effective.iter().flat_map(VolumeOptions::to_pairs) {
-        // The store has its own line.
-        if key != "store" && !given.contains_key(&key) {
+        // The store has its own line, and the owner of the folder is whoever it was given to since.
+        if !["store", "uid", "gid", "mode"].contains(&key.as_str()) && !given.contains_key(&key) {
             line("by default", format!("{key}={value}"));
         }
     }
