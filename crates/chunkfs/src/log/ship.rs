@@ -23,7 +23,7 @@ use crate::state::{Bases, host_error};
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use orlop_model::{Durability, OutagePolicy};
 use parking_lot::Mutex;
@@ -432,15 +432,7 @@ impl FileSystem {
             uploaded.await;
         }
         let done = self.pack_now(shipping, number).await;
-        let is_last = {
-            let mut uploading = shipping.uploading.lock();
-            uploading.remove(&number);
-            uploading.is_empty()
-        };
-        if is_last {
-            // Where uploads are rare, their memory is not kept for the next one.
-            shipping.buffers.clear();
-        }
+        shipping.uploading.lock().remove(&number);
         shipping.uploaded.notify_waiters();
         done
     }
@@ -583,18 +575,33 @@ async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
 
 /// Sends full segments while they are still hot, so that an fsync finds little left to do.
 async fn upload_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
+    let mut under_way = FuturesUnordered::new();
     loop {
-        shipping.upload_wake.notified().await;
+        // A slow upload keeps no other from beginning.
+        tokio::select! {
+            () = shipping.upload_wake.notified() => {}
+            Some(done) = under_way.next(), if !under_way.is_empty() => {
+                if let Err(e) = done {
+                    if let Some(fs) = fs.upgrade() {
+                        fs.sending_failed(&shipping, e);
+                    }
+                    return;
+                }
+                continue;
+            }
+        }
         let Some(fs) = fs.upgrade() else { return };
         let full: Vec<u64> = {
             let st = fs.lock();
+            let uploading = shipping.uploading.lock();
             let current = st.current.as_ref().map(|c| c.segment);
-            let waits = |(n, s): &(&u64, &crate::row::Segment)| s.pack.is_none() && s.live > 0 && Some(**n) != current;
+            let waits =
+                |(n, s): &(&u64, &crate::row::Segment)| s.pack.is_none() && s.live > 0 && Some(**n) != current && !uploading.contains(n);
             st.segments.iter().filter(waits).map(|(n, _)| *n).collect()
         };
-        if let Err(e) = fs.pack_segments(&shipping, full).await {
-            fs.sending_failed(&shipping, e);
-            return;
+        for n in full {
+            let (fs, shipping) = (fs.clone(), shipping.clone());
+            under_way.push(async move { fs.pack_segment(&shipping, n).await });
         }
     }
 }
@@ -607,6 +614,10 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
         tokio::time::sleep(pause).await;
         let Some(fs) = fs.upgrade() else { return };
         let renewed = fs.show_life(&shipping).await;
+        if shipping.uploading.lock().is_empty() {
+            // Where uploads are rare, their memory is not kept for the next one.
+            shipping.buffers.clear();
+        }
         pause = match renewed {
             Ok(()) => every,
             Err(FsError::Fenced(_)) => return,

@@ -16,7 +16,7 @@ const WINDOW_MIN: u64 = 256;
 /// And at most: 64 MiB.
 const WINDOW_MAX: u64 = 16384;
 /// How many times what was read the window may be.
-const AHEAD: u64 = 4;
+const AHEAD: u64 = 8;
 /// What is asked for at once at least, if the window is wide enough: 8 MiB, a request.
 const STEP: u64 = 2048;
 /// Reads that the kernel sends side by side, 8 MiB of them, arrive in any order.
