@@ -143,8 +143,8 @@ mod tests {
     fn reads_that_follow_grow_the_window_and_others_fetch_nothing() {
         let mut s = Sequences::default();
         assert_eq!(s.read(7, 0..32, 10_000), None);
-        assert_eq!(s.read(7, 32..64, 10_000), Some(64..320));
-        let mut until = 320;
+        assert_eq!(s.read(7, 32..64, 10_000), Some(64..576), "eight times what was read");
+        let mut until = 576;
         for n in 2..300 {
             let at = n * 32;
             if let Some(ahead) = s.read(7, at..at + 32, 10_000) {
