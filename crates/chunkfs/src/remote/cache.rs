@@ -54,6 +54,18 @@ fn set(bits: &mut Vec<u64>, n: u32, on: bool) {
     }
 }
 
+impl Presence {
+    /// Neither here nor fetched by anybody.
+    fn is_free(&self, n: u32) -> bool {
+        !has(&self.here, n) && !has(&self.coming, n)
+    }
+
+    /// Something of these is missing, and all that is has somebody who fetches it.
+    fn is_coming(&self, mut frames: Range<u32>) -> bool {
+        frames.clone().any(|n| !has(&self.here, n)) && !frames.any(|n| self.is_free(n))
+    }
+}
+
 /// What is cached of one segment.
 #[derive(Debug)]
 pub(crate) struct Cached {
@@ -96,13 +108,11 @@ impl Cached {
     /// What is missing of these frames; at most `most` of them are handed out at once.
     pub(crate) fn missing(self: &Arc<Self>, frames: Range<u32>, most: u32) -> Missing {
         let mut p = self.presence.lock();
-        let absent = |p: &Presence, n| !has(&p.here, n);
-        let free = |p: &Presence, n| absent(p, n) && !has(&p.coming, n);
-        let Some(first) = frames.clone().find(|n| free(&p, *n)) else {
-            return if frames.clone().any(|n| absent(&p, n)) { Missing::Coming } else { Missing::Nothing };
+        let Some(first) = frames.clone().find(|n| p.is_free(*n)) else {
+            return if p.is_coming(frames) { Missing::Coming } else { Missing::Nothing };
         };
         let last = frames.end.min(first.saturating_add(most));
-        let end = (first..last).find(|n| !free(&p, *n)).unwrap_or(last);
+        let end = (first..last).find(|n| !p.is_free(*n)).unwrap_or(last);
         for n in first..end {
             set(&mut p.coming, n, true);
         }
@@ -115,11 +125,7 @@ impl Cached {
         let arrived = self.arrived.notified();
         tokio::pin!(arrived);
         arrived.as_mut().enable();
-        let waits = {
-            let p = self.presence.lock();
-            let mut absent = frames.clone().filter(|n| !has(&p.here, *n)).peekable();
-            absent.peek().is_some() && absent.all(|n| has(&p.coming, n))
-        };
+        let waits = self.presence.lock().is_coming(frames);
         if waits {
             arrived.await;
         }
