@@ -85,7 +85,7 @@ impl FileSystem {
             for (key, row) in rows {
                 let (Key::Chunk(ino, chunk), Row::Chunk(map)) = (key, row) else { continue };
                 for run in map.runs.iter().filter(|r| victims.contains(&r.segment)) {
-                    self.admit().await?;
+                    self.fold_if_due().await?;
                     self.move_run(ino, chunk, run).await?;
                 }
             }

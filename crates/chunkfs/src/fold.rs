@@ -34,6 +34,9 @@ const FOLD_EVERY: Duration = Duration::from_secs(60);
 /// Removed files are gathered for so long before they are deleted.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How often a fold tries to sync, a second apart, before the volume is closed for writing.
+const SYNC_ATTEMPTS: usize = 10;
+
 /// How long closing a volume waits for its store.
 const CLOSE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -74,6 +77,19 @@ impl FileSystem {
             }
             folded.await;
         }
+    }
+
+    /// The same for whoever compacts: the task that folds may be the one that asks, so it folds itself.
+    pub(crate) async fn fold_if_due(&self) -> FsResult<()> {
+        if let Some(shipping) = &self.shipping {
+            self.admit_unsent(shipping).await?;
+        }
+        let is_due = {
+            let st = self.lock();
+            st.writable()?;
+            st.overlay_weight >= FOLD_WEIGHT || st.journal.len() >= FOLD_JOURNAL
+        };
+        if is_due { self.fold().await } else { Ok(()) }
     }
 
     /// Makes every change so far durable.
@@ -216,7 +232,7 @@ impl FileSystem {
         // Data before the rows that name it.
         let beside = match &self.shipping {
             None => {
-                self.sync(cut).await?;
+                self.sync_for_fold(cut).await?;
                 Vec::new()
             }
             Some(shipping) => self.bring_to_store(shipping, &rows, cut).await?,
@@ -287,6 +303,19 @@ impl FileSystem {
             }
         }
         Ok(())
+    }
+
+    /// A fold that has begun must come to its end: what a sync misses for the moment, such as a descriptor, is waited for.
+    async fn sync_for_fold(&self, cut: u64) -> FsResult<()> {
+        for _ in 0..SYNC_ATTEMPTS {
+            let Err(e) = self.sync(cut).await else { return Ok(()) };
+            if self.lock().broken.is_some() {
+                return Err(e);
+            }
+            tracing::warn!(error = %e, "a fold could not sync; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.sync(cut).await.inspect_err(|e| self.lock().break_down(e.to_string()))
     }
 
     /// Whether a fold would give segments back to the host.
@@ -412,6 +441,10 @@ impl FileSystem {
                 };
                 let Some(fs) = fs.upgrade() else { break };
                 quiet += SYNC_EVERY;
+                if !wake.reap_queue.lock().is_empty() {
+                    // What could not be deleted while the store was away.
+                    wake.reap.notify_one();
+                }
                 let due = asked || fs.has_dead() || (quiet >= FOLD_EVERY && !fs.lock().overlay.is_empty());
                 let done = if due { fs.fold().await } else { fs.sync_all().await };
                 if due {

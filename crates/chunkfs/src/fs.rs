@@ -13,15 +13,18 @@ use crate::ops::Sequences;
 use crate::row::Row;
 use crate::state::{State, Step, Stop};
 use crate::types::{Attr, FsError, FsResult, Ino};
-use orlop_model::{Usage, VolumeId};
+use orlop_model::{OutagePolicy, Usage, VolumeId};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 /// Stripes of the locks that keep two changes of one file's data apart.
 const STRIPES: usize = 1024;
+/// How often whoever waits for the namespace looks at the outage policy.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// An open volume. Operations are methods on it, see the modules below ops.
 pub struct FileSystem {
@@ -48,6 +51,8 @@ pub struct FileSystem {
     pub(crate) background: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// What sends to the store, of a volume whose home is there.
     pub(crate) shipping: Option<Arc<Shipping>>,
+    /// Files whose cut an error stopped half way: behind their end lie old bytes, which nobody may grow over.
+    pub(crate) half_cut: Mutex<HashSet<Ino>>,
     /// How far a check is, and that there is one at a time.
     pub(crate) care: crate::check::Care,
     /// Keeps a second process of this host out; given up when the volume is closed.
@@ -97,6 +102,7 @@ impl FileSystem {
             disk: parts.disk,
             background: Mutex::new(Vec::new()),
             shipping: parts.shipping,
+            half_cut: Mutex::default(),
             care: crate::check::Care::default(),
             host_lock: Mutex::new(Some(parts.host_lock)),
         }
@@ -143,12 +149,30 @@ impl FileSystem {
         self.run(f).await
     }
 
+    /// What the namespace at rest answers. It asks a store that is away again and again: here the outage policy ends that.
+    async fn at_rest<T>(&self, answer: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+        let bounded = self.shipping.as_ref().filter(|s| s.config.outage != OutagePolicy::Wait);
+        let Some(shipping) = bounded else { return answer.await.map_err(|e| self.heed(e)) };
+        tokio::pin!(answer);
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, &mut answer).await {
+                Ok(done) => return done.map_err(|e| self.heed(e)),
+                Err(_) => shipping.check_outage()?,
+            }
+        }
+    }
+
+    /// Whether the volume is on a store that does not answer.
+    pub(crate) fn is_store_away(&self) -> bool {
+        self.shipping.as_ref().is_some_and(|s| !s.patience.away_for().is_zero())
+    }
+
     async fn fetch(&self, key: Key, folds: u64) -> FsResult<()> {
-        let row = self.ns.get(key).await.map_err(|e| self.heed(e))?;
+        let row = self.at_rest(self.ns.get(key)).await?;
         let mut st = self.lock();
         // A fold that ended meanwhile may have made this row newer than what was fetched.
         if st.folds == folds {
-            st.clean.put(key, row);
+            st.learn(key, row);
         }
         Ok(())
     }
@@ -157,17 +181,13 @@ impl FileSystem {
     pub(crate) async fn warm(&self, from: Key, to: Key) -> FsResult<()> {
         const ROWS_MAX: usize = 1024;
         let folds = self.lock().folds;
-        let rows = self.ns.scan_far(from, to, ROWS_MAX).await.map_err(|e| self.heed(e))?;
+        let rows = self.at_rest(self.ns.scan_far(from, to, ROWS_MAX)).await?;
         let mut st = self.lock();
         if st.folds != folds {
             return Ok(());
         }
         for (key, row) in rows {
-            // What is being changed or folded is newer than what was read, and a fold that comes to its end may have put it there already.
-            let is_newer_here = st.overlay.contains_key(&key) || st.folding.as_ref().is_some_and(|f| f.contains_key(&key));
-            if !is_newer_here && st.clean.get(&key).is_none() {
-                st.clean.put(key, Some(row));
-            }
+            st.learn(key, Some(row));
         }
         Ok(())
     }
@@ -182,7 +202,7 @@ impl FileSystem {
         while out.len() < limit && from < to {
             // Memory first: what a fold moves in between is then seen twice, not missed.
             let (mut rows, memory_end, is_all) = self.scan_memory(from, to, batch);
-            let stored = if is_all { Vec::new() } else { self.ns.scan(from, to, batch).await.map_err(|e| self.heed(e))? };
+            let stored = if is_all { Vec::new() } else { self.at_rest(self.ns.scan(from, to, batch)).await? };
             let stored_end = if stored.len() < batch { None } else { stored.last().map(|(k, _)| *k) };
             for (key, row) in stored {
                 rows.entry(key).or_insert(Some(row));
@@ -297,3 +317,6 @@ pub(crate) fn after(key: Key) -> Key {
         Key::Orphan(i) => Key::Orphan(i + 1),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,6 +272,15 @@ pub(crate) struct Target<'a> {
     pub(crate) buffers: &'a Arc<Buffers>,
 }
 
+/// What to make of an error that follows a refused creation: a store that is busy with another attempt refuses as if the
+/// object were there, and if it is not, that is no answer yet.
+pub(crate) fn undecided(e: Error) -> Error {
+    match e {
+        Error::NotFound { .. } => Error::Generic { store: "orlop", source: Box::new(e) },
+        e => e,
+    }
+}
+
 /// Puts a staged segment into the store, however long that takes. Doing it again is harmless: an object of its name holds
 /// at least what its first maker had, and blocks are never changed.
 pub(crate) async fn upload(
@@ -297,7 +306,7 @@ pub(crate) async fn upload(
                 let there = async { store.get(&path).await?.bytes().await };
                 match there.await {
                     Err(e) if BrokenSeal::find(&e).is_some() => Ok(Some(Err(FsError::Corrupt(e.to_string())))),
-                    there => Ok(Some(Ok(there?))),
+                    there => Ok(Some(Ok(there.map_err(undecided)?))),
                 }
             }
             done => done.map(|_| None),

@@ -26,6 +26,7 @@ impl FileSystem {
 
     /// Deletes what was handed over, many small files in one record.
     pub(crate) async fn reap_queued(&self) {
+        let mut later = Vec::new();
         loop {
             let some = {
                 let mut queue = self.wake.reap_queue.lock();
@@ -33,6 +34,7 @@ impl FileSystem {
                 queue.split_off(from)
             };
             if some.is_empty() {
+                self.wake.reap_queue.lock().append(&mut later);
                 return;
             }
             let alone = match self.reap_together(&some).await {
@@ -43,7 +45,10 @@ impl FileSystem {
                 }
             };
             for ino in alone {
-                if let Err(e) = self.reap(ino).await {
+                let Err(e) = self.reap(ino).await else { continue };
+                if self.is_store_away() {
+                    later.push(ino);
+                } else {
                     tracing::warn!(ino, error = %e, "an unlinked inode could not be deleted; it is tried again at the next opening");
                 }
             }
@@ -133,6 +138,16 @@ impl FileSystem {
             Ok(())
         })
         .await
+    }
+
+    /// Before a file may grow, with its data lock held: a cut that an error stopped half way comes to its end.
+    pub(crate) async fn finish_half_cut(&self, ino: Ino) -> FsResult<()> {
+        if !self.half_cut.lock().contains(&ino) {
+            return Ok(());
+        }
+        self.finish_cut(ino).await?;
+        self.half_cut.lock().remove(&ino);
+        Ok(())
     }
 
     /// At the opening: cuts are finished; unlinked inodes go unless a kernel may still hold them.

@@ -181,6 +181,15 @@ impl State {
         Ok(())
     }
 
+    /// Takes in a row as it was read from the namespace at rest, unless memory has one: that is as new or newer. A reading may
+    /// be so slow that the row was changed and folded meanwhile.
+    pub(crate) fn learn(&mut self, key: Key, row: Option<Row>) {
+        let is_newer_here = self.overlay.contains_key(&key) || self.folding.as_ref().is_some_and(|f| f.contains_key(&key));
+        if !is_newer_here && self.clean.get(&key).is_none() {
+            self.clean.put(key, row);
+        }
+    }
+
     /// Stops all changes: what follows on disk is not known any more.
     pub(crate) fn break_down(&mut self, why: String) {
         tracing::error!(%why, "the volume takes no more changes until it is opened again");

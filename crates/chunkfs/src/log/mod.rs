@@ -8,6 +8,7 @@ pub(crate) mod facts;
 pub(crate) mod lease;
 pub(crate) mod object;
 pub(crate) mod outbox;
+mod packing;
 pub(crate) mod patience;
 pub(crate) mod ship;
 

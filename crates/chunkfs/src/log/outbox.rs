@@ -15,6 +15,8 @@ pub(crate) struct Outbox {
     last: u64,
     /// Blocks by segment and first block, neither overlapping nor touching.
     extents: BTreeMap<(u64, u32), u32>,
+    /// Bytes of the blocks that records named since the last parcel, each time they did.
+    named: u64,
     /// Bytes of what was taken and is not known to be in the store.
     in_flight: u64,
 }
@@ -34,7 +36,7 @@ pub(crate) struct Parcel {
 impl Outbox {
     /// Empty; the next record has number `next`.
     pub(crate) fn new(next: u64) -> Outbox {
-        Outbox { frames: Vec::new(), newest: 0, first: next, last: next - 1, extents: BTreeMap::new(), in_flight: 0 }
+        Outbox { frames: Vec::new(), newest: 0, first: next, last: next - 1, extents: BTreeMap::new(), named: 0, in_flight: 0 }
     }
 
     /// Adds the next record, of which `frame` are the journal's bytes.
@@ -53,6 +55,7 @@ impl Outbox {
     }
 
     fn add(&mut self, segment: u64, at: u32, blocks: u32) {
+        self.named += u64::from(blocks) * BLOCK;
         let (mut from, mut to) = (at, at + blocks);
         // Those that overlap or touch become one.
         while let Some((&(_, start), &len)) = self.extents.range((segment, 0)..=(segment, to)).next_back() {
@@ -83,6 +86,11 @@ impl Outbox {
         self.frames.len()
     }
 
+    /// Bytes of blocks that were named since the last parcel, those overwritten since included.
+    pub(crate) fn named_bytes(&self) -> u64 {
+        self.named
+    }
+
     /// Segments with blocks that wait, with their number.
     pub(crate) fn segments(&self) -> BTreeMap<u64, u64> {
         let mut out = BTreeMap::new();
@@ -103,6 +111,7 @@ impl Outbox {
         let frames = std::mem::take(&mut self.frames);
         let weight = frames.len() as u64 + extents.iter().map(|(_, _, n)| u64::from(*n) * BLOCK).sum::<u64>();
         self.in_flight += weight;
+        self.named = 0;
         let parcel = Parcel { frames, first: self.first, last: self.last, extents, weight };
         self.first = self.last + 1;
         parcel
@@ -126,10 +135,11 @@ mod tests {
         }
         o.add(8, 43, 1);
         assert_eq!(o.segments(), BTreeMap::from([(7, 41), (8, 1)]));
+        assert_eq!(o.named_bytes(), 60 * BLOCK);
         let parcel = o.take();
         assert_eq!(parcel.extents, [(7, 0, 1), (7, 3, 40), (8, 43, 1)]);
         assert_eq!(o.unsent(), 42 * BLOCK);
         o.arrived(parcel.weight);
-        assert_eq!((o.unsent(), o.is_empty()), (0, true));
+        assert_eq!((o.unsent(), o.named_bytes(), o.is_empty()), (0, 0, true));
     }
 }

@@ -8,28 +8,26 @@ use super::Place;
 use super::lease::{Lease, uptime_ms};
 use super::object::{Body, Extent, Head, decode, encode_records};
 use super::outbox::Parcel;
+use super::packing::upload_loop;
 use super::patience::Patience;
 use crate::buffers::Buffers;
-use crate::change::{Change, Record};
 use crate::fold::blocking;
 use crate::fs::FileSystem;
 use crate::host::HostFile;
-use crate::key::Key;
 use crate::open::{OpenConfig, Remote};
 use crate::pack;
-use crate::row::Row;
 use crate::segment::{PACK_BLOCKS, offset_of};
-use crate::state::{Bases, host_error};
+use crate::state::host_error;
 use crate::types::{BLOCK, FsError, FsResult};
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{FuturesOrdered, FuturesUnordered};
+use futures::stream::FuturesOrdered;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use orlop_model::{Durability, OutagePolicy};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -43,8 +41,6 @@ const FULL_PACK: usize = PACK_BLOCKS as usize * BLOCK as usize;
 /// one, and a writer that syncs hundreds of times a second would leave him thousands.
 const LONG_LOG: usize = 256;
 const LARGE_LOG: u64 = 64 << 20;
-/// Data that travels in a log object; more goes into packs first.
-const INLINE: u64 = 4 << 20;
 /// Bytes of records at which they are sent without being asked for.
 const SEND_AT: usize = 4 << 20;
 /// Bytes of records that may wait in memory; changes wait above it.
@@ -89,7 +85,7 @@ pub(crate) struct Shipping {
     pub(crate) config: Remote,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) prefix: String,
-    volume: [u8; 16],
+    pub(super) volume: [u8; 16],
     pub(crate) lease: Arc<Lease>,
     pub(crate) patience: Arc<Patience>,
     /// Where the next log object goes.
@@ -105,12 +101,24 @@ pub(crate) struct Shipping {
     /// Until when, by the host's running time, an unreachable store is not asked again by those who wait.
     excused_until: AtomicU64,
     asking: tokio::sync::Mutex<()>,
-    uploading: Mutex<HashSet<u64>>,
-    uploaded: Notify,
-    upload_permits: Semaphore,
+    pub(super) uploading: Mutex<HashSet<u64>>,
+    pub(super) uploaded: Notify,
+    pub(super) upload_permits: Semaphore,
     /// What packs are put together in.
     pub(crate) buffers: Arc<Buffers>,
-    upload_wake: Arc<Notify>,
+    pub(super) upload_wake: Arc<Notify>,
+    /// How many wait for a sync, and above how many bytes in the outbox changes wait for them.
+    syncs: AtomicUsize,
+    pub(super) held_above: AtomicU64,
+}
+
+/// Somebody waits for a sync.
+struct Syncing<'a>(&'a Shipping);
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        self.0.syncs.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Shipping {
@@ -143,6 +151,8 @@ impl Shipping {
             upload_permits: Semaphore::new(UPLOADS),
             buffers: Arc::new(Buffers::keeping(FULL_PACK / 2, FULL_PACK, UPLOADS)),
             upload_wake: Arc::new(Notify::new()),
+            syncs: AtomicUsize::new(0),
+            held_above: AtomicU64::new(u64::MAX),
             config: remote,
         })
     }
@@ -168,8 +178,21 @@ impl Shipping {
         self.upload_wake.notify_one();
     }
 
+    fn syncing(&self) -> Syncing<'_> {
+        self.syncs.fetch_add(1, Ordering::AcqRel);
+        Syncing(self)
+    }
+
+    /// Whether changes wait until a log object is made, so that a sync does not wait for what is written after it. For a store
+    /// that is away, which may take hours, nobody waits.
+    fn holds_back(&self, named_bytes: u64) -> bool {
+        named_bytes > self.held_above.load(Ordering::Acquire)
+            && self.syncs.load(Ordering::Acquire) > 0
+            && self.patience.away_for().is_zero()
+    }
+
     /// Those who wait look again.
-    fn tell_waiters(&self) {
+    pub(super) fn tell_waiters(&self) {
         self.arrived.send_modify(|_| {});
     }
 
@@ -242,7 +265,9 @@ impl Shipping {
     async fn create(&self, path: &object_store::path::Path, bytes: Bytes) -> object_store::Result<Option<Bytes>> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, bytes.into(), options).await {
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Some(self.whole(path).await?)),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                self.whole(path).await.map(Some).map_err(pack::undecided)
+            }
             done => done.map(|_| None),
         }
     }
@@ -313,6 +338,7 @@ impl FileSystem {
     /// Returns once the store has every record up to this number, or as the outage policy says.
     pub(crate) async fn ship(&self, shipping: &Shipping, seq: u64, waits: Waits) -> FsResult<()> {
         let mut arrived = shipping.arrived.subscribe();
+        let _syncing = (waits == Waits::AsThePolicySays).then(|| shipping.syncing());
         shipping.ask(seq);
         loop {
             // Also with nothing left to send: one who was succeeded promises nothing any more.
@@ -399,93 +425,17 @@ impl FileSystem {
                 if outbox.record_bytes() >= SEND_AT {
                     shipping.ask(last);
                 }
-                if outbox.record_bytes() < RECORDS_MAX && st.unpacked_bytes() < shipping.config.staged_bytes {
+                if outbox.record_bytes() >= RECORDS_MAX || st.unpacked_bytes() >= shipping.config.staged_bytes {
+                    shipping.ask(last);
+                    shipping.segment_is_full();
+                    self.wake.fold.notify_one();
+                } else if !shipping.holds_back(outbox.named_bytes()) {
                     return Ok(());
                 }
-                shipping.ask(last);
-                shipping.segment_is_full();
-                self.wake.fold.notify_one();
             }
             shipping.check_fenced()?;
             shipping.check_outage()?;
             let _ = tokio::time::timeout(Duration::from_millis(200), arrived.changed()).await;
-        }
-    }
-
-    /// Makes packs of segments, side by side, and notes each in the history.
-    pub(crate) async fn pack_segments(&self, shipping: &Shipping, numbers: Vec<u64>) -> FsResult<()> {
-        futures::future::try_join_all(numbers.into_iter().map(|n| self.pack_segment(shipping, n))).await.map(|_| ())
-    }
-
-    /// Makes a pack of a segment that is not filled any more; at most one at a time does it.
-    async fn pack_segment(&self, shipping: &Shipping, number: u64) -> FsResult<()> {
-        loop {
-            let uploaded = shipping.uploaded.notified();
-            tokio::pin!(uploaded);
-            uploaded.as_mut().enable();
-            if self.lock().segments.get(&number).is_none_or(|s| s.pack.is_some()) {
-                return Ok(());
-            }
-            if shipping.uploading.lock().insert(number) {
-                break;
-            }
-            uploaded.await;
-        }
-        let done = self.pack_now(shipping, number).await;
-        shipping.uploading.lock().remove(&number);
-        shipping.uploaded.notify_waiters();
-        done
-    }
-
-    async fn pack_now(&self, shipping: &Shipping, number: u64) -> FsResult<()> {
-        let _permit = shipping.upload_permits.acquire().await.expect("the semaphore is never closed");
-        // Writes that were given room in it come to their end first.
-        let (id, file) = loop {
-            {
-                let mut st = self.lock();
-                let Some(id) = st.segments.get(&number).map(|s| s.id) else { return Ok(()) };
-                if !st.pins.contains_key(&number) {
-                    break (id, st.segment_file(number)?);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        };
-        let size = file.size().map_err(|e| host_error("asking for a segment's size", &e))?;
-        let blocks = (size / BLOCK).saturating_sub(1) as u32;
-        let target = pack::Target { store: &shipping.store, prefix: &shipping.prefix, volume: shipping.volume, buffers: &shipping.buffers };
-        let packed = pack::upload(&shipping.patience, &target, number, &id, file, blocks, shipping.config.compression).await?;
-        {
-            let mut st = self.lock();
-            // Without a row all of it was overwritten or removed meanwhile. The object is left to a collection: until the
-            // fold that says so is durable, a successor of this writer may still rely on it.
-            let Some(row) = st.segments.get(&number).cloned() else { return Ok(()) };
-            let row = crate::row::Segment { pack: Some(packed), ..row };
-            let changes = vec![Change::Put(Key::Segment(number), Row::Segment(row))];
-            st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
-        }
-        shipping.tell_waiters();
-        self.keep_to_budget().await;
-        Ok(())
-    }
-
-    /// Before a log object is made: puts into packs what would be too much to travel in it.
-    async fn pack_what_is_much(&self, shipping: &Shipping) -> FsResult<()> {
-        loop {
-            let numbers: Vec<u64> = {
-                let mut st = self.lock();
-                let Some(outbox) = &st.outbox else { return Ok(()) };
-                let unpacked: Vec<(u64, u64)> =
-                    outbox.segments().into_iter().filter(|(n, _)| st.segments.get(n).is_some_and(|s| s.pack.is_none())).collect();
-                if unpacked.iter().map(|(_, blocks)| blocks * BLOCK).sum::<u64>() <= INLINE {
-                    return Ok(());
-                }
-                let numbers: Vec<u64> = unpacked.iter().map(|(n, _)| *n).collect();
-                if st.current.as_ref().is_some_and(|c| numbers.contains(&c.segment)) {
-                    st.current = None;
-                }
-                numbers
-            };
-            self.pack_segments(shipping, numbers).await?;
         }
     }
 
@@ -506,7 +456,9 @@ impl FileSystem {
         Ok(Some((parcel, extents)))
     }
 
-    fn parcel_arrived(&self, shipping: &Shipping, last: u64, weight: u64) {
+    /// A log object has arrived: its last record and its weight.
+    fn note_sent(&self, shipping: &Shipping, done: FsResult<(u64, u64)>) -> FsResult<()> {
+        let (last, weight) = done?;
         if let Some(outbox) = self.lock().outbox.as_mut() {
             outbox.arrived(weight);
         }
@@ -515,9 +467,10 @@ impl FileSystem {
         if shipping.has_long_log() {
             self.wake.fold.notify_one();
         }
+        Ok(())
     }
 
-    fn sending_failed(&self, shipping: &Shipping, e: FsError) {
+    pub(super) fn sending_failed(&self, shipping: &Shipping, e: FsError) {
         match e {
             FsError::Fenced(why) => {
                 self.fence(shipping, why);
@@ -539,11 +492,23 @@ async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
     loop {
         while under_way.len() < IN_FLIGHT && shipping.want.load(Ordering::Acquire) > taken {
             let Some(fs) = fs.upgrade() else { return };
-            let made = match fs.pack_what_is_much(&shipping).await {
-                Ok(()) => fs.take_parcel(),
-                Err(e) => Err(e),
+            let packed = {
+                let packing = fs.pack_what_is_much(&shipping);
+                tokio::pin!(packing);
+                // What is under way goes on beside it.
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(done) = under_way.next(), if !under_way.is_empty() => {
+                            if let Err(e) = fs.note_sent(&shipping, done) {
+                                return fs.sending_failed(&shipping, e);
+                            }
+                        }
+                        packed = &mut packing => break packed,
+                    }
+                }
             };
-            match made {
+            match packed.and_then(|()| fs.take_parcel()) {
                 Ok(Some((parcel, extents))) => {
                     taken = parcel.last;
                     let (place, shipping) = (shipping.take_place(&parcel, &extents), shipping.clone());
@@ -556,9 +521,8 @@ async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
         tokio::select! {
             Some(done) = under_way.next(), if !under_way.is_empty() => {
                 let Some(fs) = fs.upgrade() else { return };
-                match done {
-                    Ok((last, weight)) => fs.parcel_arrived(&shipping, last, weight),
-                    Err(e) => return fs.sending_failed(&shipping, e),
+                if let Err(e) = fs.note_sent(&shipping, done) {
+                    return fs.sending_failed(&shipping, e);
                 }
             }
             () = shipping.wake.notified() => {}
@@ -569,39 +533,6 @@ async fn send_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
                 let last = fs.lock().journal.seq();
                 shipping.want.fetch_max(last, Ordering::AcqRel);
             }
-        }
-    }
-}
-
-/// Sends full segments while they are still hot, so that an fsync finds little left to do.
-async fn upload_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
-    let mut under_way = FuturesUnordered::new();
-    loop {
-        // A slow upload keeps no other from beginning.
-        tokio::select! {
-            () = shipping.upload_wake.notified() => {}
-            Some(done) = under_way.next(), if !under_way.is_empty() => {
-                if let Err(e) = done {
-                    if let Some(fs) = fs.upgrade() {
-                        fs.sending_failed(&shipping, e);
-                    }
-                    return;
-                }
-                continue;
-            }
-        }
-        let Some(fs) = fs.upgrade() else { return };
-        let full: Vec<u64> = {
-            let st = fs.lock();
-            let uploading = shipping.uploading.lock();
-            let current = st.current.as_ref().map(|c| c.segment);
-            let waits =
-                |(n, s): &(&u64, &crate::row::Segment)| s.pack.is_none() && s.live > 0 && Some(**n) != current && !uploading.contains(n);
-            st.segments.iter().filter(waits).map(|(n, _)| *n).collect()
-        };
-        for n in full {
-            let (fs, shipping) = (fs.clone(), shipping.clone());
-            under_way.push(async move { fs.pack_segment(&shipping, n).await });
         }
     }
 }
@@ -646,8 +577,13 @@ impl FileSystem {
     }
 
     async fn show_life(&self, shipping: &Shipping) -> FsResult<()> {
-        if shipping.config.durability == Durability::Local && shipping.lease.says_unsent() {
-            // No fsync is answered meanwhile: one that is answered afterwards says again that there is something unsent.
+        if shipping.config.durability == Durability::Local
+            && shipping.lease.says_unsent()
+            && self.unsent_bytes() == 0
+            && shipping.patience.away_for().is_zero()
+        {
+            // No fsync is answered meanwhile: one that is answered afterwards says again that there is something unsent. To
+            // leave the record as it is needs no turn, and nobody waits for a store that is away.
             let _turn = self.sync_turn.lock().await;
             let unsent = self.unsent_bytes() > 0;
             return self.renew(shipping, Some(unsent)).await;

@@ -6,10 +6,12 @@
 use super::data::{Piece, locate};
 use crate::fs::FileSystem;
 use crate::key::{CHUNK_BLOCKS, Key};
-use crate::remote::Source;
+use crate::remote::{Packs, Source};
 use crate::types::Ino;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Blocks ahead of a reader that has just begun to follow on: 1 MiB.
 const WINDOW_MIN: u64 = 256;
@@ -24,6 +26,8 @@ const SLACK: u64 = 2048;
 /// Rows that are read at once, one for each MiB of the file; and how many of them are left when the next are.
 const ROWS: u64 = 128;
 const ROWS_LEFT: u64 = 48;
+/// How long a reader is kept by finding out what he will want.
+const LOOKING: Duration = Duration::from_secs(2);
 /// Files that are followed at once.
 const FILES: usize = 1024;
 
@@ -92,6 +96,14 @@ impl FileSystem {
     /// disk the kernel reads ahead itself.
     pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
         let Some(packs) = self.packs() else { return };
+        if !packs.patience().away_for().is_zero() {
+            return;
+        }
+        // What the reader wants may be here, whatever the store does.
+        let _ = tokio::time::timeout(LOOKING, self.look_ahead(&packs, ino, blocks, end_of_file)).await;
+    }
+
+    async fn look_ahead(&self, packs: &Arc<Packs>, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
         let (ahead, rows) = {
             let mut sequences = self.sequences.lock();
             let Some(ahead) = sequences.read(ino, blocks, end_of_file) else { return };

@@ -9,9 +9,13 @@ use crate::state::{Page, Step};
 use crate::tx::Tx;
 use crate::types::{Allocate, BLOCK, Caller, FileKind, FsError, FsResult, Ino, Seek};
 use bytes::Bytes;
+use std::ops::Range;
 
 /// A part of one block that becomes zeros: block, offset within it, length, contents before.
 type ZeroPart = (u64, u16, u16, Page);
+
+/// A file's data lock, and whether it is held.
+type Turn<'a> = Option<tokio::sync::MutexGuard<'a, ()>>;
 
 impl FileSystem {
     /// Reserves, punches or zeroes a range of a file.
@@ -21,43 +25,59 @@ impl FileSystem {
         }
         let end = offset.checked_add(len).filter(|e| *e <= MAX_FILE).ok_or(FsError::TooBig)?;
         self.admit().await?;
-        let _turn = self.data_lock(ino).await;
+        let mut turn = Some(self.data_lock(ino).await);
         let inode = self.run(|st| Tx::new(st).inode(ino)).await?;
         match inode.kind {
             FileKind::File => {}
             FileKind::Directory => return Err(FsError::IsDirectory),
             _ => return Err(FsError::NotSupported),
         }
+        self.finish_half_cut(ino).await?;
         // The kernel's number goes with the last step, so that a range cut short by a crash is done again.
         match what {
-            Allocate::Reserve { keep_size } => self.reserve_range(cx, ino, offset, end, keep_size).await,
+            Allocate::Reserve { keep_size } => self.reserve_range(cx, ino, offset..end, keep_size, &mut turn).await,
             Allocate::PunchHole => {
                 self.zero_range(ino, offset, end.min(inode.size.max(inode.extent_end * BLOCK))).await?;
                 self.touch(cx, ino, None).await
             }
             Allocate::ZeroRange { keep_size } => {
                 self.zero_range(ino, offset, end.min(inode.size.max(inode.extent_end * BLOCK))).await?;
-                self.reserve_range(cx, ino, offset, end, keep_size).await
+                self.reserve_range(cx, ino, offset..end, keep_size, &mut turn).await
             }
         }
     }
 
-    async fn reserve_range(&self, cx: &Caller, ino: Ino, offset: u64, end: u64, keep_size: bool) -> FsResult<()> {
+    async fn reserve_range<'a>(&'a self, cx: &Caller, ino: Ino, range: Range<u64>, keep_size: bool, turn: &mut Turn<'a>) -> FsResult<()> {
         // Asked for before anything is reserved: what cannot fit changes nothing.
-        let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
-        match self.fits(ino, first, last).await {
-            Err(FsError::Quota) if self.free_orphans().await => self.fits(ino, first, last).await?,
-            Err(FsError::NoSpace) if self.make_room().await => self.fits(ino, first, last).await?,
-            other => other?,
+        let (first, last) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
+        let fits = self.fits(ino, first, last).await;
+        let again = match fits {
+            Err(FsError::Quota) => self.apart(ino, turn, self.free_orphans()).await,
+            Err(FsError::NoSpace) => self.apart(ino, turn, self.make_room()).await,
+            _ => false,
+        };
+        if again {
+            self.fits(ino, first, last).await?
+        } else {
+            fits?
         }
         let mut block = first;
         while block < last {
             let next = ((block / CHUNK_BLOCKS + CUT_CHUNKS) * CHUNK_BLOCKS).min(last);
             self.run(|st| reserve_blocks(Tx::new(st), ino, block, next)).await?;
             block = next;
-            self.admit().await?;
+            self.apart(ino, turn, self.admit()).await?;
         }
-        self.touch(cx, ino, (!keep_size).then_some(end)).await
+        self.touch(cx, ino, (!keep_size).then_some(range.end)).await
+    }
+
+    /// Waits with the file's data given up: room is made by sending, and what is sent waits for writes that were given
+    /// room in a segment, which may be waiting for this very file.
+    async fn apart<'a, T>(&'a self, ino: Ino, turn: &mut Turn<'a>, wait: impl Future<Output = T>) -> T {
+        *turn = None;
+        let waited = wait.await;
+        *turn = Some(self.data_lock(ino).await);
+        waited
     }
 
     /// Whether the holes of a range fit the quota and the host.

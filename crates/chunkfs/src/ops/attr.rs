@@ -77,10 +77,12 @@ impl FileSystem {
         }
         self.admit().await?;
         let _turn = self.data_lock(ino).await;
+        self.finish_half_cut(ino).await?;
         let tail = self.tail_to_clear(ino, size).await?;
         let (attr, more) = self.run(|st| set_size(Tx::of(st, cx), cx, ino, size, set, tail.as_ref())).await?;
         if more {
-            self.finish_cut(ino).await?;
+            self.half_cut.lock().insert(ino);
+            self.finish_half_cut(ino).await?;
             return self.getattr(ino).await;
         }
         Ok(attr)
@@ -149,7 +151,7 @@ fn apply(inode: &mut Inode, cx: &Caller, set: &SetAttr, tx: &Tx<'_>) {
 }
 
 /// Sets the size; tells whether blocks have still to be cut off.
-fn set_size(mut tx: Tx<'_>, cx: &Caller, ino: Ino, size: u64, set: &SetAttr, tail: Option<&Page>) -> Step<(Attr, bool)> {
+pub(crate) fn set_size(mut tx: Tx<'_>, cx: &Caller, ino: Ino, size: u64, set: &SetAttr, tail: Option<&Page>) -> Step<(Attr, bool)> {
     let mut inode = (*tx.inode(ino)?).clone();
     if tx.answered().is_some() {
         return Ok((inode.attr(ino), false));

@@ -236,7 +236,10 @@ impl FileSystem {
                     Some(turn) => turn,
                     None => self.data_lock(ino).await,
                 };
-                self.record_written(cx, ino, &plan, &bases, &reserved, &crcs).await
+                match self.finish_half_cut(ino).await {
+                    Ok(()) => self.record_written(cx, ino, &plan, &bases, &reserved, &crcs).await,
+                    Err(e) => Err(e),
+                }
             }
             Err(e) => Err(e),
         };

@@ -228,11 +228,7 @@ impl Cache {
         let mut open = self.open.lock();
         if open.len() >= HANDLES {
             for c in open.drain(..) {
-                let mut p = c.presence.lock();
-                // One whose name is gone could not be opened again.
-                if !p.gone {
-                    p.file = None;
-                }
+                c.presence.lock().file = None;
             }
         }
         open.push(cached.clone());
@@ -301,8 +297,11 @@ impl Cache {
         let (made, bytes) = {
             let mut p = cached.presence.lock();
             let was = std::mem::replace(&mut p.gone, true);
+            // Its room comes back as soon as those who read it now are done.
+            p.file = None;
             (p.made && !was, if was { 0 } else { p.bytes })
         };
+        self.open.lock().retain(|c| !std::ptr::eq(&**c, cached));
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         let path = self.dir.join(file_name(cached.at.segment, &cached.at.id));
         if made && let Err(e) = self.disk.remove(&path) {

@@ -359,3 +359,19 @@ async fn what_was_fetched_ahead_cut_or_wrong_is_read_right() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_room_of_a_copy_that_was_let_go_comes_back() {
+    let far = Far::new(u64::MAX);
+    let (at, data) = far.pack(3, 256, Compression::None).await;
+    far.reads(&at, &data, 0, 256).await.expect("reads");
+    let dir = far.dir.path().join("cache");
+    let held = || {
+        let open = std::fs::read_dir("/proc/self/fd").expect("a folder").filter_map(|f| std::fs::read_link(f.ok()?.path()).ok());
+        open.filter(|p| p.starts_with(&dir)).count()
+    };
+    assert_eq!(held(), 1, "its file is open");
+    far.packs.cache.shrink(0);
+    assert_eq!((held(), far.files(), far.packs.cached_bytes()), (0, 0, 0), "a file that is open takes room though it has no name");
+    far.reads(&at, &data, 5, 200).await.expect("it comes anew");
+}

@@ -1,6 +1,7 @@
 //! A host's disk over a volume's folder: its files are read where they are, whatever changes is a file of the scratch.
 
 use crate::host::{HostDisk, HostFile, RealDisk, read_whole};
+use crate::open::HOLDER;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,9 +17,13 @@ pub(super) struct ScratchDisk {
     gone: Mutex<BTreeSet<PathBuf>>,
 }
 
-/// A file of the volume's folder: it can be read, and only seems to be synced.
+/// A file of the volume's folder: it is read where it is, and copied to the scratch at its first change.
 #[derive(Debug)]
-struct Untouched(File);
+struct Untouched {
+    below: File,
+    at: PathBuf,
+    copy: Mutex<Option<Arc<dyn HostFile>>>,
+}
 
 impl ScratchDisk {
     pub(super) fn over(below: Option<PathBuf>, above: &Path) -> io::Result<ScratchDisk> {
@@ -29,6 +34,11 @@ impl ScratchDisk {
             RealDisk.create_dir_all(&to)?;
             for name in RealDisk.list(&from)? {
                 std::fs::copy(from.join(&name), to.join(&name))?;
+            }
+            // Who wrote it: of another holder it would not count.
+            match std::fs::copy(below.join(HOLDER), above.join(HOLDER)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
             }
         }
         Ok(disk)
@@ -49,13 +59,45 @@ fn read_only() -> io::Error {
     io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a file of the volume that is read out is not changed")
 }
 
-impl HostFile for Untouched {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        read_whole(&self.0, buf, offset, 1)
+impl Untouched {
+    fn open(below: &Path, at: &Path) -> io::Result<Arc<dyn HostFile>> {
+        Ok(Arc::new(Untouched { below: File::open(below)?, at: at.to_owned(), copy: Mutex::default() }))
     }
 
-    fn write_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-        Err(read_only())
+    fn copy(&self) -> io::Result<Arc<dyn HostFile>> {
+        let mut copy = self.copy.lock();
+        if let Some(copy) = &*copy {
+            return Ok(copy.clone());
+        }
+        // Another handle may have made it.
+        let made = match RealDisk.create(&self.at) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => RealDisk.open(&self.at)?,
+            made => {
+                let (made, mut buf, mut at) = (made?, vec![0; 1 << 20], 0);
+                loop {
+                    let n = read_whole(&self.below, &mut buf, at, 1)?;
+                    if n == 0 {
+                        break made;
+                    }
+                    made.write_at(&buf[..n], at)?;
+                    at += n as u64;
+                }
+            }
+        };
+        Ok(copy.insert(made).clone())
+    }
+}
+
+impl HostFile for Untouched {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &*self.copy.lock() {
+            Some(copy) => copy.read_at(buf, offset),
+            None => read_whole(&self.below, buf, offset, 1),
+        }
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.copy()?.write_at(data, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -63,11 +105,14 @@ impl HostFile for Untouched {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        match &*self.copy.lock() {
+            Some(copy) => copy.size(),
+            None => Ok(self.below.metadata()?.len()),
+        }
     }
 
-    fn set_size(&self, _size: u64) -> io::Result<()> {
-        Err(read_only())
+    fn set_size(&self, size: u64) -> io::Result<()> {
+        self.copy()?.set_size(size)
     }
 }
 
@@ -81,7 +126,7 @@ impl HostDisk for ScratchDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
         match (RealDisk.open(path), self.below(path)) {
-            (Err(e), Some(below)) if e.kind() == io::ErrorKind::NotFound => Ok(Arc::new(Untouched(File::open(below)?))),
+            (Err(e), Some(below)) if e.kind() == io::ErrorKind::NotFound => Untouched::open(&below, path),
             (done, _) => done,
         }
     }

@@ -4,6 +4,7 @@ use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO,
 use orlop_model::{Durability, ErrorKind, OutagePolicy, VolumeId};
 use orlop_store::ObjectStore;
 use orlop_store::object_store::memory::InMemory;
+use orlop_store::object_store::throttle::{ThrottleConfig, ThrottledStore};
 use orlop_store::wrap::{Fault, Hooked, Meter, Plan};
 use std::path::Path;
 use std::sync::Arc;
@@ -406,4 +407,37 @@ async fn a_fold_of_nothing_takes_nothing_out_of_the_log() {
 
 fn remove(dir: &Path) {
     std::fs::remove_dir_all(dir).expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_does_not_wait_for_what_others_write_after_it() {
+    let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(200), ..ThrottleConfig::default() };
+    let cloud = Cloud::new(Arc::new(ThrottledStore::new(InMemory::new(), slow))).await;
+    let mut config = cloud.config("a");
+    config.remote.as_mut().expect("its home is the store").lease = Duration::from_secs(30);
+    let fs = FileSystem::open(config).await.expect("opens");
+    let ino = put(&fs, "bulk", b"").await;
+    // In the time of one upload it writes more than what travels in a log object.
+    let writer = {
+        let fs = fs.clone();
+        tokio::spawn(async move {
+            let part = pattern(256 << 10, 1);
+            for n in 0.. {
+                fs.write(&CX, ino, (n % 256) * (256 << 10), &part).await.expect("writes");
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        })
+    };
+    let small = put(&fs, "small", b"wanted soon").await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        tokio::time::timeout(Duration::from_secs(30), fs.fsync(small, false)).await.expect("it comes to its end").expect("synced");
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    }
+    assert!(!writer.is_finished(), "nothing failed");
+    writer.abort();
+    fs.abandon().await;
+    let fs = cloud.open("a").await;
+    assert_eq!(get(&fs, "small").await.expect("there"), b"wanted soon");
 }

@@ -1,7 +1,7 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
 use crate::world::{World, can_mount};
-use orlop_store::testing::S3Server;
+use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -293,4 +293,41 @@ fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lo
     export(&w.path("lost")).ok();
     whole(&w.path("lost"));
     assert_eq!(std::fs::read_to_string(w.path("lost").join("after")).expect("after"), "mine");
+}
+
+#[test]
+fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    if !can_mount("export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet") {
+        return;
+    }
+    let w = World::up();
+    let proxy = FaultProxy::start(server.addr());
+    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", proxy.addr()));
+    let how = ["--set", &endpoint, "--set", "region=us-east-1", "--credentials", &credentials];
+    w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
+    for durability in ["remote", "local"] {
+        w.run(&["volume", "create", durability, "-o", "store=cloud", "-o", &format!("durability={durability}")]).ok();
+        let dir = PathBuf::from(w.dir(&format!("mnt-{durability}")));
+        w.run(&["mount", durability, dir.to_str().expect("plain")]).ok();
+        let synced = |name: &str, data: &[u8]| {
+            std::fs::write(dir.join(name), data).expect("written");
+            std::fs::File::open(dir.join(name)).and_then(|f| f.sync_all()).expect("synced");
+        };
+        // So little that it travels in the log, while the host has it in a segment's file as well.
+        synced("sent", &[7; 20_000]);
+        if durability == "local" {
+            // Acknowledged, and the store will not get it any more.
+            proxy.set(Faults::only(Rule::from(Fault::Status(503)).on("PUT").at("/log/")));
+        }
+        synced("fresh", b"on this host alone");
+        let id = id_of(&w, durability);
+        let state = w.root.join("state").join(&id);
+        let to = w.path(&format!("out-{durability}"));
+        let (state, to_words) = (state.to_str().expect("plain"), to.to_str().expect("plain"));
+        w.run(&[&["export", &id, "--store", "s3://bucket/pre", "--state", state, "--to", to_words], &how[..]].concat()).ok();
+        assert_eq!(std::fs::read(to.join("sent")).expect("there"), [7; 20_000]);
+        assert_eq!(std::fs::read_to_string(to.join("fresh")).expect("there"), "on this host alone");
+    }
+    proxy.heal();
 }

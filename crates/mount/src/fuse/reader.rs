@@ -59,6 +59,9 @@ pub(super) struct Desk {
     sentry: Sentry,
     /// Whether asking again can pay at all.
     may_ask: bool,
+    /// The leader's alone, and handed from one to the next: bulk work makes a new leader for each request, and a new one
+    /// knows no better than its predecessor whether asking pays.
+    asking: Mutex<Asking>,
 }
 
 #[derive(Debug, Default)]
@@ -75,12 +78,17 @@ struct Habits {
     ready: u32,
     /// The last request's thread, and how many in a row were its. What the kernel does for itself counts for nobody's.
     caller: (u32, u32),
+}
+
+/// Whether asking the device again was rewarded lately.
+#[derive(Debug, Default)]
+struct Asking {
     /// Askings in vain, one after the other, and for how many requests it is not tried again.
     vain: u32,
     pause: u32,
 }
 
-impl Habits {
+impl Asking {
     fn rewarded(&mut self) {
         (self.vain, self.pause) = (0, 0);
     }
@@ -95,7 +103,9 @@ impl Habits {
         self.pause = self.pause.saturating_sub(1);
         self.pause == 0
     }
+}
 
+impl Habits {
     fn saw(&mut self, pid: u32, lay_ready: bool) {
         if pid == KERNEL {
             return;
@@ -130,6 +140,7 @@ impl Desk {
             ended: AtomicBool::new(false),
             sentry: Sentry::default(),
             may_ask,
+            asking: Mutex::default(),
         })
     }
 
@@ -173,7 +184,7 @@ impl Desk {
     fn lead(&self, handle: &impl Fn(Received)) -> nix::Result<()> {
         let mut habits = Habits::default();
         loop {
-            let (message, lay_ready) = self.next(&mut habits)?;
+            let (message, lay_ready) = self.next(&mut self.asking.lock())?;
             let Some(header) = Header::read(message.bytes()) else {
                 tracing::error!("the kernel sent {} bytes that are no request", message.bytes().len());
                 return Err(Errno::EPROTO);
@@ -198,23 +209,23 @@ impl Desk {
     }
 
     /// The next request, and whether it lay ready.
-    fn next(&self, habits: &mut Habits) -> nix::Result<(Message, bool)> {
+    fn next(&self, asking: &mut Asking) -> nix::Result<(Message, bool)> {
         let mut message = Message::place(&self.pool);
         if self.ask(&mut message)? {
-            habits.rewarded();
+            asking.rewarded();
             return Ok((message, true));
         }
-        if self.may_ask && habits.wants_to_ask() {
+        if self.may_ask && asking.wants_to_ask() {
             let since = Instant::now();
             while since.elapsed() < ASKING {
                 // Whoever else wants this core has it first.
                 std::thread::yield_now();
                 if self.ask(&mut message)? {
-                    habits.rewarded();
+                    asking.rewarded();
                     return Ok((message, false));
                 }
             }
-            habits.asked_in_vain();
+            asking.asked_in_vain();
         }
         loop {
             // One who sleeps needs no buffer.
@@ -225,7 +236,7 @@ impl Desk {
                 Err(e) => return Err(e),
             }
             if since.elapsed() < ASKING {
-                habits.rewarded();
+                asking.rewarded();
             }
             message = Message::place(&self.pool);
             if self.ask(&mut message)? {
@@ -421,19 +432,19 @@ mod tests {
 
     #[test]
     fn asking_pauses_longer_the_longer_it_is_in_vain() {
-        let mut habits = Habits::default();
+        let mut asking = Asking::default();
         let mut pauses = Vec::new();
         for _ in 0..12 {
             let mut n = 0;
-            while !habits.wants_to_ask() {
+            while !asking.wants_to_ask() {
                 n += 1;
             }
             pauses.push(n);
-            habits.asked_in_vain();
+            asking.asked_in_vain();
         }
         assert_eq!(pauses, [0, 1, 3, 7, 15, 31, 63, 127, 255, 255, 255, 255]);
-        habits.rewarded();
-        assert!(habits.wants_to_ask());
+        asking.rewarded();
+        assert!(asking.wants_to_ask());
     }
 
     #[test]

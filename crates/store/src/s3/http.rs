@@ -5,12 +5,14 @@
 //! status says too little, or the wrong thing, become a [`Refusal`] that [`crate::error`] finds.
 
 use super::keys::Keys;
+use super::pace::{LARGE, MOST, Pace};
 use async_trait::async_trait;
 use object_store::ClientOptions;
 use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector};
 use orlop_model::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// A store's refusal that its HTTP status alone does not tell.
 #[derive(Debug, thiserror::Error)]
@@ -42,26 +44,73 @@ impl Refusal {
 pub(super) struct Connector {
     keys: Option<Arc<Keys>>,
     region: String,
+    timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(keys: Option<Arc<Keys>>, region: &str) -> Self {
-        Connector { keys, region: region.to_owned() }
+    /// `timeout` is that of the client's options, which do not tell it.
+    pub(super) fn new(keys: Option<Arc<Keys>>, region: &str, timeout: Duration) -> Self {
+        Connector { keys, region: region.to_owned(), timeout }
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let wire = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Service { wire, keys: self.keys.clone(), region: self.region.clone() }))
+        let patient = options.clone().with_timeout(self.timeout.saturating_mul(MOST));
+        Ok(HttpClient::new(Service {
+            wire,
+            patient,
+            patient_wire: OnceLock::new(),
+            pace: Pace::new(self.timeout),
+            keys: self.keys.clone(),
+            region: self.region.clone(),
+        }))
     }
 }
 
 #[derive(Debug)]
 struct Service {
     wire: HttpClient,
+    /// For large bodies on a slow line, made when it is found to be one.
+    patient: ClientOptions,
+    patient_wire: OnceLock<HttpClient>,
+    pace: Pace,
     keys: Option<Arc<Keys>>,
     region: String,
+}
+
+impl Service {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if request.body().content_length() < LARGE {
+            return self.wire.execute(request).await.inspect(|_| self.pace.answered());
+        }
+        let (times, limit, began) = (self.pace.times(), self.pace.limit(), Instant::now());
+        let sent = match times {
+            1 => self.wire.execute(request).await,
+            _ => match tokio::time::timeout(limit, self.patient_wire()?.execute(request)).await {
+                Ok(done) => done,
+                Err(late) => Err(HttpError::new(HttpErrorKind::Timeout, late)),
+            },
+        };
+        match &sent {
+            Ok(_) => {
+                self.pace.answered();
+                self.pace.took(began.elapsed());
+            }
+            Err(_) if began.elapsed() >= limit.mul_f32(0.9) => self.pace.ran_out(times),
+            Err(_) => {}
+        }
+        sent
+    }
+
+    fn patient_wire(&self) -> Result<&HttpClient, HttpError> {
+        if let Some(wire) = self.patient_wire.get() {
+            return Ok(wire);
+        }
+        let made = ReqwestConnector::default().connect(&self.patient).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        Ok(self.patient_wire.get_or_init(|| made))
+    }
 }
 
 #[async_trait]
@@ -70,7 +119,7 @@ impl HttpService for Service {
         // Its body is shared, not copied.
         let again = self.keys.is_some().then(|| request.clone());
         let signed_with = self.keys.as_ref().map(|k| k.current());
-        let answer = cut(self.wire.execute(request).await?).await?;
+        let answer = cut(self.send(request).await?).await?;
         let (Some(keys), Some(mut request), Some(refused)) = (&self.keys, again, signed_with) else { return Ok(answer) };
         if !matches!(answer.status().as_u16(), 401 | 403) {
             return Ok(answer);
@@ -83,7 +132,7 @@ impl HttpService for Service {
         if signer.try_authorize(&mut request, digest.as_ref().map(|d| d.as_slice())).is_err() {
             return Ok(answer);
         }
-        cut(self.wire.execute(request).await?).await
+        cut(self.send(request).await?).await
     }
 }
 

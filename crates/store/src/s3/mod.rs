@@ -8,6 +8,7 @@ mod cloud;
 mod credentials;
 mod http;
 mod keys;
+mod pace;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -123,7 +124,7 @@ fn client(bucket: &str, settings: &Settings, spec: &StoreSpec) -> orlop_model::R
         (None, None) => builder.with_skip_signature(true),
     };
     builder
-        .with_http_connector(Connector::new(keys, &settings.region))
+        .with_http_connector(Connector::new(keys, &settings.region, settings.timeout))
         .with_client_options(options)
         .build()
         .map_err(|e| Error::invalid(format!("its settings do not fit together: {e}")))

@@ -237,3 +237,35 @@ fn bad_specifications_are_refused_with_a_remedy() {
     let local = StoreSpec { credentials: Some(CredentialsRef::Environment("X".into())), ..StoreSpec::new("mem://") };
     assert!(open_spec(&local).is_err());
 }
+
+#[tokio::test]
+async fn on_a_slow_line_what_takes_longer_than_the_timeout_arrives_all_the_same() {
+    let Some((_server, proxy, store)) = behind_a_proxy() else { return };
+    // Four seconds of sending; a request may take one.
+    proxy.set(Faults::only(Rule::from(Fault::Bandwidth(512 << 10)).at("big")));
+    let body = vec![7; 2 << 20];
+    let put = async {
+        for attempt in 1.. {
+            let done = store.put_opts(&at("big"), body.clone().into(), PutMode::Create.into()).await;
+            match done {
+                Ok(_) | Err(Os::AlreadyExists { .. }) => return attempt,
+                Err(e) => assert!(attempt < 5, "{e}"),
+            }
+        }
+        0
+    };
+    let others = async {
+        loop {
+            store.put(&at("small"), "x".into()).await.expect("the line is slow, not dead");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let attempts = tokio::select! {
+        n = put => n,
+        () = others => unreachable!("it never ends"),
+    };
+    assert!(attempts > 1, "the line was not slow");
+    proxy.heal();
+    let got = store.get(&at("big")).await.expect("there").bytes().await.expect("whole");
+    assert_eq!(got.len(), body.len());
+}
