@@ -60,8 +60,12 @@ impl Control {
                 examined_at: None,
             })
             .await?;
-        // While nobody listened, Unmounts may have been lost.
-        registry.suspect_docker(started).await?;
+        // While nobody listened, Unmounts may have been lost. A registry that takes nothing now, on a full disk, keeps nobody
+        // from starting: reconciling comes back to it.
+        let marked = registry.suspect_docker(started).await;
+        if let Err(e) = &marked {
+            tracing::warn!("what Docker may have forgotten is looked at later: {e}");
+        }
         let inner = Inner {
             config,
             owner,
@@ -73,6 +77,7 @@ impl Control {
             reconciling: Default::default(),
             last_reconcile: Default::default(),
             patience: Default::default(),
+            unmarked: marked.is_err().into(),
         };
         Ok(Arc::new(Control { inner: Arc::new(inner) }))
     }

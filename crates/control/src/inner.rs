@@ -11,6 +11,7 @@ use orlop_model::{
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::OwnedMutexGuard;
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) last_reconcile: Mutex<Option<ReconcileReport>>,
     /// What failed in a reconciliation, until when it is left alone, and how long it was left alone before.
     pub(crate) patience: Mutex<HashMap<String, (OffsetDateTime, Duration)>>,
+    /// Whether the start still owes the mark on what Docker may have forgotten.
+    pub(crate) unmarked: AtomicBool,
 }
 
 impl Inner {

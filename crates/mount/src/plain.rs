@@ -114,7 +114,8 @@ pub fn used_elsewhere(folder: &Path, binds: &[Bound]) -> bool {
     let shows = |m: &Mount| m.device == place.device && m.root.starts_with(&place.way) && !itself(m);
     let groups: Vec<u32> = own.iter().filter(|m| ours(m) && shows(m)).flat_map(|m| m.peers.clone()).collect();
     let copy = |m: &Mount| ours(m) && m.peers.iter().any(|p| groups.contains(p));
-    own.iter().any(|m| shows(m) && !ours(m)) || table::others().iter().any(|ns| ns.mounts.iter().any(|m| shows(m) && !copy(m)))
+    let Ok(others) = table::others() else { return true };
+    own.iter().any(|m| shows(m) && !ours(m)) || others.iter().any(|ns| ns.mounts.iter().any(|m| shows(m) && !copy(m)))
 }
 
 #[cfg(test)]

@@ -64,14 +64,21 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (_held, short) = reachable(path)?;
+    UnixStream::connect(short)
+}
+
+/// Whether nobody will ever answer at a path: there is no socket, or the process that listened is gone. Whoever only does not
+/// answer now is not gone.
+pub(crate) fn is_deserted(path: &Path) -> bool {
+    connect(path).is_err_and(|e| matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
+}
+
 impl Connection {
     /// Connects and greets.
     pub(crate) fn connect(path: &Path) -> Result<Self> {
-        let connect = || {
-            let (_held, short) = reachable(path)?;
-            UnixStream::connect(short)
-        };
-        let stream = connect().map_err(|e| Error::unavailable(format!("nobody answers at {}: {e}", path.display())))?;
+        let stream = connect(path).map_err(|e| Error::unavailable(format!("nobody answers at {}: {e}", path.display())))?;
         Connection::new(stream)
     }
 
@@ -222,6 +229,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("orlop-wire-{}", std::process::id())).join("x".repeat(120));
         std::fs::create_dir_all(&dir).expect("folder");
         let path = dir.join("a.sock");
+        assert!(is_deserted(&path));
         let listener = listen(&path).expect("listens");
         let server = std::thread::spawn(move || {
             let (stream, _) = listener.accept().expect("accepts");

@@ -191,6 +191,11 @@ impl Cache {
                 self.remove_file(&oldest);
             }
         }
+        // A pack that was made anew has its frames elsewhere.
+        if let Some(other) = segments.get(&at.segment).filter(|c| c.at != *at).cloned() {
+            segments.remove(&at.segment);
+            self.remove_file(&other);
+        }
         let fresh = || {
             Arc::new(Cached {
                 at: *at,

@@ -56,35 +56,34 @@ pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
     let mut config = OpenConfig::new(rescue.volume, store.clone(), &rescue.prefix, &state);
     config.host = Arc::new(ScratchDisk::over(rescue.state_dir.clone(), &state).map_err(scratch_failed)?);
     if rescue.remote {
-        let is_known = release(&*store, &rescue.prefix).await?;
+        release(&*store, &rescue.prefix).await?;
         config.remote = Some(Remote {
             durability: Durability::Remote,
             outage: OutagePolicy::Fail,
             outage_deadline: Duration::from_secs(60),
             holder: "a reader that keeps nobody out".to_owned(),
-            // What others may still have to send is theirs as before: nothing of this reaches the store. Where the record
-            // does not tell who they are, what lies in this folder counts.
-            abandon_unsynced: is_known,
+            // What others may still have to send is theirs as before: nothing of this reaches the store.
+            abandon_unsynced: true,
             ..Remote::default()
         });
     }
     FileSystem::open(config).await
 }
 
-/// In the scratch, the writer that holds the volume has let go of it. Returns whether its record tells who it is.
-async fn release(store: &dyn ObjectStore, prefix: &str) -> Result<bool> {
+/// In the scratch, the writer that holds the volume has let go of it.
+async fn release(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
     let path = lease::path(prefix);
     let bytes = match lease::look(store, &path).await {
         Ok(Look::Record(owner, _)) => lease::encode(&owner.let_go()),
-        Ok(Look::Nothing) => return Ok(true),
+        Ok(Look::Nothing) => return Ok(()),
         // One that cannot be read says nothing about whom to keep out; who reads only needs no turn.
         Ok(Look::Damaged(why)) => {
             tracing::warn!(%path, %why, "the owner record is damaged");
-            return store.delete(&path).await.map(|()| false).map_err(|e| Error::unavailable(format!("{path}: {e}")));
+            return store.delete(&path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")));
         }
         Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
     };
-    store.put(&path, bytes.into()).await.map(|_| true).map_err(|e| Error::io(path, &std::io::Error::other(e)))
+    store.put(&path, bytes.into()).await.map(drop).map_err(|e| Error::io(path, &std::io::Error::other(e)))
 }
 
 /// Whether a folder looks like a volume's on a host.

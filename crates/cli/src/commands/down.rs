@@ -5,6 +5,7 @@ use crate::args::Context;
 use crate::daemon;
 use orlop_api::wire::{Shutdown, ShutdownReport};
 use orlop_model::{Error, ErrorKind, Result};
+use orlop_mount::keeper::has_workers;
 use std::time::{Duration, Instant};
 
 /// Stops Orlop cleanly: unmounts every volume and ends all its processes. Refused while volumes are in use.
@@ -25,8 +26,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let request = Shutdown { force: args.force, keep_mounts: args.keep_mounts, remove_plugin_socket: args.remove_plugin_socket };
     let report = match cx.client.shutdown(&request).await {
-        Err(e) if e.kind == ErrorKind::Unavailable && !args.keep_mounts && daemon::keeper_answers(&cx.root).await => {
-            // The daemon died, its mounts live on. Only a daemon can end them properly.
+        Err(e)
+            if e.kind == ErrorKind::Unavailable
+                && !args.keep_mounts
+                && (daemon::keeper_answers(&cx.root).await || has_workers(&cx.root)) =>
+        {
+            // The daemon died, its mounts live on. Only a daemon can end them properly; it starts a keeper if there is none.
             up::spawn(cx, &["--no-docker-plugin".to_owned()]).await?;
             cx.client.shutdown(&request).await?
         }

@@ -6,9 +6,10 @@ use crate::daemon;
 use crate::failure::FOUND;
 use crate::progress::Progress;
 use crate::ui::Table;
+use futures::FutureExt;
 use orlop_api::wire::Shutdown;
 use orlop_model::{Error, ErrorKind, Result};
-use orlop_mount::keeper::{Launcher, change_over};
+use orlop_mount::keeper::{Launcher, change_over, has_workers, may_change_over};
 use orlop_mount::{AttachedVolume, KeeperClient};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Moves what runs to the binary that is on disk now, while containers go on: the daemon, the keeper, and the worker of
 /// every mounted volume.
@@ -98,6 +100,22 @@ impl Binary {
     }
 }
 
+/// The signals that end a command: from now on they end this one only between two volumes. In between a daemon or a keeper
+/// would be missing. What it starts is not touched by this, since it gets the signals back as they were.
+struct Uninterrupted([Signal; 3]);
+
+impl Uninterrupted {
+    fn begin() -> Result<Uninterrupted> {
+        let catch = |kind| signal(kind).map_err(|e| Error::io("catching signals", &e));
+        Ok(Uninterrupted([catch(SignalKind::interrupt())?, catch(SignalKind::hangup())?, catch(SignalKind::terminate())?]))
+    }
+
+    /// Whether one came that was not told of before.
+    fn struck(&mut self) -> bool {
+        self.0.iter_mut().any(|s| s.recv().now_or_never().is_some())
+    }
+}
+
 /// Where everything moves to.
 struct Move<'a> {
     cx: &'a Context,
@@ -133,23 +151,37 @@ impl Move<'_> {
             Err(e) => return Err(e.during("nothing was changed")),
         };
         let mut daemon = None;
+        if status.is_none() && keeper.is_none() && has_workers(&self.cx.root) {
+            return Err(Error::unavailable(format!(
+                "neither a daemon nor a keeper runs on {}, but the workers of volumes do: nothing was changed",
+                self.cx.root.display()
+            ))
+            .with_remedy(format!("start them: orlop up{}", self.cx.root_flag())));
+        }
+        let mut signals = if dry_run { None } else { Some(Uninterrupted::begin()?) };
         if let Some(host) = &status {
             let state = self.state_of(host.pid)?;
             daemon = (state == State::Old && !dry_run).then_some(host);
             parts.push(Part::new("daemon", host.pid, state));
         }
         let Some((keeper_pid, keeper)) = keeper else {
-            if let (Some(host), Some(part)) = (daemon, parts.pop()) {
-                parts.push(self.exchange_daemon(part, host.plugin.clone(), None).await);
+            if let Some(host) = daemon
+                && let Some(part) = parts.pop()
+            {
+                parts.push(self.exchange_daemon(part, host.plugin.clone(), None, signals.as_mut()).await);
             }
             return Ok(parts);
         };
+        if status.is_none() {
+            let none = Error::unavailable("none runs, as after an upgrade that was cut off");
+            parts.push(Part::new("daemon", 0, State::Left).left(&none.with_remedy(format!("start it: orlop up{}", self.cx.root_flag()))));
+        }
         let mut kept = Part::new("keeper", keeper_pid, self.state_of(keeper_pid)?);
         let move_keeper = kept.state == State::Old && !dry_run;
         match (daemon, parts.pop()) {
             (Some(host), Some(part)) => {
                 let keeper = move_keeper.then_some(&mut kept);
-                parts.push(self.exchange_daemon(part, host.plugin.clone(), keeper).await);
+                parts.push(self.exchange_daemon(part, host.plugin.clone(), keeper, signals.as_mut()).await);
             }
             (_, part) => {
                 if move_keeper {
@@ -162,9 +194,13 @@ impl Move<'_> {
         parts.push(kept);
         let volumes = keeper.list().await?;
         let mut progress = Progress::new(&self.cx.ui);
+        let mut hindrance = keeper_stays.then_some("its keeper could not be moved");
         for (n, volume) in volumes.iter().enumerate() {
+            if signals.as_mut().is_some_and(Uninterrupted::struck) {
+                hindrance = hindrance.or(Some("interrupted; run orlop upgrade again"));
+            }
             progress.show(&format!("moving {}, {} of {}", volume.plan.name, n + 1, volumes.len()), n as u64 + 1, 0);
-            parts.push(self.worker(&keeper, volume, dry_run, keeper_stays).await);
+            parts.push(self.worker(&keeper, volume, dry_run, hindrance).await);
         }
         progress.end();
         Ok(parts)
@@ -174,7 +210,7 @@ impl Move<'_> {
         Ok(if Binary::of_process(pid)? == self.binary { State::Current } else { State::Old })
     }
 
-    async fn worker(&self, keeper: &KeeperClient, v: &AttachedVolume, dry_run: bool, keeper_stays: bool) -> Part {
+    async fn worker(&self, keeper: &KeeperClient, v: &AttachedVolume, dry_run: bool, hindrance: Option<&str>) -> Part {
         let mut part = Part::new("worker", v.worker_pid, State::Old);
         part.volume = Some(v.plan.name.to_string());
         // Without a process it is being replaced this moment; the keeper says whether it can be moved then.
@@ -184,8 +220,8 @@ impl Move<'_> {
         if dry_run {
             return part;
         }
-        if keeper_stays {
-            return Part { state: State::Left, note: Some("its keeper could not be moved".into()), ..part };
+        if let Some(why) = hindrance {
+            return Part { state: State::Left, note: Some(why.to_owned()), ..part };
         }
         match keeper.renew(v.plan.volume).await {
             Ok(renewed) => {
@@ -200,7 +236,13 @@ impl Move<'_> {
     }
 
     /// The daemon, and while it is away the keeper, so that no call meets one that is just leaving.
-    async fn exchange_daemon(&self, mut part: Part, plugin: Option<String>, keeper: Option<&mut Part>) -> Part {
+    async fn exchange_daemon(
+        &self,
+        mut part: Part,
+        plugin: Option<String>,
+        keeper: Option<&mut Part>,
+        mut signals: Option<&mut Uninterrupted>,
+    ) -> Part {
         if let Some(unit) = unit_of(part.before).await {
             if let Some(keeper) = keeper {
                 self.exchange_keeper(keeper).await;
@@ -235,25 +277,31 @@ impl Move<'_> {
             self.exchange_keeper(keeper).await;
         }
         let words = plugin.map_or_else(|| vec!["--no-docker-plugin".to_owned()], |name| vec!["--plugin-name".to_owned(), name]);
-        match up::spawn_with(self.cx, &words, environment).await {
+        let mut started = up::spawn_with(self.cx, &words, environment.clone()).await;
+        // A terminal's Ctrl-C also reaches what was started a moment ago and has no session of its own yet.
+        if started.is_err() && signals.as_mut().is_some_and(|s| s.struck()) {
+            started = up::spawn_with(self.cx, &words, environment).await;
+        }
+        match started {
             Ok(_) => self.verified(part, self.status_pid().await),
             Err(e) => part.left(&e.during("no daemon runs now: starting the new one")),
         }
     }
 
     async fn exchange_keeper(&self, part: &mut Part) {
+        let root = self.cx.root.clone();
         let moved = match unit_of(part.before).await {
-            Some(unit) => match restart(&unit).await {
-                Ok(()) => self.keeper_pid().await,
+            Some(unit) => match blocking(move || may_change_over(&root)).await {
+                Ok(()) => match restart(&unit).await {
+                    Ok(()) => self.keeper_pid().await,
+                    Err(e) => Err(e),
+                },
                 Err(e) => Err(e),
             },
             None => {
                 // Stores may have their credentials in its environment, and the workers get it from there.
                 let launcher = Launcher { program: self.program.clone(), args: vec!["keeper".into()], env: environment_of(part.before) };
-                let root = self.cx.root.clone();
-                tokio::task::spawn_blocking(move || change_over(&root, &launcher))
-                    .await
-                    .unwrap_or_else(|e| Err(Error::internal(format!("changing the keeper over: {e}"))))
+                blocking(move || change_over(&root, &launcher)).await
             }
         };
         let old = Part::new(part.part, part.before, part.state);
@@ -292,6 +340,10 @@ impl Move<'_> {
     }
 }
 
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::internal(format!("changing the keeper over: {e}"))))
+}
+
 /// The systemd service whose main process this is; it then has to be restarted through systemd.
 async fn unit_of(pid: u32) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
@@ -304,7 +356,13 @@ async fn unit_of(pid: u32) -> Option<String> {
 }
 
 async fn restart(unit: &str) -> Result<()> {
-    let ran = Command::new("systemctl").args(["restart", "--", unit]).output().await.map_err(|e| Error::io("running systemctl", &e))?;
+    // Out of reach of the terminal's Ctrl-C.
+    let ran = Command::new("systemctl")
+        .args(["restart", "--", unit])
+        .process_group(0)
+        .output()
+        .await
+        .map_err(|e| Error::io("running systemctl", &e))?;
     if ran.status.success() {
         return Ok(());
     }
@@ -336,7 +394,11 @@ fn text(report: &Report) -> String {
     let mut table = Table::new(["PART", "PROCESS", "STATE", "PAUSED"]);
     for p in &report.parts {
         let name = p.volume.as_ref().map_or_else(|| p.part.to_owned(), |v| format!("{} of {v}", p.part));
-        let process = if p.now == p.before { p.now.to_string() } else { format!("{} -> {}", p.before, p.now) };
+        let process = match (p.before, p.now) {
+            (0, 0) => "-".to_owned(),
+            (before, now) if before == now => now.to_string(),
+            (before, now) => format!("{before} -> {now}"),
+        };
         let state = match p.state {
             State::Current => "current",
             State::Old => "would be moved",

@@ -105,10 +105,17 @@ fn serve(root: &Path, settings: Settings) -> Result<()> {
         return Err(Error::new(ErrorKind::Busy, format!("Orlop is already running on {}", root.display()))
             .with_remedy("stop it first with: orlop down --keep-mounts, or give another --root"));
     };
-    lock.note(&std::process::id().to_string())?;
     log::start(&root.join("log/daemon.log"), !settings.detached)?;
+    // Both are for people and packages. A full disk, which is when Orlop is needed to make room, must not keep it from starting.
+    if let Err(e) = lock.note(&std::process::id().to_string()) {
+        tracing::warn!(error = %e, "the lock does not tell whose it is");
+    }
     let pid_file = root.join("run/daemon.pid");
-    std::fs::write(&pid_file, format!("{}\n", std::process::id())).map_err(|e| Error::io(pid_file.display(), &e))?;
+    if let Err(e) = std::fs::write(&pid_file, format!("{}\n", std::process::id())) {
+        tracing::warn!(error = %e, "{} cannot be written", pid_file.display());
+        // Not half of a number either.
+        let _ = std::fs::remove_file(&pid_file);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Error::io("starting the runtime", &e))?;
     let ended = runtime.block_on(live(root, settings));
     // Whatever still blocks (a worker that does not answer) must not hold the end up.

@@ -182,3 +182,21 @@ fn a_thousand_open_files_and_sixty_four_threads() {
     w.run(&["unmount", "db"]).ok();
     assert_eq!(w.json(&["check", "db"])["clean"], true);
 }
+
+#[test]
+fn a_full_disk_keeps_no_daemon_from_starting() {
+    if !can_mount("a_full_disk_keeps_no_daemon_from_starting") {
+        return;
+    }
+    let w = small(64);
+    w.kill_daemon();
+    let mut rest = File::create(w.root.join("rest")).expect("a file");
+    for size in [MIB, 4096, 1] {
+        while rest.write_all(&vec![7; size]).is_ok() {}
+        let _ = rest.sync_all();
+    }
+    w.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(w.run(&["status"]).ok().out.contains("keeper"));
+    drop(rest);
+    std::fs::remove_file(w.root.join("rest")).expect("removed");
+}

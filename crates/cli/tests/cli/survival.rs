@@ -1,6 +1,6 @@
 //! The daemon dies; its mounts do not.
 
-use crate::world::{World, can_mount, kill, wait};
+use crate::world::{World, alive, can_mount, kill, wait};
 use std::io::{Read, Seek, Write};
 
 #[test]
@@ -88,5 +88,58 @@ fn a_keeper_that_dies_is_followed_by_another_at_once() {
     let last = pid(&record()["keeper_pid"]);
     world.run(&["down"]).ok();
     wait("nothing is left, and no keeper comes back", || world.processes().is_empty());
-    assert!(!crate::world::alive(last));
+    assert!(!alive(last));
+}
+
+#[test]
+fn a_keeper_that_is_told_to_end_waits_for_a_worker_that_is_being_replaced() {
+    if !can_mount("keeper told to end") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let record = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
+    };
+    let pid = |v: &serde_json::Value| v.as_i64().expect("a number") as i32;
+    let (keeper, worker) = (pid(&record()["keeper_pid"]), pid(&record()["volumes"][0]["worker_pid"]));
+    // No worker starts while its log cannot be opened. Nothing of the volume is open here and no program is started meanwhile: to
+    // start one closes what is open, which waits for a worker, and /proc waits for that.
+    let log = world.root.join(format!("log/worker-{}.log", record()["volumes"][0]["plan"]["volume"].as_str().expect("an id")));
+    std::fs::remove_file(&log).expect("removes");
+    std::fs::create_dir(&log).expect("in its way");
+    kill(worker);
+    let keeper_log = || std::fs::read_to_string(world.root.join("log/keeper.log")).expect("a log");
+    wait("the keeper knows", || keeper_log().contains("no other worker yet"));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGTERM).expect("sent");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(alive(keeper), "it waits");
+    std::fs::remove_dir(&log).expect("removes");
+    wait("it ends when a worker has the mount", || !alive(keeper));
+    std::fs::write(world.path("m/x"), "went on").expect("the mount lives");
+    wait("the next keeper has it", || world.run(&["status"]).out.contains("serving"));
+    world.run(&["unmount", &world.dir("m")]).ok();
+}
+
+#[test]
+fn down_ends_what_was_left_without_daemon_and_keeper() {
+    if !can_mount("down without a daemon and a keeper") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    std::fs::write(world.path("m/x"), "written").expect("writes");
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON");
+    let worker = record["volumes"][0]["worker_pid"].as_i64().expect("a number") as i32;
+    // A daemon that lives would start another keeper.
+    world.kill_daemon();
+    kill(record["keeper_pid"].as_i64().expect("a number") as i32);
+    wait("the worker is alone", || world.processes() == [worker]);
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("it serves"), "written");
+    world.run(&["down", "--force"]).ok();
+    assert_eq!(world.mounts(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.processes(), Vec::<i32>::new());
 }

@@ -55,6 +55,15 @@ impl Installed {
     }
 }
 
+/// What the keeper's record says.
+fn record(world: &World) -> Value {
+    serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
+}
+
+fn keeper_of(world: &World) -> i32 {
+    record(world)["keeper_pid"].as_i64().expect("a number") as i32
+}
+
 fn inode(path: impl AsRef<Path>) -> u64 {
     std::fs::metadata(path).expect("there").ino()
 }
@@ -165,7 +174,8 @@ fn a_volume_that_the_new_binary_cannot_serve_goes_on_with_the_old_one() {
     assert_eq!(std::fs::read_to_string(it.world.path("a/f")).expect("reads"), "before\nafter\n");
     let serving = || {
         let status: Value = serde_json::from_str(&it.run_as(&new, &["status", "--output", "json"], 0)).expect("JSON");
-        status["keeper"]["workers"][0]["pid"].as_i64().expect("a number") as i32
+        // Without a keeper there is nobody to tell.
+        status["keeper"]["workers"][0]["pid"].as_i64().unwrap_or_default() as i32
     };
     let pid = serving();
     assert_ne!(pid, worker);
@@ -175,6 +185,106 @@ fn a_volume_that_the_new_binary_cannot_serve_goes_on_with_the_old_one() {
     writeln!(file, "and later").expect("writes");
     wait("another worker serves", || ![0, pid].contains(&serving()));
     assert_eq!(inode(format!("/proc/{}/exe", serving())), old);
+    // Also after a keeper has died that alone knew of the refusal.
+    let (pid, keeper) = (serving(), keeper_of(&it.world));
+    kill(keeper);
+    wait("another keeper has it", || keeper_of(&it.world) != keeper && serving() == pid);
+    kill(pid);
+    writeln!(file, "and on").expect("writes");
+    wait("another worker serves", || ![0, pid].contains(&serving()));
+    assert_eq!(inode(format!("/proc/{}/exe", serving())), old);
     drop(file);
     it.run_as(&new, &["down", "--force"], 0);
+}
+
+/// As after a new binary that starts no keeper: the old one's file is no longer on disk, and its workers come from it all the same.
+#[test]
+fn a_keeper_whose_file_is_gone_starts_workers_from_what_it_runs_itself() {
+    if !can_mount("keeper without a file") {
+        return;
+    }
+    let it = Installed::up();
+    it.run(&["volume", "create", "a"], 0);
+    it.run(&["mount", "a", &it.world.dir("a")], 0);
+    let mut file = File::create(it.world.path("a/f")).expect("opens");
+    writeln!(file, "before").expect("writes");
+    let (worker, old) = (it.workers()[0], inode(&it.binary));
+    it.run(&["down", "--keep-mounts"], 0);
+    let keeper = keeper_of(&it.world);
+    kill(keeper);
+    wait("it is gone", || !alive(keeper));
+
+    let open = File::open(&it.binary).expect("opens");
+    std::fs::remove_file(&it.binary).expect("removes");
+    std::fs::write(&it.binary, "#!/bin/sh\nexit 1\n").expect("writes");
+    std::fs::set_permissions(&it.binary, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut fallback = Command::new(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open)))
+        .arg("--root")
+        .arg(&it.world.root)
+        .arg("keeper")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let serving = || record(&it.world)["volumes"][0]["worker_pid"].as_i64().unwrap_or_default() as i32;
+    wait("it has the mount", || keeper_of(&it.world) == fallback.id() as i32 && serving() == worker);
+    // Another one than the keeper's own would be kept by itself.
+    assert_eq!(inode(format!("/proc/{}/exe", fallback.id())), old);
+    kill(worker);
+    wait("another worker serves", || ![0, worker].contains(&serving()));
+    writeln!(file, "after").expect("writes");
+    assert_eq!(inode(format!("/proc/{}/exe", serving())), old);
+    drop(file);
+    it.world.run(&["down", "--force"]).ok();
+    fallback.wait().expect("it has ended");
+}
+
+#[test]
+fn what_interrupts_an_upgrade_leaves_no_host_without_a_daemon() {
+    if !can_mount("upgrade that is interrupted") {
+        return;
+    }
+    let it = Installed::up();
+    it.run(&["volume", "create", "a"], 0);
+    it.run(&["mount", "a", &it.world.dir("a")], 0);
+    it.install();
+    let daemon = it.world.daemon_pid();
+    let mut upgrade = Command::new(&it.binary)
+        .env("ORLOP_ROOT", &it.world.root)
+        .args(["upgrade", "--output", "json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    wait("the daemon has ended", || !alive(daemon));
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGHUP, nix::sys::signal::Signal::SIGTERM] {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(upgrade.id() as i32), signal).expect("sent");
+    }
+    let code = upgrade.wait().expect("it ends").code();
+    assert_eq!(code, Some(1), "the worker was left");
+    assert_eq!(it.workers().len(), 1);
+    assert_ne!(it.world.daemon_pid(), daemon);
+    let report = it.run(&["upgrade", "--output", "json"], 0);
+    let expected = [("daemon", "current"), ("keeper", "current"), ("worker", "moved")].map(|(p, s)| (p.to_owned(), s.to_owned()));
+    assert_eq!(parts(&report), expected, "{report}");
+}
+
+#[test]
+fn without_a_daemon_it_says_so_and_does_not_end_well() {
+    if !can_mount("upgrade without a daemon") {
+        return;
+    }
+    let it = Installed::up();
+    it.run(&["volume", "create", "a"], 0);
+    it.run(&["mount", "a", &it.world.dir("a")], 0);
+    let worker = it.workers()[0];
+    it.world.kill_daemon();
+    let said = it.run(&["upgrade"], 1);
+    assert!(said.contains("orlop up"), "{said}");
+    let keeper = keeper_of(&it.world);
+    kill(keeper);
+    wait("the keeper is gone", || !alive(keeper));
+    it.world.run(&["upgrade"]).fails(9, "workers");
+    it.run(&["up", "--no-docker-plugin"], 0);
+    assert_eq!(it.workers(), [worker]);
+    assert!(it.run(&["upgrade"], 0).contains("everything runs"));
 }

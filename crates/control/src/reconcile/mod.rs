@@ -9,6 +9,7 @@ mod trash;
 use crate::inner::Inner;
 use crate::status::ReconcileReport;
 use orlop_model::{Error, Result};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const PATIENCE_FIRST: Duration = Duration::from_secs(15);
@@ -20,6 +21,12 @@ impl Inner {
         let mut report = ReconcileReport::default();
         if let Err(e) = self.audit.tend().await {
             report.failed.push(format!("writing owed audit records: {e}"));
+        }
+        if self.unmarked.load(Ordering::Relaxed) {
+            match self.registry.suspect_docker(self.now()).await {
+                Ok(()) => self.unmarked.store(false, Ordering::Relaxed),
+                Err(e) => report.failed.push(e.to_string()),
+            }
         }
         if let Err(e) = self.reconcile_trash(&mut report).await {
             report.failed.push(e.to_string());

@@ -1,8 +1,10 @@
 //! What reconciliation does about holders that went away, mounts that went away, and mounts that nobody wants.
 
 use crate::world::*;
+use orlop_control::faults::{Fate, Faults};
 use orlop_control::{AttachedVolume, AuditFilter};
 use orlop_model::{Actor, AuditPhase, ErrorKind, VolumeId};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(61);
@@ -265,4 +267,26 @@ async fn the_reconciler_runs_by_itself_and_ends_with_its_control() {
     assert!(site.world.0.lock().bytes.is_empty());
     drop(control);
     tokio::time::timeout(Duration::from_secs(5), task).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_nothing_at_the_start_is_marked_later() {
+    let site = Site::new();
+    let control = site.open().await;
+    control.apply(&ROOT, create("v", &[])).await.unwrap();
+    control.apply(&Actor::Docker, docker("v", "lost")).await.unwrap();
+    control.close().await;
+    drop(control);
+    let full = AtomicBool::new(true);
+    let faults = Faults::new(move |point| match point {
+        "registry.suspect_docker" if full.swap(false, Ordering::SeqCst) => Fate::Fail,
+        _ => Fate::Go,
+    });
+    let control = site.open_with(faults).await;
+    control.reconcile().await;
+    assert_eq!(control.volume_brief(&named("v")).await.unwrap().attachments.len(), 1, "not before the grace time");
+    site.clock.forward(MINUTE);
+    control.reconcile().await;
+    assert!(control.volume_brief(&named("v")).await.unwrap().attachments.is_empty(), "as after any other start");
+    assert!(site.world.0.lock().mounted.is_empty());
 }

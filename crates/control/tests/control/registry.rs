@@ -4,7 +4,7 @@ use crate::world::*;
 use orlop_control::Control;
 use orlop_model::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 async fn refuses(site: &Site, kind: ErrorKind) -> Error {
     let e = Control::open(site.config()).await.err().expect("must be refused");
@@ -19,6 +19,15 @@ async fn sql(path: &Path, statement: &str) {
     let mut db = sqlx::SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", path.display())).await.unwrap();
     db.execute(statement).await.unwrap();
     db.close().await.unwrap();
+    // A pool that is closed may still have a thread that lets go of the file; the last one moves the log into it.
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    for _ in 0..1000 {
+        if !log.exists() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("somebody has the registry open");
 }
 
 #[tokio::test]

@@ -1,16 +1,18 @@
 //! Taking over from a keeper that is gone: living workers give their FUSE descriptors back, and what is left of dead
-//! ones is cleared away.
+//! ones is cleared away. One that lives and does not answer is asked again until it does or has ended; till then its volume
+//! counts as mounted.
 
 use super::Keeper;
 use super::record::{self, Entry};
+use super::renew::other_binary_of;
 use super::volume::{Slot, Volume, Worker};
-use crate::kernel::mount;
+use crate::kernel::mount::{self, FSTYPE};
 use crate::kernel::table;
 use crate::layout::Layout;
 use crate::os::{PidFd, clone_fuse_device, fuse_device_is_dead};
 use crate::process;
 use crate::protocol::{Bound, Served, WorkerRequest, WorkerState};
-use crate::wire::Connection;
+use crate::wire::{self, Connection};
 use orlop_model::{Error, MountPlan, Result, VolumeId};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How long a worker may take to answer, and a mount to say that it is dead.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Before a worker that could not be taken over is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a FUSE mount's server is gone for good. One that does not answer is not dead.
 pub(super) fn is_dead(point: &Path) -> bool {
@@ -32,12 +36,23 @@ pub(super) fn is_dead(point: &Path) -> bool {
     asked.is_ok() && matches!(told.recv_timeout(PATIENCE), Ok(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
 }
 
+fn worker_sockets(layout: &Layout) -> Vec<VolumeId> {
+    let Ok(dir) = std::fs::read_dir(layout.run()) else { return Vec::new() };
+    dir.filter_map(|e| Layout::volume_of_socket(e.ok()?.file_name().to_str()?)).collect()
+}
+
+/// Whether workers live under a root, with a keeper or without.
+pub fn has_workers(root: &Path) -> bool {
+    let layout = Layout::new(root);
+    worker_sockets(&layout).into_iter().any(|volume| !wire::is_deserted(&layout.worker_socket(volume)))
+}
+
 impl Keeper {
     /// Finds what earlier keepers left. Never fails: what cannot be taken over is said in the log and left alone.
     pub(super) fn take_over(self: &Arc<Self>) {
         let recorded = record::read(&self.layout.record());
         let mut living: HashSet<VolumeId> = HashSet::new();
-        for volume in self.worker_sockets() {
+        for volume in worker_sockets(&self.layout) {
             let entry = recorded.iter().find(|e| e.plan.volume == volume);
             match self.adopt(volume, entry) {
                 Ok(true) => {
@@ -47,27 +62,85 @@ impl Keeper {
                     let _ = std::fs::remove_file(self.layout.worker_socket(volume));
                 }
                 Err(e) => {
-                    tracing::error!(%volume, "its worker lives and cannot be taken over: {e}");
+                    tracing::error!(%volume, "its worker lives and cannot be taken over yet: {e}");
                     living.insert(volume);
+                    self.unadopted.lock().insert(volume, entry.cloned());
                 }
             }
         }
         self.clear_dead_mounts(&recorded, &living);
         self.save();
+        let later: Vec<VolumeId> = self.unadopted.lock().keys().copied().collect();
+        for volume in later {
+            self.adopt_later(volume);
+        }
     }
 
-    fn worker_sockets(&self) -> Vec<VolumeId> {
-        let Ok(dir) = std::fs::read_dir(self.layout.run()) else { return Vec::new() };
-        dir.filter_map(|e| Layout::volume_of_socket(e.ok()?.file_name().to_str()?)).collect()
+    /// Goes on asking a worker that lives, on a thread of its own.
+    fn adopt_later(self: &Arc<Self>, volume: VolumeId) {
+        let (keeper, slot) = (self.clone(), self.slot(volume));
+        let entry = self.unadopted.lock().get(&volume).cloned().flatten();
+        let spawned = super::spawn("adopt", move || {
+            loop {
+                std::thread::sleep(PAUSE);
+                // Nobody attaches or detaches the volume meanwhile.
+                let _turn = slot.turn.lock();
+                let adopted = match keeper.adopt(volume, entry.as_ref()) {
+                    Ok(adopted) => adopted,
+                    Err(e) => {
+                        tracing::debug!(%volume, "its worker cannot be taken over yet: {e}");
+                        continue;
+                    }
+                };
+                keeper.unadopted.lock().remove(&volume);
+                if !adopted {
+                    tracing::error!(%volume, "its worker ended before it was taken over");
+                    let _ = std::fs::remove_file(keeper.layout.worker_socket(volume));
+                    let living = keeper.unadopted.lock().keys().copied().collect();
+                    keeper.clear_dead_mounts(entry.as_slice(), &living);
+                }
+                keeper.save();
+                return;
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::error!(%volume, "its worker is not asked again: {e}");
+        }
+    }
+
+    /// Of a volume that this keeper does not hold: succeeds if it is not mounted. Whoever hears so may delete its bytes, which
+    /// must not happen under a worker that lives.
+    pub(super) fn may_count_as_detached(&self, volume: VolumeId) -> Result<()> {
+        let point = self.layout.mounts().join(volume.to_string());
+        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+        let stands = table::topmost(&own, &point).is_some_and(|m| m.fstype == FSTYPE);
+        if !self.unadopted.lock().contains_key(&volume) && (!stands || is_dead(&point)) {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!("volume {volume} has a living worker that this keeper could not take over yet")).with_remedy(
+            format!(
+                "try again in a moment; if that goes on, kill -9 the process \"worker --volume {volume}\": what was acknowledged stays in \
+             its journal"
+            ),
+        ))
     }
 
     /// Whether a living worker was taken over; false if nobody listens any more.
     fn adopt(self: &Arc<Self>, volume: VolumeId, entry: Option<&Entry>) -> Result<bool> {
-        let Ok(connection) = Connection::connect(&self.layout.worker_socket(volume)) else { return Ok(false) };
+        let socket = self.layout.worker_socket(volume);
+        let connection = match Connection::connect(&socket) {
+            Ok(connection) => connection,
+            Err(_) if wire::is_deserted(&socket) => return Ok(false),
+            Err(e) => return Err(e),
+        };
         connection.limit(Some(PATIENCE));
         let pid = connection.peer();
-        let (served, mut fds): (Served, Vec<OwnedFd>) = connection.ask(&WorkerRequest::Adopt, &[])?;
+        // Before it is asked: if it ends after it has given its descriptor, this keeper's is the only one, and whoever watches
+        // the process has to see it.
         let process = PidFd::open(pid as i32).map_err(|e| Error::io("opening a worker's process descriptor", &e))?;
+        // What it runs has served the volume; the keeper's own program, if that is another, perhaps cannot.
+        let program = other_binary_of(pid)?;
+        let (served, mut fds): (Served, Vec<OwnedFd>) = connection.ask(&WorkerRequest::Adopt, &[])?;
         let mut device = fds.pop().ok_or_else(|| Error::internal("it sent no FUSE device"))?;
         if !served.negotiated.resends() {
             // The worker's own descriptor must close with it alone.
@@ -90,11 +163,21 @@ impl Keeper {
             .into_iter()
             .filter(|b| own.iter().any(|m| m.device == mounted && m.point == Path::new(&b.dir)))
             .collect();
+        // Whoever bound it died before it was read-only.
+        for b in binds.iter().filter(|b| b.read_only) {
+            let point = Path::new(&b.dir);
+            if table::topmost(&own, point).is_some_and(|m| m.device == mounted && !m.read_only)
+                && let Err(e) = mount::make_read_only(point)
+            {
+                tracing::error!("{e}");
+            }
+        }
         let worker = Worker { pid, started: process::start_time(pid), process: Arc::new(process), since: Instant::now() };
         tracing::info!(volume = %served.plan.name, worker = pid, "taken over");
         let slot: Arc<Slot> = self.slot(volume);
         // The worker says with which plan it was opened; quota and the way to the store may have changed since.
         let plan = entry.map_or(served.plan, |e| e.plan.clone());
+        *slot.program.lock() = program;
         *slot.volume.lock() = Some(Volume {
             plan: MountPlan { abandon_unsynced: false, ..plan },
             negotiated: served.negotiated,

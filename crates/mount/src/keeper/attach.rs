@@ -57,7 +57,10 @@ impl Keeper {
         let Some((mounted, dead, worker, state, point)) =
             slot.look(|v| (v.mounted, fuse_device_is_dead(v.device.as_fd()), v.worker.clone(), v.state.clone(), v.mountpoint()))
         else {
-            return Ok(Now::Free);
+            return Ok(match self.unadopted.lock().contains_key(&plan.volume) {
+                true => Now::Wait("its worker was started by an earlier keeper and could not be taken over yet".into()),
+                false => Now::Free,
+            });
         };
         if dead {
             // Unmounted; the watcher clears the place when the worker has brought everything to rest.

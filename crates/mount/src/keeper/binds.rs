@@ -29,6 +29,11 @@ fn real_folder(dir: &str) -> Result<PathBuf> {
     Ok(real)
 }
 
+fn bound_otherwise(name: &str, dir: &Path, read_only: bool) -> Error {
+    let how = if read_only { "read-only" } else { "writable" };
+    Error::new(ErrorKind::Busy, format!("volume {name} is mounted on {} {how}", dir.display()))
+}
+
 impl Keeper {
     fn bound_at(&self, dir: &Path) -> Option<(VolumeId, String, Bound)> {
         self.all().iter().find_map(|slot| {
@@ -36,45 +41,75 @@ impl Keeper {
         })
     }
 
+    /// What a repeated bind is answered, if the record has the folder.
+    fn bound_already(&self, id: VolumeId, dir: &Path, read_only: bool) -> Option<Result<()>> {
+        let (other, name, bound) = self.bound_at(dir)?;
+        Some(match other == id {
+            true if bound.read_only == read_only => Ok(()),
+            true => Err(bound_otherwise(&name, dir, bound.read_only).with_remedy(format!("orlop unmount {} first", dir.display()))),
+            false => Err(Error::new(ErrorKind::Busy, format!("volume {name} is mounted on {}", dir.display()))
+                .with_remedy(format!("orlop unmount {} first, or name another folder", dir.display()))),
+        })
+    }
+
     pub(super) fn bind(&self, id: VolumeId, dir: &str, read_only: bool) -> Result<()> {
         let slot = self.slot(id);
+        let not_attached = || Error::not_found(format!("volume {id} is not attached"));
+        {
+            // As it is written first: a folder that is bound already is looked at only by asking a worker. Within the turn, so
+            // that what the record has is mounted.
+            let _turn = slot.turn.lock();
+            slot.look(|_| ()).ok_or_else(not_attached)?;
+            if let Some(answer) = self.bound_already(id, Path::new(dir), read_only) {
+                return answer;
+            }
+        }
+        // Without the turn: it may lie in the volume, whose worker may be dead, and the next one waits for the turn.
+        let dir = real_folder(dir)?;
         let _turn = slot.turn.lock();
-        let Some((name, point, mounted, dead)) =
-            slot.look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, fuse_device_is_dead(v.device.as_fd())))
-        else {
-            return Err(Error::not_found(format!("volume {id} is not attached")));
-        };
+        let (name, point, mounted, dead) = slot
+            .look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, fuse_device_is_dead(v.device.as_fd())))
+            .ok_or_else(not_attached)?;
         if dead {
             return Err(Error::unavailable(format!("volume {name} is being unmounted")));
         }
-        let dir = real_folder(dir)?;
-        if let Some((other, other_name, bound)) = self.bound_at(&dir) {
-            return match other == id {
-                true if bound.read_only == read_only => Ok(()),
-                true => Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("volume {name} is mounted on {} {}", dir.display(), if bound.read_only { "read-only" } else { "writable" }),
-                )
-                .with_remedy(format!("orlop unmount {} first", dir.display()))),
-                false => Err(Error::new(ErrorKind::Busy, format!("volume {other_name} is mounted on {}", dir.display()))
-                    .with_remedy(format!("orlop unmount {} first, or name another folder", dir.display()))),
-            };
+        if let Some(answer) = self.bound_already(id, &dir, read_only) {
+            return answer;
         }
+        let bound = Bound { dir: dir.to_string_lossy().into_owned(), read_only };
         let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-        if table::containing(&own, &dir).is_some_and(|m| m.device == mounted) {
-            return Err(
-                Error::invalid(format!("{} lies in volume {name} itself", dir.display())).with_remedy("name a folder outside of it")
-            );
+        match table::containing(&own, &dir) {
+            // Mounted and not in the record: somebody who had begun it did not come to its end.
+            Some(m) if m.device == mounted && m.point == dir && m.root == Path::new("/") && dir != point => {
+                if m.read_only != read_only {
+                    return Err(bound_otherwise(name.as_str(), &dir, m.read_only).with_remedy(format!("umount {} first", dir.display())));
+                }
+                tracing::info!(volume = %name, dir = %bound.dir, read_only, "it is bound there already");
+                slot.change(|v| v.binds.push(bound));
+                self.save();
+                return Ok(());
+            }
+            Some(m) if m.device == mounted => {
+                return Err(
+                    Error::invalid(format!("{} lies in volume {name} itself", dir.display())).with_remedy("name a folder outside of it")
+                );
+            }
+            _ => {}
         }
         if dir.starts_with(self.layout.root()) {
             return Err(Error::invalid(format!("{} lies in Orlop's own folder {}", dir.display(), self.layout.root().display()))
                 .with_remedy("name a folder outside of it"));
         }
-        mount::bind(&point, &dir, read_only)?;
-        let bound = Bound { dir: dir.to_string_lossy().into_owned(), read_only };
-        tracing::info!(volume = %name, dir = %bound.dir, read_only, "bound");
-        slot.change(|v| v.binds.push(bound));
+        // The record first: a keeper that dies in between leaves no mount that nobody knows of, and the next one drops a record
+        // without a mount.
+        slot.change(|v| v.binds.push(bound.clone()));
         self.save();
+        if let Err(e) = mount::bind(&point, &dir, read_only) {
+            slot.change(|v| v.binds.retain(|b| *b != bound));
+            self.save();
+            return Err(e);
+        }
+        tracing::info!(volume = %name, dir = %bound.dir, read_only, "bound");
         Ok(())
     }
 

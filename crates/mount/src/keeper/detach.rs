@@ -29,11 +29,18 @@ const ENDING: Duration = Duration::from_secs(10);
 impl Keeper {
     pub(super) fn detach(&self, id: VolumeId, force: bool) -> Result<()> {
         let slot = self.slot(id);
+        // Before the turn, for which the next worker waits: should this one die, only that one can take the pages.
+        let to_write = slot.look(|v| (v.plan.name.clone(), v.mountpoint(), fuse_device_is_dead(v.device.as_fd())));
+        if let (true, Some((name, point, false))) = (force, to_write)
+            && let Err(e) = self.write_pages(id, &point)
+        {
+            tracing::warn!(volume = %name, "what the kernel had taken and not written yet may be lost: {e}");
+        }
         let _turn = slot.turn.lock();
         let Some((name, point, mounted, state, binds, points)) =
             slot.look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, v.state.clone(), v.binds.clone(), v.points()))
         else {
-            return Ok(());
+            return self.may_count_as_detached(id);
         };
         let away = slot.look(|v| !v.plan.store.is_local()).unwrap_or(false);
         let dead = slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
@@ -74,9 +81,6 @@ impl Keeper {
                 return busy(if users.is_empty() { format!("the kernel says {} is busy", point.display()) } else { users.join(", ") });
             }
         } else if !dead {
-            if let Err(e) = self.write_pages(id, &point) {
-                tracing::warn!(volume = %name, "what the kernel had taken and not written yet may be lost: {e}");
-            }
             for b in &binds {
                 mount::unmount_lazily(Path::new(&b.dir))?;
             }
@@ -87,9 +91,11 @@ impl Keeper {
     }
 
     /// Has the kernel write what it alone has, as far as that comes to an end soon. A worker that is being replaced is waited for:
-    /// only its successor can take it.
+    /// only its successor can take it, and needs the turn for that, which the caller must not hold.
     pub(super) fn write_pages(&self, id: VolumeId, point: &Path) -> Result<()> {
         let until = Instant::now() + WRITING;
+        let is_ending =
+            || self.slot(id).look(|v| v.state == WorkerState::Finishing || fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
         let is_restarting = || self.slot(id).look(|v| matches!(v.state, WorkerState::Restarting { .. })).unwrap_or(false);
         loop {
             while is_restarting() && Instant::now() < until {
@@ -99,7 +105,7 @@ impl Keeper {
             let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
             match self.ask_worker::<()>(id, &WorkerRequest::WritePages, Some(left)) {
                 // It died meanwhile.
-                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+                Err(_) if Instant::now() < until && !is_ending() => std::thread::sleep(Duration::from_millis(50)),
                 answer => return answer,
             }
         }
@@ -161,7 +167,11 @@ fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table:
     let until = Instant::now() + PASSING;
     loop {
         let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-        let elsewhere = table::elsewhere(mounted, points, &own, &table::others());
+        let others = table::others().map_err(|e| {
+            Error::unavailable(format!("whether somebody uses the volume is not known: {e}"))
+                .with_remedy("try again; a process waits for a volume without a worker, which orlop status shows")
+        })?;
+        let elsewhere = table::elsewhere(mounted, points, &own, &others);
         if elsewhere.is_empty() || Instant::now() > until {
             return Ok((own, elsewhere));
         }

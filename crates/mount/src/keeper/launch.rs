@@ -1,6 +1,6 @@
 //! Starting processes: a worker over a socket that is its standard input, and the keeper itself.
 
-use super::{Keeper, Launcher};
+use super::{Keeper, Launcher, is_locked};
 use crate::keeper::volume::Worker;
 use crate::kernel::init::Negotiated;
 use crate::layout::Layout;
@@ -154,19 +154,46 @@ pub(crate) fn start_keeper(launcher: &Launcher, root: &Path) -> Result<()> {
             Err(e) => e,
         };
         match child.try_wait() {
-            // Another one may have been faster; then that one answers.
-            Ok(Some(_)) if Connection::connect(&layout.keeper_socket()).is_ok() => return Ok(()),
-            Ok(Some(status)) => {
-                return Err(
-                    Error::internal(format!("the keeper ended at once: {status}")).with_remedy(format!("its log is {}", log.display()))
-                );
-            }
             _ if Instant::now() > until => {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(last.during("starting the keeper").with_remedy(format!("its log is {}", log.display())));
             }
+            // Another one was faster, and answers when it has the mounts.
+            Ok(Some(_)) if is_locked(&layout) => std::thread::sleep(Duration::from_millis(20)),
+            Ok(Some(status)) => {
+                return Err(
+                    Error::internal(format!("the keeper ended at once: {status}")).with_remedy(format!("its log is {}", log.display()))
+                );
+            }
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::lock_root;
+    use crate::wire;
+
+    #[test]
+    fn a_start_waits_for_another_keeper_that_has_the_root_and_does_not_answer_yet() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layout = Layout::new(dir.path());
+        layout.prepare().expect("prepared");
+        let refused = Launcher { program: "/bin/false".into(), args: Vec::new(), env: Vec::new() };
+        let error = start_keeper(&refused, dir.path()).expect_err("nobody has the root");
+        assert!(error.message.contains("ended at once"), "{error}");
+
+        let other = lock_root(&layout).expect("locked");
+        let socket = layout.keeper_socket();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            let listener = wire::listen(&socket).expect("listens");
+            wire::accept_all(&listener, "request", |connection| drop(connection.receive::<serde_json::Value>()));
+        });
+        start_keeper(&refused, dir.path()).expect("the other one answers");
+        drop(other);
     }
 }

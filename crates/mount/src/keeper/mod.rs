@@ -17,6 +17,7 @@ mod watch;
 
 use crate::layout::Layout;
 use crate::{process, wire};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
@@ -24,13 +25,22 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 use volume::Slot;
 
+pub use adopt::has_workers;
 pub(crate) use launch::start_keeper;
 pub(crate) use record::reads as reads_record;
-pub use renew::change_over;
+pub use renew::{change_over, may_change_over};
+
+/// How long a keeper that was told to stop waits for workers that are being replaced; systemd kills it after 90 seconds.
+const REPLACING: Duration = Duration::from_secs(10);
+/// How often a lock is tried that somebody may only be looking at.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How a program is started: `program args... --root ROOT`, and for a worker `--volume ID` as well.
 #[derive(Debug, Clone)]
@@ -44,9 +54,14 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// This very program, with a subcommand.
+    /// This very program, with a subcommand. A process whose file on disk is another one by now, or gone, was started from an
+    /// open file because the one on disk does not start: it goes on with what it runs itself.
     pub fn this_program(subcommand: &str) -> Result<Self> {
         let program = std::env::current_exe().map_err(|e| Error::io("finding this program's file", &e))?;
+        let own = Path::new("/proc/self/exe");
+        let file = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        // In a process that is being started this still is its starter's binary.
+        let program = if file(&program) == file(own) { program } else { own.to_owned() };
         Ok(Launcher { program, args: vec![subcommand.into()], env: Vec::new() })
     }
 }
@@ -74,6 +89,8 @@ pub(crate) struct Keeper {
     config: KeeperConfig,
     layout: Layout,
     slots: Mutex<HashMap<VolumeId, Arc<Slot>>>,
+    /// Volumes whose workers live and could not be taken over yet, with what the last keeper recorded of them.
+    unadopted: Mutex<HashMap<VolumeId, Option<record::Entry>>>,
     record: Mutex<()>,
     stop: mpsc::Sender<()>,
 }
@@ -87,21 +104,57 @@ impl Keeper {
     fn all(&self) -> Vec<Arc<Slot>> {
         self.slots.lock().values().cloned().collect()
     }
+
+    /// Waits until every mount has a worker that can give it to the next keeper; it would end with this one else.
+    fn await_workers(&self) {
+        let until = Instant::now() + REPLACING;
+        loop {
+            let lost = |s: &Arc<Slot>| s.look(|v| v.hangs_on_keeper().then(|| v.plan.name.to_string())).flatten();
+            let names: Vec<String> = self.all().iter().filter_map(lost).collect();
+            if names.is_empty() {
+                return;
+            }
+            if Instant::now() > until {
+                return tracing::error!("stopping although these volumes have no worker and lose their mounts: {}", names.join(", "));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
 }
 
-fn lock_root(layout: &Layout) -> Result<Flock<File>> {
+fn open_lock(layout: &Layout) -> Result<File> {
     let path = layout.keeper_lock();
-    let file = File::options()
+    File::options()
         .create(true)
         .truncate(false)
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-        nix::errno::Errno::EWOULDBLOCK => Error::new(ErrorKind::Busy, format!("another keeper serves {}", layout.root().display())),
-        e => Error::internal(format!("locking {}: {e}", path.display())),
-    })
+        .map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))
+}
+
+fn lock_root(layout: &Layout) -> Result<Flock<File>> {
+    let mut tries = 0;
+    loop {
+        match Flock::lock(open_lock(layout)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            // Whoever asks whether it is held has it for an instant.
+            Err((_, Errno::EWOULDBLOCK)) if tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(Error::new(ErrorKind::Busy, format!("another keeper serves {}", layout.root().display())));
+            }
+            Err((_, e)) => return Err(Error::internal(format!("locking {}: {e}", layout.keeper_lock().display()))),
+        }
+    }
+}
+
+/// Whether a living keeper has a root, listening or not yet.
+fn is_locked(layout: &Layout) -> bool {
+    let asked = open_lock(layout).map(|file| Flock::lock(file, FlockArg::LockSharedNonblock));
+    matches!(asked, Ok(Err((_, Errno::EWOULDBLOCK))))
 }
 
 /// Serves a root until it is told to stop, or by SIGTERM. Volumes that are still attached then stay mounted and
@@ -112,6 +165,9 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
     let layout = Layout::new(&root);
     layout.prepare()?;
     let lock = lock_root(&layout)?;
+    let socket = layout.keeper_socket();
+    // Of a keeper that was killed. Who waits for this one to answer must not take it for its own.
+    let _ = std::fs::remove_file(&socket);
 
     // Before any thread starts, so that all of them leave these signals to the one that waits for them. A
     // worker that is started takes its signals back itself.
@@ -134,9 +190,15 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
         }
     })?;
 
-    let keeper = Arc::new(Keeper { config, layout: layout.clone(), slots: Mutex::new(HashMap::new()), record: Mutex::new(()), stop });
+    let keeper = Arc::new(Keeper {
+        config,
+        layout: layout.clone(),
+        slots: Mutex::default(),
+        unadopted: Mutex::default(),
+        record: Mutex::new(()),
+        stop,
+    });
     keeper.take_over();
-    let socket = layout.keeper_socket();
     let listener = wire::listen(&socket).map_err(|e| Error::io(format_args!("listening on {}", socket.display()), &e))?;
     tracing::info!(root = %root.display(), "keeping");
     let served = keeper.clone();
@@ -145,6 +207,7 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
     })?;
     // The sender lives in `keeper`, so this ends by a message and not by its loss.
     let _ = stopped.recv();
+    keeper.await_workers();
     let _ = std::fs::remove_file(&socket);
     drop(lock);
     tracing::info!("stopped");

@@ -91,6 +91,7 @@ impl Keeper {
                 })
             })
             .collect();
+        volumes.extend(self.unadopted.lock().values().flatten().cloned());
         volumes.sort_by_key(|e| e.plan.volume);
         let record = Record { version: VERSION, keeper_pid: std::process::id(), volumes };
         let path = self.layout.record();

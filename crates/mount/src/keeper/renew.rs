@@ -7,13 +7,14 @@ use super::volume::{Slot, Worker};
 use super::{Keeper, Launcher, start_keeper};
 use crate::layout::Layout;
 use crate::os::{PidFd, fuse_device_is_dead};
-use crate::protocol::{Renewed, WorkerRequest, WorkerState};
+use crate::protocol::{AttachedVolume, KeeperRequest, Renewed, WorkerRequest, WorkerState};
 use crate::wire::Connection;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -23,10 +24,19 @@ use std::time::{Duration, Instant};
 const SETTLING: Duration = Duration::from_secs(60);
 /// How long a process that was ended may take to be gone.
 const ENDING: Duration = Duration::from_secs(30);
+/// How long a volume may have no worker before the keeper is left as it is.
+const PASSING: Duration = Duration::from_secs(5);
 
 /// The binary that a process runs, also when its file was replaced.
 fn binary_of(pid: u32) -> Result<Arc<File>> {
     File::open(format!("/proc/{pid}/exe")).map(Arc::new).map_err(|e| Error::io(format_args!("opening the binary of process {pid}"), &e))
+}
+
+/// The binary that a process runs if it is another one than this process's, held open.
+pub(super) fn other_binary_of(pid: u32) -> Result<Option<Arc<File>>> {
+    let (its, own) = (binary_of(pid)?, binary_of(std::process::id())?);
+    let of = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).map_err(|e| Error::io("looking at a binary", &e));
+    Ok((of(&its)? != of(&own)?).then_some(its))
 }
 
 /// The path of an open file for a process that this one starts.
@@ -106,9 +116,34 @@ impl Keeper {
     }
 }
 
+/// Refuses while a volume has no worker: the keeper's descriptor is then the only one of its mount, which would end with the
+/// keeper. One whose worker is just being replaced is waited for.
+pub fn may_change_over(root: &Path) -> Result<()> {
+    let until = Instant::now() + PASSING;
+    loop {
+        let keeper = Connection::connect(&Layout::new(root).keeper_socket())?;
+        keeper.limit(Some(ENDING));
+        let (volumes, _): (Vec<AttachedVolume>, _) = keeper.ask(&KeeperRequest::List, &[])?;
+        let unserved: Vec<_> =
+            volumes.iter().filter(|v| matches!(v.worker, WorkerState::Restarting { .. })).map(|v| v.plan.name.as_str()).collect();
+        if unserved.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Error::unavailable(format!(
+                "without the keeper these volumes would lose their mounts, they have no worker now: {}",
+                unserved.join(", ")
+            ))
+            .with_remedy("try again when orlop status shows them serving, or unmount them first"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Puts a keeper of another program in the place of the one that serves a root; its workers serve on meanwhile. Should
-/// the new one not start, the old one's binary does again, and the error says why.
+/// the new one not start, the old one's binary does again, and the error says why. Refused as by [`may_change_over`].
 pub fn change_over(root: &Path, launcher: &Launcher) -> Result<u32> {
+    may_change_over(root)?;
     let socket = Layout::new(root).keeper_socket();
     let pid = Connection::connect(&socket)?.peer();
     let old = binary_of(pid)?;

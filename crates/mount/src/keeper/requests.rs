@@ -104,14 +104,15 @@ impl Keeper {
 
     fn list(&self) -> Result<Vec<AttachedVolume>> {
         let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-        let others = table::others();
+        let others = table::others().ok();
         let mut all: Vec<AttachedVolume> = self
             .all()
             .iter()
             .filter_map(|slot| {
                 let (plan, pid, worker, binds, mounted, points) =
                     slot.look(|v| (v.plan.clone(), v.worker.pid, v.state.clone(), v.binds.clone(), v.mounted, v.points()))?;
-                let in_use_elsewhere = !table::elsewhere(mounted, &points, &own, &others).is_empty();
+                // When in doubt, it is.
+                let in_use_elsewhere = others.as_ref().is_none_or(|others| !table::elsewhere(mounted, &points, &own, others).is_empty());
                 let worker_pid = if matches!(worker, WorkerState::Restarting { .. }) { 0 } else { pid };
                 Some(AttachedVolume { plan, worker_pid, worker, binds, in_use_elsewhere })
             })

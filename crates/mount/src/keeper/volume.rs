@@ -2,16 +2,16 @@
 
 use crate::kernel::init::Negotiated;
 use crate::kernel::table::Device;
-use crate::os::PidFd;
+use crate::os::{PidFd, fuse_device_is_dead};
 use crate::protocol::{Bound, WorkerState};
 use orlop_model::{MountPlan, VolumeId};
 use parking_lot::Mutex;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The place of a volume. `turn` is held by whoever attaches, detaches, binds or replaces the worker, for as long
 /// as that takes; `volume` only for a moment, so that looking never waits.
@@ -72,6 +72,16 @@ pub(super) struct Volume {
 impl Volume {
     pub(super) fn mountpoint(&self) -> PathBuf {
         PathBuf::from(&self.plan.mountpoint)
+    }
+
+    /// Whether the keeper's descriptor is the only one of a living mount, its worker being gone, noticed or not.
+    pub(super) fn hangs_on_keeper(&self) -> bool {
+        let gone = match self.state {
+            WorkerState::Restarting { .. } => true,
+            WorkerState::Serving => self.worker.process.wait(Some(Duration::ZERO)).unwrap_or(false),
+            WorkerState::Finishing => false,
+        };
+        gone && !fuse_device_is_dead(self.device.as_fd())
     }
 
     /// The mounts that are ours.

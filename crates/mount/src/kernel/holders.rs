@@ -1,6 +1,7 @@
 //! Which processes use a mounted file system, as far as /proc tells, so that "busy" can name somebody. Looks only
 //! at /proc and never into the file system itself, which may not answer.
 
+use super::asking;
 use super::table::{self, Device};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -37,8 +38,13 @@ fn maps_file(pid: u32, device: Device) -> bool {
     String::from_utf8_lossy(&text).lines().any(|l| l.split_ascii_whitespace().nth(3) == Some(wanted.as_str()))
 }
 
-/// Processes that have files of this file system open or mapped, or stand in one of its folders, in words.
+/// Processes that have files of this file system open or mapped, or stand in one of its folders, in words. None if the kernel
+/// does not tell.
 pub(crate) fn of(device: Device) -> Vec<String> {
+    asking::ask(move || look_for(device)).unwrap_or_default()
+}
+
+fn look_for(device: Device) -> Vec<String> {
     let mut found = Vec::new();
     let mut more = 0usize;
     for pid in table::processes() {

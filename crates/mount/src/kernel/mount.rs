@@ -36,14 +36,17 @@ pub(crate) fn mount_fuse(device: &OwnedFd, source: &str, point: &Path) -> Result
 /// Shows a mounted volume in another folder too.
 pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| refused("binding to", to, e))?;
-    if read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        if let Err(e) = mount(None::<&str>, to, None::<&str>, flags, None::<&str>) {
-            let _ = umount2(to, MntFlags::MNT_DETACH);
-            return Err(refused("making read-only the bind on", to, e));
-        }
+    if read_only && let Err(e) = make_read_only(to) {
+        let _ = umount2(to, MntFlags::MNT_DETACH);
+        return Err(e);
     }
     Ok(())
+}
+
+/// Lets nobody write through a bind mount; others of the same volume stay as they are.
+pub(crate) fn make_read_only(point: &Path) -> Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, point, None::<&str>, flags, None::<&str>).map_err(|e| refused("making read-only the bind on", point, e))
 }
 
 fn refused(what: &str, point: &Path, e: Errno) -> Error {

@@ -1,6 +1,7 @@
 //! The kernel's mount tables: what is mounted where, in this namespace and in every other one, and which of a
 //! volume's mounts are not ours.
 
+use super::asking;
 use crate::kernel::mount::FSTYPE;
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -111,8 +112,12 @@ pub(crate) fn processes() -> Vec<u32> {
     dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Every mount namespace that a living process is in, but this one.
-pub(crate) fn others() -> Vec<Namespace> {
+/// Every mount namespace that a living process is in, but this one. An error if the kernel does not tell.
+pub(crate) fn others() -> io::Result<Vec<Namespace>> {
+    asking::ask(look_for_others).ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "the kernel does not tell what some process uses"))
+}
+
+fn look_for_others() -> Vec<Namespace> {
     let name = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let mut seen: HashSet<PathBuf> = name("self").into_iter().collect();
     let mut all = Vec::new();

@@ -1,8 +1,8 @@
 //! A volume in other folders: `orlop mount VOLUME DIR`.
 
-use crate::harness::{World, mount_points, need_fuse};
+use crate::harness::{World, kill, mount_points, need_fuse, pause, runtime, until};
 use orlop_model::ErrorKind;
-use orlop_mount::Bound;
+use orlop_mount::{Bound, WorkerState};
 use std::path::Path;
 
 #[test]
@@ -86,4 +86,81 @@ fn folders_that_cannot_be_are_refused_and_nothing_changes() {
     for p in [&plan, &other] {
         world.runtime.block_on(keeper.detach(p.volume, false)).expect("detached");
     }
+}
+
+/// Whoever looks at a folder in a volume asks its worker, and the next worker must not wait for him.
+#[test]
+fn a_worker_that_dies_while_a_folder_in_its_volume_is_looked_at_is_replaced() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let dir = world.folder("bound").to_str().expect("text").to_owned();
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    world.runtime.block_on(keeper.bind(plan.volume, &dir, false)).expect("bound");
+    pause(worker, true);
+    world.runtime.block_on(keeper.bind(plan.volume, &dir, false)).expect("bound already, which needs no worker");
+    // A name that was never asked for is in no cache.
+    let (asking, inner) = (keeper.clone(), format!("{dir}/nobody"));
+    let asked = std::thread::spawn(move || runtime().block_on(asking.bind(plan.volume, &inner, false)));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(!asked.is_finished(), "nobody can answer it");
+    kill(worker);
+    until("another worker serves", || {
+        let listed = world.runtime.block_on(keeper.list()).expect("listed");
+        listed[0].worker == WorkerState::Serving && listed[0].worker_pid != worker
+    });
+    assert_eq!(asked.join().expect("no panic").expect_err("it is not there").kind, ErrorKind::NotFound);
+    world.runtime.block_on(keeper.unbind(&dir)).expect("unbound");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn a_bind_that_no_record_has_is_taken_into_it() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let dir = world.folder("bound");
+    let text = dir.to_str().expect("text");
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    // As a keeper leaves it that dies in the midst of a bind.
+    let bind = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(Path::new(&plan.mountpoint)), &dir, None::<&str>, bind, None::<&str>).expect("bound by hand");
+    let other = world.runtime.block_on(keeper.bind(plan.volume, text, true)).expect_err("it is writable");
+    assert!(other.kind == ErrorKind::Busy && other.remedy.is_some(), "{other}");
+    world.runtime.block_on(keeper.bind(plan.volume, text, false)).expect("it is bound");
+    assert_eq!(mount_points(&dir).len(), 1, "once");
+    let listed = world.runtime.block_on(keeper.list()).expect("listed");
+    assert_eq!((listed[0].binds.len(), listed[0].in_use_elsewhere), (1, false));
+    world.runtime.block_on(keeper.unbind(text)).expect("unbound");
+    assert!(mount_points(&dir).is_empty());
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn what_is_recorded_and_not_yet_done_is_dropped_or_done_by_the_next_keeper() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let (gone, open) = (world.folder("gone"), world.folder("open"));
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    for dir in [&gone, &open] {
+        world.runtime.block_on(keeper.bind(plan.volume, dir.to_str().expect("text"), true)).expect("bound");
+    }
+    // Recorded and not mounted; mounted and not yet read-only.
+    nix::mount::umount(&gone).expect("unmounted by hand");
+    let writable = nix::mount::MsFlags::MS_BIND | nix::mount::MsFlags::MS_REMOUNT;
+    nix::mount::mount(None::<&str>, &open, None::<&str>, writable, None::<&str>).expect("writable");
+    std::fs::write(open.join("f"), "x").expect("written");
+    kill(world.keeper_pid());
+
+    let keeper = world.keeper();
+    let listed = world.runtime.block_on(keeper.list()).expect("listed");
+    let left: Vec<&str> = listed[0].binds.iter().map(|b| b.dir.as_str()).collect();
+    assert_eq!(left, [open.to_str().expect("text")]);
+    assert_eq!(crate::sys::errno(std::fs::write(open.join("f"), "y")), libc::EROFS);
+    world.runtime.block_on(keeper.unbind(open.to_str().expect("text"))).expect("unbound");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }

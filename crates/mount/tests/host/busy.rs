@@ -1,6 +1,6 @@
 //! A volume that somebody uses is not taken away from under him, unless by force.
 
-use crate::harness::{World, alive, mount_points, need_fuse, until};
+use crate::harness::{World, alive, kill, mount_points, need_fuse, pause, runtime, until};
 use crate::sys::errno;
 use orlop_model::{CacheMode, ErrorKind};
 use std::fs::File;
@@ -156,5 +156,32 @@ fn unmounted_by_hand_it_can_be_attached_again() {
     assert!(!alive(worker));
     world.runtime.block_on(keeper.attach(&plan)).expect("attached again");
     assert_eq!(std::fs::read_to_string(Path::new(&plan.mountpoint).join("f")).expect("read"), "kept");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn by_force_a_worker_that_dies_meanwhile_has_a_successor_that_takes_the_pages() {
+    need_fuse!();
+    const PAGE: usize = 4096;
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    let path = Path::new(&plan.mountpoint).join("m");
+    let mapped = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("created");
+    mapped.set_len(PAGE as u64).expect("a page");
+    let mut map = crate::sys::Map::new(&mapped, PAGE).expect("mapped");
+    map.write(0, b"kept");
+    pause(worker, true);
+    let (detaching, volume) = (keeper.clone(), plan.volume);
+    let began = std::time::Instant::now();
+    let detached = std::thread::spawn(move || runtime().block_on(detaching.detach(volume, true)));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    kill(worker);
+    detached.join().expect("no panic").expect("detached by force");
+    assert!(began.elapsed() < std::time::Duration::from_secs(8), "{:?}", began.elapsed());
+    drop((map, mapped));
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached again");
+    assert_eq!(&std::fs::read(&path).expect("read")[..4], b"kept");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }

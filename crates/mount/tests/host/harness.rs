@@ -55,7 +55,7 @@ pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-fn launcher(entry: &str) -> Launcher {
+pub(crate) fn launcher(entry: &str) -> Launcher {
     // The test runner takes no arguments that it does not know, so they go through the environment.
     let script = format!("ORLOP_TEST_ROOT=\"$2\" ORLOP_TEST_VOLUME=\"$4\" exec \"$0\" --exact {entry} --ignored --nocapture");
     let program = std::env::current_exe().expect("this program");
@@ -260,6 +260,13 @@ pub(crate) fn mount_points(below: &Path) -> Vec<PathBuf> {
 pub(crate) fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
     until("a killed process is gone", || !alive(pid));
+}
+
+/// Has a process stand still, or go on.
+pub(crate) fn pause(pid: u32, still: bool) {
+    use nix::sys::signal::Signal;
+    let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).expect("sent");
 }
 
 /// Whether a process runs. One that only waits to be reaped does not, unless other threads of it are still ending:

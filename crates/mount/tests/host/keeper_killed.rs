@@ -1,7 +1,7 @@
 //! The keeper dies: the workers serve on, and the next keeper gets the descriptors back from them. All die: what is
 //! left of the mounts is cleared away, and everything acknowledged is there.
 
-use crate::harness::{World, alive, kill, mount_points, need_fuse, until};
+use crate::harness::{World, alive, kill, launcher, mount_points, need_fuse, pause, until};
 use crate::sys::errno;
 use orlop_mount::WorkerState;
 use std::fs::File;
@@ -107,5 +107,100 @@ fn after_everything_was_killed_dead_mounts_go_and_data_stays() {
     assert_eq!(std::fs::read_to_string(point.join("f")).expect("read"), "acknowledged");
     assert_eq!(errno(file.write(b"x")), libc::ENOTCONN);
     drop(file);
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn the_socket_of_a_dead_keeper_goes_before_the_next_one_takes_over() {
+    need_fuse!();
+    let world = World::new();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(world.keeper().attach(&plan)).expect("attached").worker_pid;
+    let socket = world.root().join("run/keeper.sock");
+    kill(world.keeper_pid());
+    assert!(socket.exists(), "nobody took it away");
+    // The next one waits for this worker's answer before it listens.
+    pause(worker, true);
+    let keeper = std::thread::scope(|scope| {
+        let started = scope.spawn(|| world.keeper());
+        until("the stale socket is gone", || !socket.exists() || started.is_finished());
+        let early = !started.is_finished();
+        pause(worker, false);
+        let keeper = started.join().expect("no panic");
+        assert!(early, "it was there until the next keeper listened");
+        keeper
+    });
+    assert_eq!(world.runtime.block_on(keeper.list()).expect("listed")[0].worker_pid, worker);
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_taken_over_later_and_its_volume_counts_as_mounted() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let dir = world.folder("bound");
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    world.runtime.block_on(keeper.bind(plan.volume, dir.to_str().expect("text"), false)).expect("bound");
+    pause(worker, true);
+    kill(world.keeper_pid());
+    let keeper = world.keeper();
+    assert!(world.runtime.block_on(keeper.list()).expect("listed").is_empty(), "it does not answer");
+    let error = world.runtime.block_on(keeper.detach(plan.volume, true)).expect_err("its worker lives");
+    assert!(error.kind == orlop_model::ErrorKind::Unavailable && error.remedy.is_some(), "{error}");
+    pause(worker, false);
+    until("it is taken over", || !world.runtime.block_on(keeper.list()).expect("listed").is_empty());
+    let list = world.runtime.block_on(keeper.list()).expect("listed");
+    assert_eq!((list[0].worker_pid, list[0].binds.len()), (worker, 1), "with what the last keeper recorded");
+    // Its end is seen as any other's.
+    kill(worker);
+    std::fs::write(dir.join("f"), "served").expect("written");
+    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    world.runtime.block_on(keeper.unbind(dir.to_str().expect("text"))).expect("unbound");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn a_worker_that_dies_before_it_is_taken_over_leaves_nothing() {
+    need_fuse!();
+    let world = World::new();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(world.keeper().attach(&plan)).expect("attached").worker_pid;
+    std::fs::write(Path::new(&plan.mountpoint).join("f"), "acknowledged").expect("written");
+    pause(worker, true);
+    kill(world.keeper_pid());
+    let keeper = world.keeper();
+    kill(worker);
+    until("its dead mount is taken away", || mount_points(&world.root()).is_empty());
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("not mounted");
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    assert_eq!(std::fs::read_to_string(Path::new(&plan.mountpoint).join("f")).expect("read"), "acknowledged");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
+fn a_keeper_is_not_changed_over_while_a_volume_has_no_worker() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    // No worker starts while its log cannot be opened.
+    let log = world.root().join(format!("log/worker-{}.log", plan.volume));
+    std::fs::remove_file(&log).expect("removed");
+    std::fs::create_dir(&log).expect("in its way");
+    kill(worker);
+    until("no worker starts", || {
+        let list = world.runtime.block_on(keeper.list()).expect("listed");
+        matches!(list[0].worker, WorkerState::Restarting { attempts: 1.., .. })
+    });
+    let keeper_pid = world.keeper_pid();
+    let error = orlop_mount::keeper::change_over(&world.root(), &launcher("keeper_process")).expect_err("the volume has no worker");
+    assert!(error.message.contains("data") && error.remedy.is_some(), "{error}");
+    assert!(alive(keeper_pid), "it was left as it is");
+    std::fs::remove_dir(&log).expect("removed");
+    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    std::fs::write(Path::new(&plan.mountpoint).join("f"), "went on").expect("written");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
