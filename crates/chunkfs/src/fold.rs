@@ -10,7 +10,7 @@ use crate::host::HostFile;
 use crate::key::Key;
 use crate::log::ship::{Shipping, Waits};
 use crate::row::{Row, Segment};
-use crate::state::{Bases, host_error};
+use crate::state::{Bases, State, host_error};
 use crate::types::{FsError, FsResult, Ino};
 use orlop_model::Durability;
 use std::collections::{BTreeMap, HashSet};
@@ -43,6 +43,10 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(60);
 /// Stands in a volume's folder after a sync failed, until what was read since is written anew.
 pub(crate) const FAILED_SYNC: &str = "failed-sync";
 
+fn is_fold_due(st: &State) -> bool {
+    st.overlay_weight >= FOLD_WEIGHT || st.journal.len() >= FOLD_JOURNAL
+}
+
 /// Wakes the background task and those who wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
@@ -67,7 +71,7 @@ impl FileSystem {
             {
                 let st = self.lock();
                 st.writable()?;
-                if st.overlay_weight < FOLD_WEIGHT && st.journal.len() < FOLD_JOURNAL {
+                if !is_fold_due(&st) {
                     return Ok(());
                 }
                 self.wake.fold.notify_one();
@@ -87,7 +91,7 @@ impl FileSystem {
         let is_due = {
             let st = self.lock();
             st.writable()?;
-            st.overlay_weight >= FOLD_WEIGHT || st.journal.len() >= FOLD_JOURNAL
+            is_fold_due(&st)
         };
         if is_due { self.fold().await } else { Ok(()) }
     }
@@ -183,7 +187,7 @@ impl FileSystem {
         self.disk.remove(&mark).map_err(|e| host_error("removing a mark", &e))
     }
 
-    fn take_unsynced(&self, st: &mut crate::state::State) -> FsResult<SyncWork> {
+    fn take_unsynced(&self, st: &mut State) -> FsResult<SyncWork> {
         let mut data: Vec<Arc<dyn HostFile>> = Vec::new();
         let numbers: Vec<u64> = st.unsynced.iter().copied().collect();
         for number in numbers {
@@ -361,7 +365,7 @@ impl FileSystem {
     }
 
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
-    fn drop_dead(&self, st: &mut crate::state::State) -> FsResult<Vec<Dead>> {
+    fn drop_dead(&self, st: &mut State) -> FsResult<Vec<Dead>> {
         // One that is being filled and holds nothing but garbage is given up too.
         if let Some(c) = &st.current
             && c.next > 0

@@ -164,7 +164,7 @@ impl FileSystem {
 
     /// Whether the volume is on a store that does not answer.
     pub(crate) fn is_store_away(&self) -> bool {
-        self.shipping.as_ref().is_some_and(|s| !s.patience.away_for().is_zero())
+        self.shipping.as_ref().is_some_and(|s| s.patience.is_away())
     }
 
     async fn fetch(&self, key: Key, folds: u64) -> FsResult<()> {

@@ -34,6 +34,8 @@ mod row;
 mod segment;
 mod state;
 mod synced;
+#[cfg(test)]
+mod testing;
 mod ticks;
 mod tx;
 mod types;

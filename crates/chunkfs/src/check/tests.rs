@@ -3,22 +3,12 @@
 use crate::change::{Change, Record};
 use crate::fs::FileSystem;
 use crate::key::Key;
-use crate::open::{OpenConfig, format_volume};
 use crate::row::Row;
 use crate::state::Bases;
-use crate::types::{Caller, FileKind, ROOT_INO};
-use orlop_model::{FindingKind, FindingState, VolumeId};
+use crate::testing::{CX, volume};
+use crate::types::{FileKind, ROOT_INO};
+use orlop_model::{FindingKind, FindingState};
 use std::sync::Arc;
-
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
-
-async fn volume(dir: &std::path::Path) -> Arc<FileSystem> {
-    let id = VolumeId::random();
-    let store = orlop_store::open(&format!("file://{}", dir.join("store").display())).expect("a store");
-    let config = OpenConfig::new(id, store, format!("volumes/{id}"), dir.join("state"));
-    format_volume(&config.store, &config.prefix, id).await.expect("formatted");
-    FileSystem::open(config).await.expect("opened")
-}
 
 async fn make(fs: &FileSystem, name: &str, bytes: usize) -> u64 {
     let f = fs.mknod(&CX, ROOT_INO, name.as_bytes(), FileKind::File, 0o644, 0).await.expect("made");

@@ -1,23 +1,13 @@
 //! States that a volume meets seldom, made by hand: nothing hangs in them, and nothing old comes back.
 
 use super::*;
-use crate::open::{OpenConfig, format_volume};
 use crate::ops::attr::set_size;
+use crate::testing::{CX, volume};
 use crate::tx::Tx;
-use crate::types::{BLOCK, Caller, FileKind, ROOT_INO, SetAttr};
-use std::path::Path;
+use crate::types::{BLOCK, FileKind, ROOT_INO, SetAttr};
 
-const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 /// As much changed as nobody may add to.
 const MUCH: usize = 1 << 30;
-
-async fn volume(dir: &Path) -> Arc<FileSystem> {
-    let id = VolumeId::random();
-    let store = orlop_store::open(&format!("file://{}", dir.join("store").display())).expect("a store");
-    let config = OpenConfig::new(id, store, format!("volumes/{id}"), dir.join("state"));
-    format_volume(&config.store, &config.prefix, id).await.expect("formatted");
-    FileSystem::open(config).await.expect("opened")
-}
 
 async fn make(fs: &FileSystem, name: &str) -> Ino {
     fs.mknod(&CX, ROOT_INO, name.as_bytes(), FileKind::File, 0o644, 0).await.expect("made").ino

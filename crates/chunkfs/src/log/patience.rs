@@ -67,6 +67,10 @@ impl Patience {
         self.away.lock().as_ref().map_or(Duration::ZERO, |a| a.since.elapsed())
     }
 
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.lock().is_some()
+    }
+
     fn failed_because(&self, what: &str, e: &Error) {
         let now = Instant::now();
         let mut away = self.away.lock();

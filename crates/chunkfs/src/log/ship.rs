@@ -186,9 +186,7 @@ impl Shipping {
     /// Whether changes wait until a log object is made, so that a sync does not wait for what is written after it. For a store
     /// that is away, which may take hours, nobody waits.
     fn holds_back(&self, named_bytes: u64) -> bool {
-        named_bytes > self.held_above.load(Ordering::Acquire)
-            && self.syncs.load(Ordering::Acquire) > 0
-            && self.patience.away_for().is_zero()
+        named_bytes > self.held_above.load(Ordering::Acquire) && self.syncs.load(Ordering::Acquire) > 0 && !self.patience.is_away()
     }
 
     /// Those who wait look again.
@@ -580,7 +578,7 @@ impl FileSystem {
         if shipping.config.durability == Durability::Local
             && shipping.lease.says_unsent()
             && self.unsent_bytes() == 0
-            && shipping.patience.away_for().is_zero()
+            && !shipping.patience.is_away()
         {
             // No fsync is answered meanwhile: one that is answered afterwards says again that there is something unsent. To
             // leave the record as it is needs no turn, and nobody waits for a store that is away.

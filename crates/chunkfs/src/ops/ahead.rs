@@ -96,7 +96,7 @@ impl FileSystem {
     /// disk the kernel reads ahead itself.
     pub(super) async fn read_ahead(&self, ino: Ino, blocks: Range<u64>, end_of_file: u64) {
         let Some(packs) = self.packs() else { return };
-        if !packs.patience().away_for().is_zero() {
+        if packs.patience().is_away() {
             return;
         }
         // What the reader wants may be here, whatever the store does.

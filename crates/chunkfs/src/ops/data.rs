@@ -236,10 +236,7 @@ impl FileSystem {
                     Some(turn) => turn,
                     None => self.data_lock(ino).await,
                 };
-                match self.finish_half_cut(ino).await {
-                    Ok(()) => self.record_written(cx, ino, &plan, &bases, &reserved, &crcs).await,
-                    Err(e) => Err(e),
-                }
+                self.record_written(cx, ino, &plan, &bases, &reserved, &crcs).await
             }
             Err(e) => Err(e),
         };
@@ -272,6 +269,7 @@ impl FileSystem {
         reserved: &[Reserved],
         crcs: &[u32],
     ) -> FsResult<()> {
+        self.finish_half_cut(ino).await?;
         self.run(|st| {
             let mut tx = Tx::of(st, cx);
             if tx.answered().is_some() {

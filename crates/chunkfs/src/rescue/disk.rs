@@ -69,22 +69,13 @@ impl Untouched {
         if let Some(copy) = &*copy {
             return Ok(copy.clone());
         }
-        // Another handle may have made it.
-        let made = match RealDisk.create(&self.at) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => RealDisk.open(&self.at)?,
-            made => {
-                let (made, mut buf, mut at) = (made?, vec![0; 1 << 20], 0);
-                loop {
-                    let n = read_whole(&self.below, &mut buf, at, 1)?;
-                    if n == 0 {
-                        break made;
-                    }
-                    made.write_at(&buf[..n], at)?;
-                    at += n as u64;
-                }
-            }
-        };
-        Ok(copy.insert(made).clone())
+        match File::create_new(&self.at) {
+            Ok(mut made) => drop(io::copy(&mut &self.below, &mut made)?),
+            // Another handle has made it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        Ok(copy.insert(RealDisk.open(&self.at)?).clone())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
-use crate::world::{World, can_mount};
+use crate::world::{World, can_mount, s3_words};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -248,8 +248,8 @@ fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lo
         return;
     }
     let w = World::up();
-    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
-    let how = ["--set", &endpoint, "--set", "region=us-east-1", "--credentials", &credentials];
+    let how = s3_words(&server, server.addr());
+    let how = how.each_ref().map(String::as_str);
     w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
     w.run(&["volume", "create", "db", "-o", "store=cloud", "-o", "encrypt=on", "-o", "compression=zstd"]).ok();
     let dir = PathBuf::from(w.dir("mnt"));
@@ -303,8 +303,8 @@ fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
     }
     let w = World::up();
     let proxy = FaultProxy::start(server.addr());
-    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", proxy.addr()));
-    let how = ["--set", &endpoint, "--set", "region=us-east-1", "--credentials", &credentials];
+    let how = s3_words(&server, proxy.addr());
+    let how = how.each_ref().map(String::as_str);
     w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
     for durability in ["remote", "local"] {
         w.run(&["volume", "create", durability, "-o", "store=cloud", "-o", &format!("durability={durability}")]).ok();

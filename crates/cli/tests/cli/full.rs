@@ -1,7 +1,7 @@
 //! The host's disk is full: a root on a small file system of its own. Writers get ENOSPC or wait, nobody hangs, and whatever
 //! was acknowledged reads back; with a store behind it what the store takes makes room again.
 
-use crate::world::{World, can_mount};
+use crate::world::{World, can_mount, s3_words};
 use orlop_store::testing::S3Server;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -114,8 +114,8 @@ fn a_small_disk_before_a_store_holds_nobody_up_for_good() {
     let Some(server) = S3Server::start("bucket") else { return };
     let began = Instant::now();
     let w = small(400);
-    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
-    w.run(&["store", "add", "cloud", "s3://bucket/p", "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"]).ok();
+    let how = s3_words(&server, server.addr());
+    w.run(&[&["store", "add", "cloud", "s3://bucket/p"], &how.each_ref().map(String::as_str)[..]].concat()).ok();
     w.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
     let dir = PathBuf::from(w.dir("m"));
     w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();

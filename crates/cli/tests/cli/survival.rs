@@ -62,30 +62,23 @@ fn a_keeper_that_dies_is_followed_by_another_at_once() {
     let world = World::up();
     world.run(&["volume", "create", "db"]).ok();
     world.run(&["mount", "db", &world.dir("m")]).ok();
-    let record = || -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
-    };
-    let pid = |v: &serde_json::Value| v.as_i64().expect("a number") as i32;
     let mut file = std::fs::File::create(world.path("m/x")).expect("opens");
     for round in 0..3 {
-        let (keeper, worker) = (pid(&record()["keeper_pid"]), pid(&record()["volumes"][0]["worker_pid"]));
+        let (keeper, worker) = (world.keeper_pid(), world.worker_pid());
         let began = std::time::Instant::now();
         kill(keeper);
         writeln!(file, "without a keeper").expect("writes");
-        wait("another keeper has the mount", || {
-            let now = record();
-            pid(&now["keeper_pid"]) != keeper && now["volumes"][0]["worker_pid"] == worker
-        });
+        wait("another keeper has the mount", || world.keeper_pid() != keeper && world.worker_pid() == worker);
         assert!(began.elapsed() < std::time::Duration::from_secs(2), "round {round}: {:?}", began.elapsed());
         // It has the descriptor: the mount lives through the worker's death as well.
         kill(worker);
         writeln!(file, "and another worker").expect("writes");
-        wait("another worker serves", || ![0, worker].contains(&pid(&record()["volumes"][0]["worker_pid"])));
+        wait("another worker serves", || ![0, worker].contains(&world.worker_pid()));
     }
     drop(file);
     assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "without a keeper\nand another worker\n".repeat(3));
     world.run(&["unmount", &world.dir("m")]).ok();
-    let last = pid(&record()["keeper_pid"]);
+    let last = world.keeper_pid();
     world.run(&["down"]).ok();
     wait("nothing is left, and no keeper comes back", || world.processes().is_empty());
     assert!(!alive(last));
@@ -99,14 +92,10 @@ fn a_keeper_that_is_told_to_end_waits_for_a_worker_that_is_being_replaced() {
     let world = World::up();
     world.run(&["volume", "create", "db"]).ok();
     world.run(&["mount", "db", &world.dir("m")]).ok();
-    let record = || -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
-    };
-    let pid = |v: &serde_json::Value| v.as_i64().expect("a number") as i32;
-    let (keeper, worker) = (pid(&record()["keeper_pid"]), pid(&record()["volumes"][0]["worker_pid"]));
+    let (keeper, worker) = (world.keeper_pid(), world.worker_pid());
     // No worker starts while its log cannot be opened. Nothing of the volume is open here and no program is started meanwhile: to
     // start one closes what is open, which waits for a worker, and /proc waits for that.
-    let log = world.root.join(format!("log/worker-{}.log", record()["volumes"][0]["plan"]["volume"].as_str().expect("an id")));
+    let log = world.root.join(format!("log/worker-{}.log", world.keeper_record()["volumes"][0]["plan"]["volume"].as_str().expect("an id")));
     std::fs::remove_file(&log).expect("removes");
     std::fs::create_dir(&log).expect("in its way");
     kill(worker);
@@ -131,12 +120,10 @@ fn down_ends_what_was_left_without_daemon_and_keeper() {
     world.run(&["volume", "create", "db"]).ok();
     world.run(&["mount", "db", &world.dir("m")]).ok();
     std::fs::write(world.path("m/x"), "written").expect("writes");
-    let record: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON");
-    let worker = record["volumes"][0]["worker_pid"].as_i64().expect("a number") as i32;
+    let (keeper, worker) = (world.keeper_pid(), world.worker_pid());
     // A daemon that lives would start another keeper.
     world.kill_daemon();
-    kill(record["keeper_pid"].as_i64().expect("a number") as i32);
+    kill(keeper);
     wait("the worker is alone", || world.processes() == [worker]);
     assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("it serves"), "written");
     world.run(&["down", "--force"]).ok();

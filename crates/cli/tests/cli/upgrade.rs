@@ -55,15 +55,6 @@ impl Installed {
     }
 }
 
-/// What the keeper's record says.
-fn record(world: &World) -> Value {
-    serde_json::from_slice(&std::fs::read(world.root.join("run/keeper.json")).expect("a record")).expect("JSON")
-}
-
-fn keeper_of(world: &World) -> i32 {
-    record(world)["keeper_pid"].as_i64().expect("a number") as i32
-}
-
 fn inode(path: impl AsRef<Path>) -> u64 {
     std::fs::metadata(path).expect("there").ino()
 }
@@ -186,9 +177,9 @@ fn a_volume_that_the_new_binary_cannot_serve_goes_on_with_the_old_one() {
     wait("another worker serves", || ![0, pid].contains(&serving()));
     assert_eq!(inode(format!("/proc/{}/exe", serving())), old);
     // Also after a keeper has died that alone knew of the refusal.
-    let (pid, keeper) = (serving(), keeper_of(&it.world));
+    let (pid, keeper) = (serving(), it.world.keeper_pid());
     kill(keeper);
-    wait("another keeper has it", || keeper_of(&it.world) != keeper && serving() == pid);
+    wait("another keeper has it", || it.world.keeper_pid() != keeper && serving() == pid);
     kill(pid);
     writeln!(file, "and on").expect("writes");
     wait("another worker serves", || ![0, pid].contains(&serving()));
@@ -210,7 +201,7 @@ fn a_keeper_whose_file_is_gone_starts_workers_from_what_it_runs_itself() {
     writeln!(file, "before").expect("writes");
     let (worker, old) = (it.workers()[0], inode(&it.binary));
     it.run(&["down", "--keep-mounts"], 0);
-    let keeper = keeper_of(&it.world);
+    let keeper = it.world.keeper_pid();
     kill(keeper);
     wait("it is gone", || !alive(keeper));
 
@@ -225,14 +216,13 @@ fn a_keeper_whose_file_is_gone_starts_workers_from_what_it_runs_itself() {
         .stdin(Stdio::null())
         .spawn()
         .expect("starts");
-    let serving = || record(&it.world)["volumes"][0]["worker_pid"].as_i64().unwrap_or_default() as i32;
-    wait("it has the mount", || keeper_of(&it.world) == fallback.id() as i32 && serving() == worker);
+    wait("it has the mount", || it.world.keeper_pid() == fallback.id() as i32 && it.world.worker_pid() == worker);
     // Another one than the keeper's own would be kept by itself.
     assert_eq!(inode(format!("/proc/{}/exe", fallback.id())), old);
     kill(worker);
-    wait("another worker serves", || ![0, worker].contains(&serving()));
+    wait("another worker serves", || ![0, worker].contains(&it.world.worker_pid()));
     writeln!(file, "after").expect("writes");
-    assert_eq!(inode(format!("/proc/{}/exe", serving())), old);
+    assert_eq!(inode(format!("/proc/{}/exe", it.world.worker_pid())), old);
     drop(file);
     it.world.run(&["down", "--force"]).ok();
     fallback.wait().expect("it has ended");
@@ -280,7 +270,7 @@ fn without_a_daemon_it_says_so_and_does_not_end_well() {
     it.world.kill_daemon();
     let said = it.run(&["upgrade"], 1);
     assert!(said.contains("orlop up"), "{said}");
-    let keeper = keeper_of(&it.world);
+    let keeper = it.world.keeper_pid();
     kill(keeper);
     wait("the keeper is gone", || !alive(keeper));
     it.world.run(&["upgrade"]).fails(9, "workers");

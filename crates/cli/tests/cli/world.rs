@@ -1,6 +1,8 @@
 //! A root in a temporary folder, the binary that works on it, and the promise that nothing of it is left behind.
 
+use orlop_store::testing::S3Server;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -125,6 +127,20 @@ impl World {
         text.trim().parse().expect("a process id")
     }
 
+    /// What the keeper's record says.
+    pub(crate) fn keeper_record(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.root.join("run/keeper.json")).expect("a record")).expect("JSON")
+    }
+
+    pub(crate) fn keeper_pid(&self) -> i32 {
+        self.keeper_record()["keeper_pid"].as_i64().expect("a number") as i32
+    }
+
+    /// The worker of the first volume in the keeper's record, 0 while it has none.
+    pub(crate) fn worker_pid(&self) -> i32 {
+        self.keeper_record()["volumes"][0]["worker_pid"].as_i64().unwrap_or_default() as i32
+    }
+
     /// Kills the daemon without a word, and waits until it is gone.
     pub(crate) fn kill_daemon(&self) {
         let pid = self.daemon_pid();
@@ -169,6 +185,12 @@ impl Drop for World {
             let _ = std::fs::remove_file(format!("/run/orlop/plugin-{name}.lock"));
         }
     }
+}
+
+/// The words that say how a server is reached, itself or through a proxy at this address.
+pub(crate) fn s3_words(server: &S3Server, addr: SocketAddr) -> [String; 6] {
+    let credentials = format!("file:{}", server.credentials_file().display());
+    ["--credentials", &credentials, "--set", &format!("endpoint=http://{addr}"), "--set", "region=us-east-1"].map(str::to_owned)
 }
 
 pub(crate) fn socket_of(plugin: &str) -> PathBuf {

@@ -6,6 +6,7 @@ use super::Keeper;
 use super::record::{self, Entry};
 use super::renew::other_binary_of;
 use super::volume::{Slot, Volume, Worker};
+use crate::kernel::asking;
 use crate::kernel::mount::{self, FSTYPE};
 use crate::kernel::table;
 use crate::layout::Layout;
@@ -17,7 +18,7 @@ use orlop_model::{Error, MountPlan, Result, VolumeId};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a worker may take to answer, and a mount to say that it is dead.
@@ -27,13 +28,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a FUSE mount's server is gone for good. One that does not answer is not dead.
 pub(super) fn is_dead(point: &Path) -> bool {
-    let (tell, told) = mpsc::channel();
     let point = point.to_owned();
-    // On a thread of its own, which stays behind if the mount hangs.
-    let asked = super::spawn("ask-mount", move || {
-        let _ = tell.send(nix::sys::statvfs::statvfs(&point).err());
-    });
-    asked.is_ok() && matches!(told.recv_timeout(PATIENCE), Ok(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
+    let error = asking::within(PATIENCE, "ask-mount", move || nix::sys::statvfs::statvfs(&point).err());
+    matches!(error, Some(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
 }
 
 fn worker_sockets(layout: &Layout) -> Vec<VolumeId> {
@@ -70,16 +67,15 @@ impl Keeper {
         }
         self.clear_dead_mounts(&recorded, &living);
         self.save();
-        let later: Vec<VolumeId> = self.unadopted.lock().keys().copied().collect();
-        for volume in later {
-            self.adopt_later(volume);
+        let later = self.unadopted.lock().clone();
+        for (volume, entry) in later {
+            self.adopt_later(volume, entry);
         }
     }
 
     /// Goes on asking a worker that lives, on a thread of its own.
-    fn adopt_later(self: &Arc<Self>, volume: VolumeId) {
+    fn adopt_later(self: &Arc<Self>, volume: VolumeId, entry: Option<Entry>) {
         let (keeper, slot) = (self.clone(), self.slot(volume));
-        let entry = self.unadopted.lock().get(&volume).cloned().flatten();
         let spawned = super::spawn("adopt", move || {
             loop {
                 std::thread::sleep(PAUSE);

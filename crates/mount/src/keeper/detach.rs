@@ -4,7 +4,7 @@
 use super::Keeper;
 use super::volume::Slot;
 use crate::kernel::mount::{self, Unmounted};
-use crate::kernel::{holders, table};
+use crate::kernel::{asking, holders, table};
 use crate::os::{fuse_device_is_dead, sync_file_system};
 use crate::protocol::{WorkerRequest, WorkerState};
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
@@ -12,7 +12,6 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How long the worker may take to bring everything to rest before the caller is told to come back.
@@ -183,16 +182,14 @@ fn settled_use(mounted: table::Device, points: &[PathBuf]) -> Result<(Vec<table:
 /// system syncfs returns before the writes are answered.
 fn start_writing(point: &Path, until: Instant) {
     let point = point.to_owned();
-    let (tell, told) = mpsc::channel();
-    // On a thread of its own, which the end of the connection sets free.
-    let started = super::spawn("sync-pages", move || {
+    // The end of the connection sets its thread free.
+    let done = asking::within(until.saturating_duration_since(Instant::now()), "sync-pages", move || {
         let synced = File::open(&point).and_then(|dir| sync_file_system(dir.as_fd()));
         if let Err(e) = synced {
             tracing::warn!("writing what is dirty on {}: {e}", point.display());
         }
-        let _ = tell.send(());
     });
-    if started.is_err() || told.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+    if done.is_none() {
         tracing::warn!("the kernel does not come to an end with what is dirty");
     }
 }

@@ -4,7 +4,7 @@
 
 use super::launch::Launched;
 use super::volume::{Slot, Worker};
-use super::{Keeper, Launcher, start_keeper};
+use super::{Keeper, Launcher, identity, start_keeper};
 use crate::layout::Layout;
 use crate::os::{PidFd, fuse_device_is_dead};
 use crate::protocol::{AttachedVolume, KeeperRequest, Renewed, WorkerRequest, WorkerState};
@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ fn binary_of(pid: u32) -> Result<Arc<File>> {
 /// The binary that a process runs if it is another one than this process's, held open.
 pub(super) fn other_binary_of(pid: u32) -> Result<Option<Arc<File>>> {
     let (its, own) = (binary_of(pid)?, binary_of(std::process::id())?);
-    let of = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).map_err(|e| Error::io("looking at a binary", &e));
+    let of = |file: &File| file.metadata().map(|m| identity(&m)).map_err(|e| Error::io("looking at a binary", &e));
     Ok((of(&its)? != of(&own)?).then_some(its))
 }
 

@@ -36,13 +36,20 @@ pub(crate) fn ask<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'stat
 
 fn ask_within<T: Send + 'static>(limit: Duration, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let open = Open::new()?;
-    let (tell, told) = mpsc::channel();
-    let asked = std::thread::Builder::new().name("asking".to_owned()).spawn(move || {
+    within(limit, "asking", move || {
         let _open = open;
+        question()
+    })
+}
+
+/// What `f` returns, if it does in time: on a thread of this name, which stays behind if the kernel keeps it.
+pub(crate) fn within<T: Send + 'static>(limit: Duration, name: &str, f: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    let work = move || {
         // Nobody may be waiting any more.
-        let _ = tell.send(question());
-    });
-    asked.ok()?;
+        let _ = tell.send(f());
+    };
+    std::thread::Builder::new().name(name.to_owned()).stack_size(512 << 10).spawn(work).ok()?;
     told.recv_timeout(limit).ok()
 }
 

@@ -1,7 +1,7 @@
 //! The kernel's side: what the FUSE protocol's first exchange says, mount(2) and umount(2), the mount tables.
 
 pub(crate) mod abi;
-mod asking;
+pub(crate) mod asking;
 pub(crate) mod holders;
 pub(crate) mod init;
 pub(crate) mod mount;

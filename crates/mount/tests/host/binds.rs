@@ -1,8 +1,8 @@
 //! A volume in other folders: `orlop mount VOLUME DIR`.
 
-use crate::harness::{World, kill, mount_points, need_fuse, pause, runtime, until};
+use crate::harness::{World, kill, mount_points, need_fuse, pause, runtime};
 use orlop_model::ErrorKind;
-use orlop_mount::{Bound, WorkerState};
+use orlop_mount::Bound;
 use std::path::Path;
 
 #[test]
@@ -106,10 +106,7 @@ fn a_worker_that_dies_while_a_folder_in_its_volume_is_looked_at_is_replaced() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(!asked.is_finished(), "nobody can answer it");
     kill(worker);
-    until("another worker serves", || {
-        let listed = world.runtime.block_on(keeper.list()).expect("listed");
-        listed[0].worker == WorkerState::Serving && listed[0].worker_pid != worker
-    });
+    world.await_successor(&keeper, worker);
     assert_eq!(asked.join().expect("no panic").expect_err("it is not there").kind, ErrorKind::NotFound);
     world.runtime.block_on(keeper.unbind(&dir)).expect("unbound");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");

@@ -5,7 +5,7 @@ use orlop_chunkfs::{FileSystem, OpenConfig, format_volume};
 use orlop_model::{CacheMode, MountPlan, StoreSpec, VolumeId, VolumeOptions};
 use orlop_mount::keeper::{KeeperConfig, Launcher};
 use orlop_mount::worker::WorkerConfig;
-use orlop_mount::{KeeperClient, fuse};
+use orlop_mount::{KeeperClient, WorkerState, fuse};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -196,6 +196,22 @@ impl World {
     }
 
     /// The keeper's process, as its record has it.
+    /// The worker of the first volume, if one serves it.
+    pub(crate) fn serving_pid(&self, keeper: &KeeperClient) -> Option<u32> {
+        let list = self.runtime.block_on(keeper.list()).expect("listed");
+        (list[0].worker == WorkerState::Serving).then_some(list[0].worker_pid)
+    }
+
+    /// Waits until another worker than this one serves the first volume, and returns it.
+    pub(crate) fn await_successor(&self, keeper: &KeeperClient, old: u32) -> u32 {
+        let mut new = None;
+        until("another worker serves", || {
+            new = self.serving_pid(keeper).filter(|pid| *pid != old);
+            new.is_some()
+        });
+        new.expect("waited for")
+    }
+
     pub(crate) fn keeper_pid(&self) -> u32 {
         let record = std::fs::read(self.root().join("run/keeper.json")).expect("a record");
         let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");

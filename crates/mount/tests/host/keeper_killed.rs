@@ -37,7 +37,7 @@ fn open_files_go_on_and_the_next_keeper_takes_over() {
     // The descriptor came back for good: now the worker may die as well.
     kill(worker);
     writeln!(file, "with another worker").expect("written");
-    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    world.await_successor(&keeper, worker);
     let text = std::fs::read_to_string(dir.join("f")).expect("read");
     assert_eq!(text, "before\nwithout a keeper\nafter\nwith another worker\n");
     drop(file);
@@ -156,7 +156,7 @@ fn a_worker_that_does_not_answer_is_taken_over_later_and_its_volume_counts_as_mo
     // Its end is seen as any other's.
     kill(worker);
     std::fs::write(dir.join("f"), "served").expect("written");
-    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    world.await_successor(&keeper, worker);
     world.runtime.block_on(keeper.unbind(dir.to_str().expect("text"))).expect("unbound");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
@@ -200,7 +200,7 @@ fn a_keeper_is_not_changed_over_while_a_volume_has_no_worker() {
     assert!(error.message.contains("data") && error.remedy.is_some(), "{error}");
     assert!(alive(keeper_pid), "it was left as it is");
     std::fs::remove_dir(&log).expect("removed");
-    until("another worker serves", || world.runtime.block_on(keeper.list()).expect("listed")[0].worker == WorkerState::Serving);
+    world.await_successor(&keeper, worker);
     std::fs::write(Path::new(&plan.mountpoint).join("f"), "went on").expect("written");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }

@@ -3,25 +3,15 @@
 
 use crate::harness::{World, kill, need_fuse, until};
 use orlop_model::MountPlan;
-use orlop_mount::{KeeperClient, WorkerState};
+use orlop_mount::KeeperClient;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-fn serving_pid(world: &World, keeper: &KeeperClient) -> Option<u32> {
-    let list = world.runtime.block_on(keeper.list()).expect("listed");
-    (list[0].worker == WorkerState::Serving).then_some(list[0].worker_pid)
-}
-
 fn kill_worker(world: &World, keeper: &KeeperClient, old: u32) -> u32 {
     kill(old);
-    let mut new = None;
-    until("another worker serves", || {
-        new = serving_pid(world, keeper).filter(|pid| *pid != old);
-        new.is_some()
-    });
-    new.expect("waited for")
+    world.await_successor(keeper, old)
 }
 
 fn resends(world: &World, plan: &MountPlan) -> bool {
@@ -141,7 +131,7 @@ fn however_often_a_worker_is_killed_the_next_one_answers_within_two_seconds() {
             assert!(asked.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) || !resends(&world, &plan));
             let old = worker;
             until("the next worker is known", || {
-                worker = serving_pid(&world, &keeper).unwrap_or(old);
+                worker = world.serving_pid(&keeper).unwrap_or(old);
                 worker != old
             });
             pause
@@ -198,6 +188,6 @@ fn sigterm_does_not_end_a_worker_whose_volume_is_mounted() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker as i32), nix::sys::signal::Signal::SIGTERM).expect("sent");
     until("the worker has said so", || world.log(&plan).contains("SIGTERM"));
     std::fs::write(Path::new(&plan.mountpoint).join("f"), "served").expect("written");
-    assert_eq!(serving_pid(&world, &keeper), Some(worker));
+    assert_eq!(world.serving_pid(&keeper), Some(worker));
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }

@@ -94,10 +94,7 @@ impl Service {
             },
         };
         match &sent {
-            Ok(_) => {
-                self.pace.answered();
-                self.pace.took(began.elapsed());
-            }
+            Ok(_) => self.pace.took(began.elapsed()),
             Err(_) if began.elapsed() >= limit.mul_f32(0.9) => self.pace.ran_out(times),
             Err(_) => {}
         }

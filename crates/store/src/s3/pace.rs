@@ -48,9 +48,10 @@ impl Pace {
         self.state().answered = Some(Instant::now());
     }
 
-    /// A large request took so long, and was answered.
+    /// The store answered a large request, which took so long.
     pub(super) fn took(&self, time: Duration) {
         let mut state = self.state();
+        state.answered = Some(Instant::now());
         if state.times > 1 && time < self.timeout / 2 {
             state.times /= 2;
         }
