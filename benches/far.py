@@ -6,7 +6,8 @@
 Puts latency before the S3 server and measures a volume on it (durability remote, cache strict: cache=fast is refused
 where another host may take the volume over) beside the object_store crate alone, each through a proxy of its own, in
 turn: many small files, one large file written, the same read where nothing of it is, and random overwrites, of which
-the bytes sent are counted until all has settled. `--check` makes a missed target, or a failure, exit code 1.
+the bytes sent are counted until all has settled. The floor is what the machine allows: that crate alone while the same
+program uses a FUSE file system that does nothing. `--check` makes a missed target, or a failure, exit code 1.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from far_rows import ROWS, SMALL, WATCHED
 from program import need_root, run_program, say
 from s3 import Server, passed
 
-TITLES = {"bare": "bare transfer", "same": "bare, the same objects", "orlop": "Orlop, S3", "s3fs": "s3fs"}
+TITLES = {"bare": "bare transfer", "same": "bare, the same objects", "floor": "bare, beside null FUSE", "orlop": "Orlop, S3", "s3fs": "s3fs"}
 
 
 class Far:
@@ -40,9 +41,12 @@ class Far:
         self.drive = self.bench.drive
         server = Server(world)
         self.bare, self.orlop, self.s3fs = Bare(world, server), field.OrlopS3(world, server), field.S3fs(world, server)
+        self.null = field.Null(world, server)
 
     def start(self, rows):
         self.orlop.start()
+        if any("floor" in row.contestants for row in rows):
+            self.null.start()
         if any("s3fs" in row.contestants for row in rows):
             self.s3fs.start()
 

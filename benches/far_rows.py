@@ -1,6 +1,7 @@
 """What is measured on a store that is far away, row by row: what each contestant does in one round."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from common import MIB, Failed, drop_caches, run
 from elsewhere import Elsewhere
@@ -26,11 +27,26 @@ class Row:
         """Makes what every round uses. Not measured, and without latency."""
 
 
+def together(far, move, use):
+    """The floor: a bare transfer while the same program uses a file system that does the least work and stores nothing.
+
+    Whoever has the bytes from a program through FUSE and moves them to or from the store has to do both.
+    """
+    def work():
+        since = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            moving = pool.submit(move)
+            use()
+            return moving.result() | {"seconds": time.monotonic() - since}
+
+    return far.measured(far.bare, work)
+
+
 class Small(Row):
     """Files are as durable at the end as those of s3fs, which uploads each at its close."""
 
     key, title = "small", f"{SMALL >> 10} KiB files by {WRITERS} writers"
-    contestants = ("bare", "same", "orlop", "s3fs")
+    contestants = ("bare", "same", "floor", "orlop", "s3fs")
     targets = {"bare": 0.9, "s3fs": 10}
 
     def bare(self, far, n):
@@ -39,6 +55,12 @@ class Small(Row):
     def same(self, far, n):
         """As many objects as there are files, as large and as many at once."""
         return far.measured(far.bare, lambda: far.bare.put(far.files * SMALL, SMALL, WRITERS, prefix="small"))
+
+    def floor(self, far, n):
+        folder = self.folder(far, far.null, n, far.files)
+        sample = together(far, lambda: far.bare.put(far.files * SMALL), lambda: self.create(far, folder, n))
+        run(["rm", "-rf", folder], timeout=600)
+        return sample
 
     def orlop(self, far, n):
         folder = self.folder(far, far.orlop, n, far.files)
@@ -73,11 +95,18 @@ class Small(Row):
 
 class Write(Row):
     key, title = "write", "one file written in sequence, then fsync"
-    contestants = ("bare", "orlop")
+    contestants = ("bare", "floor", "orlop")
     targets = {"bare": 0.9}
 
     def bare(self, far, n):
         return far.measured(far.bare, lambda: far.bare.put(far.bytes))
+
+    def floor(self, far, n):
+        path = far.null.folder("written") / f"r{n + 1}"
+        use = lambda: far.drive("seqwrite", path, io=MIB, count=far.bytes // MIB, seed=n + 2)
+        sample = together(far, lambda: far.bare.put(far.bytes), use)
+        run(["rm", "-f", path], timeout=60)
+        return sample
 
     def orlop(self, far, n):
         path = far.orlop.folder("written") / f"r{n + 1}"
@@ -94,17 +123,23 @@ class Cold(Row):
     """Each round on an Orlop that was never there; the first reader has the pages of nobody, the server included."""
 
     key, title = "cold", "that file read, no byte of it on this host"
-    contestants = ("bare", "orlop")
+    contestants = ("bare", "floor", "orlop")
     targets = {"bare": 0.8}
 
     def prepare(self, far):
         far.bare.put(far.bytes, prefix="cold")
-        far.drive("seqwrite", far.orlop.folder("cold") / "file", io=MIB, count=far.bytes // MIB)
+        for who in (far.null, far.orlop):
+            far.drive("seqwrite", who.folder("cold") / "file", io=MIB, count=far.bytes // MIB)
         far.orlop.unmount()
 
     def bare(self, far, n):
         drop_caches()
         return far.measured(far.bare, lambda: far.bare.get(far.bytes, prefix="cold"))
+
+    def floor(self, far, n):
+        drop_caches()
+        use = lambda: far.drive("seqread", far.null.point / "cold" / "file", io=MIB, count=far.bytes // MIB)
+        return together(far, lambda: far.bare.get(far.bytes, prefix="cold"), use)
 
     def orlop(self, far, n):
         other = Elsewhere(far.orlop)

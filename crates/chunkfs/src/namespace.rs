@@ -4,9 +4,12 @@
 //! record in them, and is durable when `fold` returns; SlateDB's epoch fences an older writer.
 
 mod blocks;
+mod unlogged;
 mod upkeep;
+mod warm;
 
 use self::blocks::Blocks;
+use self::unlogged::Unlogged;
 use self::upkeep::Upkeep;
 use crate::key::Key;
 use crate::row::Row;
@@ -24,6 +27,7 @@ pub(crate) struct Namespace {
     db: parking_lot::RwLock<Db>,
     /// Absent while the database is closed or being replaced.
     upkeep: parking_lot::Mutex<Option<Upkeep>>,
+    warming: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// Guarded: what its objects do not check themselves is checked around them.
     store: Arc<dyn ObjectStore>,
     blocks: Arc<Blocks>,
@@ -70,7 +74,8 @@ impl Namespace {
         let (raw, store) = (store.clone(), guarded(store, prefix_of(&path)));
         let blocks = Arc::new(Blocks::default());
         let (db, upkeep) = connect(&store, &path, &blocks).await?;
-        Ok(Namespace { db: parking_lot::RwLock::new(db), upkeep: parking_lot::Mutex::new(Some(upkeep)), store, blocks, raw, path })
+        let (db, upkeep) = (parking_lot::RwLock::new(db), parking_lot::Mutex::new(Some(upkeep)));
+        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path })
     }
 
     /// The store that the volume is on.
@@ -148,12 +153,20 @@ impl Namespace {
         Ok(())
     }
 
+    /// Reads in the background what finds rows, for a store that is far.
+    pub(crate) fn warm(&self) {
+        *self.warming.lock() = Some(tokio::spawn(warm::warm(self.db())));
+    }
+
     /// Gives back the memory of what was read. It is read again when it is asked for.
     pub(crate) fn forget(&self) {
         self.blocks.clear();
     }
 
     async fn end_upkeep(&self) {
+        if let Some(warming) = self.warming.lock().take() {
+            warming.abort();
+        }
         let upkeep = self.upkeep.lock().take();
         if let Some(upkeep) = upkeep {
             upkeep.stop().await;
@@ -206,7 +219,8 @@ fn prefix_of(path: &str) -> &str {
 
 /// The store as the namespace sees it: what it reads is what it wrote, or an error that names the object.
 pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn ObjectStore> {
-    orlop_store::wrap::guard(store, prefix)
+    // Where SlateDB's collector would say how far it has come, were it told to. Asked for before and after each manifest.
+    orlop_store::wrap::Absent::wrap(orlop_store::wrap::guard(store, prefix), |at| at.as_ref().ends_with(".boundary"))
 }
 
 async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>) -> FsResult<(Db, Upkeep)> {
@@ -214,7 +228,7 @@ async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>)
     let db = loop {
         let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone());
         // Objects are written once: what was read of one before a reopening is true after it.
-        match build.with_db_cache(blocks.clone(), 0).build().await {
+        match build.with_db_cache(blocks.clone(), 0).with_wal_writer(Box::new(Unlogged)).build().await {
             Ok(db) => break db,
             // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
             Err(e) if ticks.refused(&e.to_string()) => {}

@@ -244,6 +244,9 @@ impl FileSystem {
         let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix))
             .await
             .map_err(|e| model_error("opening the namespace", e))?;
+        if config.remote.is_some() {
+            ns.warm();
+        }
         match Recovery::run(config, ns, lease.as_deref(), journal_dir, segment_dir).await {
             Ok((ns, state, log)) => {
                 let state_dir = config.state_dir.clone();

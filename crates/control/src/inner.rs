@@ -179,6 +179,10 @@ impl Inner {
         self.port("worker.examine", EXAMINE_DEADLINE, self.config.worker.examine(store)).await
     }
 
+    pub(crate) async fn port_same_place(&self, old: &StoreSpec, new: &StoreSpec) -> Result<Option<bool>> {
+        self.port("worker.is_same_place", EXAMINE_DEADLINE, self.config.worker.is_same_place(old, new)).await
+    }
+
     pub(crate) async fn port_find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
         self.port("worker.find", EXAMINE_DEADLINE, self.config.worker.find(store)).await
     }

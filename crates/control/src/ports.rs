@@ -88,6 +88,7 @@ pub enum Formatted {
 ///    the plan's folder. Both are idempotent and succeed when there is nothing to move; neither ever touches a folder that
 ///    `format` did not make for this volume. `recover` fails with kind AlreadyExists if something is in its way.
 /// 5. `examine` tries out what a store can do and leaves nothing behind. It fails if the store cannot be reached.
+///    `is_same_place` puts an object there the new way, looks for it the old way, and removes it.
 /// 6. `find` and `recognise` change nothing. `recognise` fails with kind NotFound if the plan's volume is not in its store,
 ///    and if it is encrypted and this host has no key for it.
 /// 7. `forget` deletes what this host keeps of a volume (state folder, mountpoint folder) and leaves the store as it is.
@@ -112,6 +113,10 @@ pub trait VolumeWorker: Send + Sync {
     async fn recover(&self, plan: &MountPlan) -> Result<()>;
     /// Finds out what a store can do, and how fast it is.
     async fn examine(&self, store: &StoreSpec) -> Result<Examination>;
+    /// Whether a store is the same place when it is reached another way; `None` if it can no longer be reached the old way.
+    async fn is_same_place(&self, _old: &StoreSpec, _new: &StoreSpec) -> Result<Option<bool>> {
+        Ok(None)
+    }
     /// The volumes that lie in a store, whoever made them.
     async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>>;
     /// What is known of the plan's volume, which was made elsewhere; the plan's option `encrypt` is not looked at.

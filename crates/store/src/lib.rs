@@ -21,7 +21,7 @@ pub use keys::{create_volume_store, volume_store};
 pub use local::{LocalStore, sweep_unfinished};
 pub use open::{SCHEMES, open, open_spec};
 pub use orlop_model::Capabilities;
-pub use probe::probe;
+pub use probe::{is_same_place, probe};
 
 pub use object_store::path::Path;
 pub use object_store::{self, ObjectStore, ObjectStoreExt};

@@ -9,6 +9,9 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
 use orlop_model::{Capabilities, Result};
 use uuid::Uuid;
 
+/// How long a way that may not lead anywhere any more is tried.
+const OTHER_WAY: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Finds out what a store can do. The error says which basic call failed, on which object.
 pub async fn probe(store: &dyn ObjectStore) -> Result<Capabilities> {
     let root = Path::from(format!("orlop-probe-{}", Uuid::new_v4()));
@@ -17,6 +20,26 @@ pub async fn probe(store: &dyn ObjectStore) -> Result<Capabilities> {
     let capabilities = found?;
     swept.map_err(|e| crate::error(format_args!("store {store}: deleting the probe's objects under {root}"), &e))?;
     Ok(capabilities)
+}
+
+/// Whether two ways lead to the same place: what is put one way is there the other way. `None` if the other way does not
+/// answer in time, or leads to nothing any more, and so nothing is known.
+pub async fn is_same_place(new: &dyn ObjectStore, old: &dyn ObjectStore) -> Result<Option<bool>> {
+    let root = Path::from(format!("orlop-probe-{}", Uuid::new_v4()));
+    let at = root.clone().join("place");
+    new.put(&at, "here".into()).await.map_err(|e| crate::error(format_args!("store {new}: put {at}"), &e))?;
+    let look = async {
+        match old.head(&at).await {
+            Ok(_) => Some(true),
+            // It may be that way that is being changed: a server that moved leaves an address where nothing is.
+            Err(Error::NotFound { .. }) => old.list(None).try_next().await.ok()?.map(|_| false),
+            Err(_) => None,
+        }
+    };
+    let seen = tokio::time::timeout(OTHER_WAY, look).await;
+    let swept = crate::local::delete_all(new, &root).await;
+    swept.map_err(|e| crate::error(format_args!("store {new}: deleting the probe's objects under {root}"), &e))?;
+    Ok(seen.unwrap_or(None))
 }
 
 async fn examine(store: &dyn ObjectStore, root: &Path) -> Result<Capabilities> {

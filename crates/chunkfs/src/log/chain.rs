@@ -34,18 +34,28 @@ pub(crate) struct Chain {
     pub(crate) places: Vec<Place>,
 }
 
-/// Walks the log from a place on. Returns what it holds and the first place where nothing is. Places below `arrived` had
+/// What a listing of the log shows.
+pub(crate) async fn list(store: &Arc<dyn ObjectStore>, prefix: &str) -> FsResult<Vec<Place>> {
+    let patience = Patience::new(OutagePolicy::Fail, OPENING);
+    let folder = object_store::path::Path::from(format!("{prefix}/log"));
+    let list = patience.as_the_policy_says(folder.as_ref(), || store.list(Some(&folder)).try_collect::<Vec<_>>());
+    let listed = list.await?.map_err(|e| FsError::Io(format!("listing {folder}: {e}")))?;
+    Ok(listed.iter().filter_map(|o| Place::parse(o.location.filename()?)).collect())
+}
+
+/// Walks the log from a place on, of which a listing showed some. Returns what it holds and the first place where nothing is. Places below `arrived` had
 /// arrived by what the owner record says: that one of them is empty is damage, not the end of the log. So it is if an
 /// object behind it says so.
 pub(crate) async fn read(
     store: &Arc<dyn ObjectStore>,
     prefix: &str,
     volume: [u8; 16],
+    listed: &[Place],
     from: Place,
     arrived: u64,
 ) -> FsResult<(Chain, Place)> {
     let patience = Patience::new(OutagePolicy::Fail, OPENING);
-    let mut found = fetch_listed(&patience, store, prefix, from).await?;
+    let mut found = fetch(&patience, store, prefix, listed.iter().filter(|p| p.n >= from.n)).await?;
     let mut chain = Chain::default();
     let mut place = from;
     loop {
@@ -143,13 +153,14 @@ async fn get(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, pl
     }
 }
 
-/// Everything that a listing shows from a place on, fetched side by side.
-async fn fetch_listed(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, from: Place) -> FsResult<BTreeMap<Place, Bytes>> {
-    let folder = object_store::path::Path::from(format!("{prefix}/log"));
-    let list = patience.as_the_policy_says(folder.as_ref(), || store.list(Some(&folder)).try_collect::<Vec<_>>());
-    let listed = list.await?.map_err(|e| FsError::Io(format!("listing {folder}: {e}")))?;
-    let places = listed.iter().filter_map(|o| Place::parse(o.location.filename()?)).filter(|p| p.n >= from.n);
-    let all: Vec<Option<(Place, Bytes)>> = futures::stream::iter(places)
+/// These objects, fetched side by side.
+async fn fetch(
+    patience: &Patience,
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    places: impl Iterator<Item = &Place>,
+) -> FsResult<BTreeMap<Place, Bytes>> {
+    let all: Vec<Option<(Place, Bytes)>> = futures::stream::iter(places.copied())
         .map(|place| async move { Ok::<_, FsError>(get(patience, store, prefix, place).await?.map(|b| (place, b))) })
         .buffer_unordered(FETCHES)
         .try_collect()
@@ -173,8 +184,12 @@ mod tests {
         send_since(store, place, 0, records).await
     }
 
+    async fn read_listed(store: &Arc<dyn ObjectStore>, from: Place, arrived: u64) -> FsResult<(Chain, Place)> {
+        read(store, "v", VOLUME, &list(store, "v").await?, from, arrived).await
+    }
+
     async fn over(store: &Arc<dyn ObjectStore>, from: Place, epoch: u64) -> FsResult<(Chain, Place)> {
-        let found = read(store, "v", VOLUME, from, 0).await?;
+        let found = read_listed(store, from, 0).await?;
         take_over(store, "v", VOLUME, found, epoch).await
     }
 
@@ -220,7 +235,7 @@ mod tests {
         let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("bytes").to_vec();
         bytes[20] ^= 1;
         store.put(&path, bytes.into()).await.expect("put");
-        let e = read(&store, "v", VOLUME, Place::FIRST, 0).await.expect_err("damaged");
+        let e = read_listed(&store, Place::FIRST, 0).await.expect_err("damaged");
         assert!(matches!(&e, FsError::Corrupt(why) if why.contains("log/")), "{e}");
     }
 
@@ -231,12 +246,12 @@ mod tests {
         assert!(send_since(&store, at(1), 1, 1..2).await);
         // Under way beside each other: that the second never arrived is how a crash looks.
         assert!(send_since(&store, at(3), 2, 3..4).await);
-        let (chain, end) = read(&store, "v", VOLUME, at(1), 2).await.expect("the second never arrived");
+        let (chain, end) = read_listed(&store, at(1), 2).await.expect("the second never arrived");
         assert_eq!((chain.records.len(), end), (1, at(2)));
         assert!(send_since(&store, at(4), 3, 4..5).await);
-        let e = read(&store, "v", VOLUME, at(1), 0).await.expect_err("the fourth says that the second had arrived");
+        let e = read_listed(&store, at(1), 0).await.expect_err("the fourth says that the second had arrived");
         assert!(matches!(&e, FsError::Corrupt(why) if why.contains(&*at(2).path("v").to_string())), "{e}");
-        let e = read(&store, "v", VOLUME, at(5), 6).await.expect_err("the owner record says that the fifth had");
+        let e = read_listed(&store, at(5), 6).await.expect_err("the owner record says that the fifth had");
         assert!(matches!(&e, FsError::Corrupt(why) if why.contains(&*at(5).path("v").to_string())), "{e}");
     }
 }

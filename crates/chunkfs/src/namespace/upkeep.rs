@@ -19,6 +19,10 @@ use tokio::time::Instant;
 const CROWDED: usize = 4;
 /// How long what nothing names is kept, for a reader that has not heard of it yet.
 const KEEP: Duration = Duration::from_secs(300);
+/// Unmerged tables from which on a fold may soon have to wait for a merge.
+const FULL: usize = 12;
+/// How long after an opening the first merge may begin: the requests of whoever opened the volume come first.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long after a change the collector is called.
 const COLLECT_AFTER: Duration = Duration::from_secs(360);
 /// How often a merge under way is looked at.
@@ -76,6 +80,12 @@ impl Keeper {
         let mut collect_at = Some(Instant::now() + COLLECT_AFTER);
         let mut changed = Instant::now();
         let mut retry = RETRY.0;
+        if self.db.manifest().l0().len() < FULL {
+            tokio::select! {
+                () = tokio::time::sleep(SETTLED) => {}
+                () = self.ended() => return,
+            }
+        }
         while !*self.stopped.borrow() {
             if self.db.manifest().l0().len() >= CROWDED {
                 let merged = self.merge().await;

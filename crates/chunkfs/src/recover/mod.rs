@@ -17,7 +17,7 @@ use crate::namespace::Namespace;
 use crate::open::{OpenConfig, model_error};
 use crate::row::{Row, Segment, Super};
 use crate::state::State;
-use crate::types::ROOT_INO;
+use crate::types::{FsResult, ROOT_INO};
 use orlop_model::{Error, ErrorKind, Result};
 use replay::{Log, Shell, keep_tail};
 use std::collections::{HashMap, HashSet};
@@ -50,37 +50,36 @@ impl Recovery {
         segment_dir: PathBuf,
     ) -> Result<(State, Option<LogEnd>)> {
         let read = |e| model_error("reading the namespace", e);
-        let applied = match ns.get(Key::Applied).await.map_err(read)? {
+        // Side by side: on a far store each is a round trip or several.
+        let list = async {
+            match lease {
+                Some(_) => chain::list(&config.store, &config.prefix).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (applied, sb, log_start, segments, listed) =
+            tokio::join!(ns.get(Key::Applied), ns.get(Key::Super), ns.get(Key::LogStart), segments(ns), list);
+        let applied = match applied.map_err(read)? {
             Some(Row::Applied(seq)) => seq,
             _ => 0,
         };
-        let sb = match ns.get(Key::Super).await.map_err(read)? {
+        let sb = match sb.map_err(read)? {
             Some(Row::Super(s)) => s,
             _ => Super { next_ino: ROOT_INO, next_segment: 1, used_blocks: 0, inodes: 0 },
         };
-        let mut segments: HashMap<u64, Segment> = HashMap::new();
-        let mut from = Key::Segment(0);
-        loop {
-            let rows = ns.scan(from, Key::Orphan(0), 1024).await.map_err(read)?;
-            let Some((last, _)) = rows.last() else { break };
-            from = crate::fs::after(*last);
-            for (key, row) in rows {
-                if let (Key::Segment(n), Row::Segment(s)) = (key, row) {
-                    segments.insert(n, s);
-                }
-            }
-        }
+        let from = match log_start.map_err(read)? {
+            Some(Row::LogStart(place)) => place,
+            _ => Place::FIRST,
+        };
+        let segments = segments.map_err(read)?;
         let volume = *config.volume.as_bytes();
         // The database is open, so no older writer folds any more: what is read here stays the truth.
         let chain = match lease {
             None => None,
             Some(lease) => {
-                let from = match ns.get(Key::LogStart).await.map_err(read)? {
-                    Some(Row::LogStart(place)) => place,
-                    _ => Place::FIRST,
-                };
                 let failed = |e| model_error("reading the log on the store", e);
-                let read = chain::read(&config.store, &config.prefix, volume, from, lease.arrived()).await.map_err(failed)?;
+                let listed = listed.map_err(failed)?;
+                let read = chain::read(&config.store, &config.prefix, volume, &listed, from, lease.arrived()).await.map_err(failed)?;
                 // Before anything is written: a fence of an epoch that is not above the log's would make it unreadable.
                 if read.1.epoch > lease.epoch() || (read.1.epoch == lease.epoch() && read.1 != Place::FIRST) {
                     lease.outrank(read.1.epoch, config.remote.as_ref().is_some_and(|r| r.abandon_unsynced)).await?;
@@ -103,6 +102,22 @@ impl Recovery {
         let places = chain.as_ref().map(|c| c.places.clone()).unwrap_or_default();
         let state = shell.replay(Log { replay, finished, old_files, journal_dir, applied, sent, last_found, chain }).await?;
         Ok((state, next.map(|next| LogEnd { next, places, sent })))
+    }
+}
+
+/// The staged segments that the namespace knows.
+async fn segments(ns: &Namespace) -> FsResult<HashMap<u64, Segment>> {
+    let mut segments = HashMap::new();
+    let mut from = Key::Segment(0);
+    loop {
+        let rows = ns.scan(from, Key::Orphan(0), 1024).await?;
+        let Some((last, _)) = rows.last() else { return Ok(segments) };
+        from = crate::fs::after(*last);
+        for (key, row) in rows {
+            if let (Key::Segment(n), Row::Segment(s)) = (key, row) {
+                segments.insert(n, s);
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! removed and put back from before. Whatever is read is right, or an error; the volume is refused or goes on, and in both
 //! cases what was damaged is named.
 //!
-//! `ORLOP_FLIP=all` flips every byte; without it a few of each object, other ones at each run (`ORLOP_SEED` repeats one).
+//! `ORLOP_FLIP=all` flips every byte of a smaller volume; without it a few of each object, other ones at each run
+//! (`ORLOP_SEED` repeats one).
 
 use crate::flip::{Expected, bytes, dress, read_all};
 use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, rescue};
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 /// No damage may make anybody wait as for a store that is away.
 const AT_MOST: Duration = Duration::from_secs(15);
+
+/// Damages between two lines of how far it is.
+const REPORT_EVERY: usize = 1000;
 
 /// All objects of a store.
 type Image = BTreeMap<String, Vec<u8>>;
@@ -84,9 +88,19 @@ async fn put(fs: &FileSystem, expected: &mut Expected, name: &str, data: Vec<u8>
     fs.sync_all().await.expect("synced");
 }
 
+/// Lengths of the files: of all kinds, and of those few bytes that each kind must have when every one is flipped.
+struct Sizes {
+    large: usize,
+    second: usize,
+    late: usize,
+}
+
+const SIZES: Sizes = Sizes { large: 400_000, second: 70_000, late: 3000 };
+const FEW: Sizes = Sizes { large: 13_000, second: 5000, late: 300 };
+
 /// Lives of which one ended well and two were lost with their host: namespace, packs, log objects with data, a fence. Returns
 /// what must be read, what the store held after the first of them, and what it holds.
-async fn make(sealed: bool) -> (Volume, Expected, Image, Image) {
+async fn make(sealed: bool, sizes: Sizes) -> (Volume, Expected, Image, Image) {
     let id = VolumeId::random();
     let keys = sealed.then(|| tempfile::tempdir().expect("a temporary folder"));
     let v = Volume { id, prefix: format!("volumes/{id}"), keys };
@@ -100,19 +114,19 @@ async fn make(sealed: bool) -> (Volume, Expected, Image, Image) {
     let hosts = tempfile::tempdir().expect("a temporary folder");
 
     let fs = v.open(&store, &hosts.path().join("a")).await;
-    for (name, n) in [("small", 10), ("whole", 8192), ("large", 400_000), ("empty", 0)] {
+    for (name, n) in [("small", 10), ("whole", 8192), ("large", sizes.large), ("empty", 0)] {
         put(&fs, &mut expected, name, bytes(n, n as u8 + 1)).await;
     }
     dress(&fs, &mut expected).await;
     fs.compact_all().await.expect("folded");
-    put(&fs, &mut expected, "second", bytes(70_000, 9)).await;
+    put(&fs, &mut expected, "second", bytes(sizes.second, 9)).await;
     fs.close().await.expect("closed");
     let before = image_of(&store).await;
 
     for life in 0..2u8 {
         let fs = v.open(&store, &hosts.path().join(format!("lost-{life}"))).await;
         for n in 0..3u8 {
-            put(&fs, &mut expected, &format!("late-{life}-{n}"), bytes(3000 + 2000 * usize::from(n), life * 8 + n)).await;
+            put(&fs, &mut expected, &format!("late-{life}-{n}"), bytes(sizes.late * (1 + usize::from(n)), life * 8 + n)).await;
         }
         put(&fs, &mut expected, "small", bytes(10, 77 + life)).await;
         // A sign of life tells how far the log had come.
@@ -250,7 +264,7 @@ async fn everything(sealed: bool) {
         .ok()
         .and_then(|s| s.parse().ok())
         .unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64);
-    let (v, expected, before, image) = make(sealed).await;
+    let (v, expected, before, image) = make(sealed, if all { FEW } else { SIZES }).await;
     for folder in ["/log/", "/packs/", "/meta/manifest/", "/meta/compacted/", "/owner.json", "/volume.json"] {
         assert!(image.keys().any(|at| at.contains(folder)), "there is a {folder}: {:?}", image.keys());
     }
@@ -259,6 +273,7 @@ async fn everything(sealed: bool) {
     met(&v, &image, &expected, "nothing", &Damage::Removed).await.expect("the volume itself");
     let work = work(&before, &image, all, seed);
     let total = work.len();
+    let began = Instant::now();
     let shared = Arc::new((v, expected, image, parking_lot::Mutex::new(work), parking_lot::Mutex::new(Vec::new())));
     let workers: Vec<_> = (0..3)
         .map(|_| {
@@ -267,7 +282,14 @@ async fn everything(sealed: bool) {
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
                 let (v, expected, image, queue, failed) = &*shared;
                 loop {
-                    let Some((at, damage)) = queue.lock().pop() else { return };
+                    let (next, left) = {
+                        let mut queue = queue.lock();
+                        (queue.pop(), queue.len())
+                    };
+                    let Some((at, damage)) = next else { return };
+                    if left % REPORT_EVERY == 0 {
+                        eprintln!("{left} of {total} left after {} s, {} failed", began.elapsed().as_secs(), failed.lock().len());
+                    }
                     let one = async { tokio::time::timeout(AT_MOST * 3, met(v, image, expected, &at, &damage)).await };
                     match runtime.block_on(one) {
                         Ok(Ok(())) => {}
@@ -302,7 +324,7 @@ async fn no_damage_to_a_sealed_volume_is_read_and_all_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name() {
-    let (v, expected, before, image) = make(false).await;
+    let (v, expected, before, image) = make(false, SIZES).await;
     let at = format!("{}/owner.json", v.prefix);
     for (what, damage) in [("removed", Damage::Removed), ("older", Damage::Older(before[&at].clone())), ("cut", Damage::Cut(20))] {
         let mut damaged = image.clone();

@@ -201,6 +201,14 @@ impl VolumeWorker for Ports {
         Ok(Examination { capabilities, put_micros: Some(put_micros), get_micros: Some(get_micros) })
     }
 
+    async fn is_same_place(&self, old: &StoreSpec, new: &StoreSpec) -> Result<Option<bool>> {
+        let (old, new) = (old.clone(), new.clone());
+        let (old, new) = self.plain.run(move |_| Ok((orlop_store::open_spec(&old), orlop_store::open_spec(&new)?))).await?;
+        // Its credentials may be gone.
+        let Ok(old) = old else { return Ok(None) };
+        orlop_store::is_same_place(&*new, &*old).await
+    }
+
     async fn check(&self, volume: VolumeId, repair: bool) -> Result<CheckReport> {
         self.keeper.answering().await?.check(volume, repair).await
     }

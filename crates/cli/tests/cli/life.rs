@@ -185,6 +185,7 @@ fn completions_are_there_for_each_shell() {
         let script = world.run(&["completion", shell]).ok().out;
         assert!(script.contains(word), "{shell}");
         assert!(script.contains("restore") && !script.contains("Serves one volume"), "{shell}");
+        assert!(script.contains("no-credentials") && script.contains("unset"), "{shell}: store set with its options");
     }
     assert!(world.run(&["version"]).ok().out.starts_with("orlop "));
     assert_eq!(world.json(&["version"])["version"], env!("CARGO_PKG_VERSION"));

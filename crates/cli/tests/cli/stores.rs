@@ -253,6 +253,12 @@ fn a_store_in_use_gets_other_credentials_and_settings_under_mounted_volumes() {
     let e = world.run(&["store", "set", "cloud", "--set", &elsewhere]).fails(2, "another place");
     assert!(e.err.contains("db"), "{}", e.err);
     assert!(objects(&other, "").is_empty(), "the attempt leaves nothing there");
+    let copied = Command::new("cp").arg("-a").arg(server.folder().join(".")).arg(other.folder()).status().expect("cp runs");
+    assert!(copied.success());
+    let held = objects(&other, "").len();
+    let e = world.run(&["store", "set", "cloud", "--set", &elsewhere]).fails(2, "a copy");
+    assert!(e.err.contains("another place"), "{}", e.err);
+    assert_eq!(objects(&other, "").len(), held, "the attempt leaves nothing there");
     std::fs::write(world.path("wrong"), "[default]\naws_access_key_id = orlop-test-key\naws_secret_access_key = planted-77\n")
         .expect("file");
     Command::new("chmod").arg("600").arg(world.path("wrong")).status().expect("chmod");

@@ -1,5 +1,5 @@
 //! Changing how a store is reached: other credentials, other settings. Where it is stays: a change under which the volumes
-//! that live there are not found is refused. Mounted volumes are told at once, without being unmounted.
+//! that live there are not found is refused, and so is one that leads to a copy of them. Mounted volumes are told at once, without being unmounted.
 
 use crate::apply::Changed;
 use crate::inner::Inner;
@@ -45,10 +45,20 @@ impl Inner {
         }
         let there: Vec<VolumeId> = self.port_find(&new.spec).await?.into_iter().map(|v| v.id).collect();
         let missing: Vec<String> = living.iter().filter(|v| !there.contains(&v.id)).map(|v| v.name.to_string()).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Error::invalid(format!("reached that way it is another place: these volumes are not there: {}", missing.join(", ")))
+        let what = if missing.is_empty() {
+            // All volumes are there in a copy of the place as well, with what they held when it was made.
+            match self.port_same_place(&old.spec, &new.spec).await? {
+                Some(false) => "what is written there is not seen the old way, as if it were a copy".to_owned(),
+                Some(true) => return Ok(()),
+                None => {
+                    tracing::warn!(store = %old.name, "it is not reached the old way any more: a copy of the place would not be noticed");
+                    return Ok(());
+                }
+            }
+        } else {
+            format!("these volumes are not there: {}", missing.join(", "))
+        };
+        Err(Error::invalid(format!("reached that way it is another place: {what}"))
             .with_remedy(format!("add the other place as a store of its own: orlop store add NAME {}", new.spec.url)))
     }
 

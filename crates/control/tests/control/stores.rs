@@ -87,6 +87,9 @@ async fn a_store_in_use_is_reached_another_way_and_stays_where_it_is() {
     let e = refused(control.apply(&ROOT, set_store("cloud", None, &[("endpoint", ELSEWHERE)])).await, ErrorKind::InvalidArgument);
     assert!(e.message.contains("mounted") && e.message.contains("idle") && e.message.contains("another place"), "{e}");
     same("elsewhere");
+    let e = refused(control.apply(&ROOT, set_store("cloud", None, &[("endpoint", COPY)])).await, ErrorKind::InvalidArgument);
+    assert!(e.message.contains("a copy") && e.remedy.is_some(), "{e}");
+    same("a copy");
     site.world.0.lock().careless.insert("s3://bucket".into());
     refused(control.apply(&ROOT, set_store("cloud", None, &[("region", "us")])).await, ErrorKind::Unsupported);
     same("careless");

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 
+/// An endpoint behind which everything is once more.
+pub const COPY: &str = "http://127.0.0.1:9/copy";
 /// An endpoint where nothing is of what lies in stores.
 pub const ELSEWHERE: &str = "http://127.0.0.1:9/elsewhere";
 
@@ -280,6 +282,11 @@ impl VolumeWorker for World {
             ..Capabilities::default()
         };
         Ok(Examination { capabilities: Some(capabilities), put_micros: Some(900), get_micros: Some(500) })
+    }
+
+    async fn is_same_place(&self, _old: &StoreSpec, new: &StoreSpec) -> Result<Option<bool>> {
+        self.call("is_same_place", &new.url).await?;
+        Ok(Some(new.settings.get("endpoint").is_none_or(|e| e != COPY)))
     }
 
     async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {

@@ -164,7 +164,7 @@ impl Weather {
             Some(Plant::RowsBeforePack) if is_pack => {
                 return made();
             }
-            Some(Plant::LogCutBeforeRows) if is_meta && location.as_ref().contains(".sst") && opts.mode == PutMode::Create => {
+            Some(Plant::LogCutBeforeRows) if is_meta && location.as_ref().contains("/compacted/") => {
                 return made();
             }
             Some(Plant::DataLeftOut) if is_log => {

@@ -12,13 +12,22 @@ pub struct History {
     stepped: Vec<bool>,
     /// What an operation would have left that was refused, and on which state: its record may have
     /// reached the disk whole before the error, and is then found by the next opening.
-    perhaps: Vec<(usize, Model)>,
+    perhaps: Vec<Refused>,
     /// The last state that was acknowledged.
     pub acknowledged: usize,
     /// The last state of which a sync was acknowledged.
     pub synced: usize,
     /// Whether the last state is of an operation that was not answered.
     pub in_flight: bool,
+}
+
+/// An operation that was refused.
+#[derive(Debug, Clone)]
+struct Refused {
+    on: usize,
+    after: Model,
+    /// The disk took nothing any more, not even the cut of what it had called failed.
+    uncut: bool,
 }
 
 impl History {
@@ -49,9 +58,9 @@ impl History {
         self.stepped.push(in_steps);
     }
 
-    /// An operation was refused and nothing of it shows.
-    pub fn refused(&mut self, after: Model) {
-        self.perhaps.push((self.acknowledged, after));
+    /// An operation was refused and nothing of it shows. `uncut`: nothing could take back what the disk may have of it.
+    pub fn refused(&mut self, after: Model, uncut: bool) {
+        self.perhaps.push(Refused { on: self.acknowledged, after, uncut });
     }
 
     /// An operation failed in part: this is what it left.
@@ -80,8 +89,13 @@ pub fn judge(history: &History, found: &Tree, power: bool) -> Result<usize, Stri
             Some(why) => whys.push(format!("state {n}: {why}")),
         }
     }
-    // A refused operation may show if nothing that counts came after it.
-    let seen = |(on, m): &(usize, Model)| *on >= lo && same_but_for_space(&Tree::of_model(m), found).is_none();
+    // A refused operation may show if nothing came after it; or, where it could not be taken back, if nothing was changed after
+    // it: a question whose answer was that there is no such name changes nothing.
+    let unchanged = |on: usize| {
+        let then = Tree::of_model(&history.states[on]);
+        (on..lo).all(|n| same_but_for_space(&then, &Tree::of_model(&history.states[n + 1])).is_none())
+    };
+    let seen = |r: &Refused| (r.on >= lo || r.uncut && unchanged(r.on)) && same_but_for_space(&Tree::of_model(&r.after), found).is_none();
     if history.perhaps.iter().any(seen) {
         return Ok(history.states.len());
     }

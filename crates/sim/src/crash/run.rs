@@ -210,7 +210,7 @@ impl Cell {
             Err(_) => return Err(format!("after {op:?} was refused reading hangs")),
         };
         if same_but_for_space(&Tree::of_model(&self.model), &found).is_none() {
-            self.history.refused(after);
+            self.history.refused(after, self.world.fails_for_good());
             return Ok(true);
         }
         if same_but_for_space(&Tree::of_model(&after), &found).is_none() {

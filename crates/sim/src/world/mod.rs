@@ -267,6 +267,12 @@ impl World {
         self.shared.lock().hit
     }
 
+    /// Whether nothing can be written any more, not even what takes back a write that failed.
+    pub fn fails_for_good(&self) -> bool {
+        let s = self.shared.lock();
+        s.hit && matches!(s.fault, Some(Fault::FailFrom(..)))
+    }
+
     /// How many steps a rule has bent.
     pub fn bent(&self) -> u64 {
         self.shared.lock().bent

@@ -5,6 +5,7 @@
 //! the caller suffers), [`Record`] (what really reached the store). [`Seal`] is no hook: it changes the bytes both ways,
 //! and goes outside of all of them, so that they see what the store sees.
 
+mod absent;
 mod fault;
 mod guard;
 mod meter;
@@ -12,6 +13,7 @@ mod record;
 mod seal;
 mod swap;
 
+pub use absent::Absent;
 pub use fault::{Damage, Fault, Plan};
 pub use guard::guard;
 pub use meter::{Counts, Meter};

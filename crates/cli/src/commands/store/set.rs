@@ -6,7 +6,8 @@ use orlop_model::{Error, Result, StoreName, StoreSpec, StoreUpdate};
 
 const HELP: &str = "\
 The store is tried out the new way first; if that does not work nothing changes. Its URL stays, and so does the place:
-a change under which the volumes that live there are not found is refused.
+a change under which the volumes that live there are not found is refused, and so is one that leads to a copy of them.
+A copy can be told only while the store is still reached the old way, too.
 
 Volumes that are mounted use the new way at once, without being unmounted. One whose worker is just being replaced
 follows within a minute.
