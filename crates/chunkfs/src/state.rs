@@ -20,6 +20,8 @@ use crate::synced::Synced;
 use crate::types::{BLOCK, FsError, FsResult, Ino, Time};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Contents of one block.
 pub(crate) type Page = Arc<[u8]>;
@@ -119,6 +121,8 @@ pub(crate) struct State {
     pub(crate) written_since_look: u64,
     pub(crate) host_free: u64,
     pub(crate) host_total: u64,
+    /// When it was looked at.
+    pub(crate) looked: Option<Instant>,
     /// Bytes not yet covered by a sync.
     pub(crate) unsynced_bytes: u64,
     /// Why nothing can be changed any more, until the volume is opened again.
@@ -467,20 +471,36 @@ impl State {
         tx.commit().map(|_| ())
     }
 
-    /// Refuses data when the host's disk is about to be full, so that names can still be changed and removed.
-    pub(crate) fn room_for(&mut self, bytes: u64) -> FsResult<()> {
+    /// Refuses data when the host's disk is about to be full, so that names can still be changed and removed. Data that was
+    /// `gathered` may use a half of what is kept for that: somebody was told already that it is written.
+    pub(crate) fn room_for(&mut self, bytes: u64, gathered: bool) -> FsResult<()> {
         const LOOK_EVERY: u64 = 8 << 20;
         self.written_since_look += bytes;
         if self.host_total == 0 || self.written_since_look > LOOK_EVERY || self.host_free < self.floor() + 4 * LOOK_EVERY {
-            let (total, free) = self.disk.space(self.files.dir()).map_err(|e| host_error("asking for free space", &e))?;
-            self.host_total = total;
-            self.host_free = free;
+            self.look()?;
             self.written_since_look = bytes;
         }
-        if self.host_free < self.floor() + self.written_since_look {
+        let floor = if gathered { self.floor() / 2 } else { self.floor() };
+        if self.host_free < floor + self.written_since_look {
             return Err(FsError::NoSpace);
         }
         Ok(())
+    }
+
+    /// Looks how much of the host's disk is free.
+    pub(crate) fn look(&mut self) -> FsResult<()> {
+        let (total, free) = self.disk.space(self.files.dir()).map_err(|e| host_error("asking for free space", &e))?;
+        self.host_total = total;
+        self.host_free = free;
+        self.written_since_look = 0;
+        self.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The same, if it is a while since: others use the disk too.
+    pub(crate) fn look_at_times(&mut self) -> FsResult<()> {
+        const A_WHILE: Duration = Duration::from_secs(1);
+        if self.looked.is_none_or(|at| at.elapsed() >= A_WHILE) { self.look() } else { Ok(()) }
     }
 
     /// The file of a segment that a row refers to. That it has none, or that it is gone, is damage.
@@ -524,5 +544,10 @@ impl State {
     /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.
     pub(crate) fn floor(&self) -> u64 {
         (64 << 20).min(self.host_total / 20)
+    }
+
+    /// Bytes that a kernel which gathers writes may have taken and not sent: as many again.
+    pub(crate) fn gathered(&self) -> u64 {
+        self.floor()
     }
 }

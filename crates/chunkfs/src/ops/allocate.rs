@@ -104,9 +104,8 @@ impl FileSystem {
         if st.quota_blocks.is_some_and(|q| st.sb.used_blocks + holes > q) {
             return Err(FsError::Quota);
         }
-        let (total, free) = st.disk.space(st.files.dir()).map_err(|e| FsError::Io(format!("asking for free space: {e}")))?;
-        st.host_total = total;
-        if holes > 0 && holes.saturating_mul(BLOCK) > free.saturating_sub(st.floor()) {
+        st.look()?;
+        if holes > 0 && holes.saturating_mul(BLOCK) > st.host_free.saturating_sub(st.floor()) {
             return Err(FsError::NoSpace);
         }
         Ok(())

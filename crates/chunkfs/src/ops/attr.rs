@@ -106,10 +106,8 @@ impl FileSystem {
     /// is the store what no store ever filled up. Never waits.
     pub fn statfs(&self) -> FsResult<Statfs> {
         let mut st = self.lock();
-        let (total, free) = st.disk.space(st.files.dir()).map_err(|e| FsError::Io(format!("asking for free space: {e}")))?;
-        st.host_total = total;
-        st.host_free = free;
-        st.written_since_look = 0;
+        st.look()?;
+        let (total, free) = (st.host_total, st.host_free);
         let used = st.sb.used_blocks;
         // What was removed counts as free although its files go a moment later.
         let dead = st.dead_blocks().min((total - free.min(total)) / BLOCK);

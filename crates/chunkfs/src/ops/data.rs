@@ -196,6 +196,15 @@ impl FileSystem {
 
     /// Writes bytes at an offset, growing the file as needed. All of them, or none and an error.
     pub async fn write(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
+        self.write_from(cx, ino, offset, data, false).await
+    }
+
+    /// The same for bytes that a kernel has gathered: that they are written was said already, see [`FileSystem::room_to_gather`].
+    pub async fn write_gathered(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
+        self.write_from(cx, ino, offset, data, true).await
+    }
+
+    async fn write_from(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8], gathered: bool) -> FsResult<usize> {
         if data.is_empty() {
             return Ok(0);
         }
@@ -203,15 +212,15 @@ impl FileSystem {
             return Err(FsError::TooBig);
         }
         self.admit().await?;
-        let first = self.write_once(cx, ino, offset, data).await;
+        let first = self.write_once(cx, ino, offset, data, gathered).await;
         match first {
-            Err(FsError::Quota) if self.free_orphans().await => self.write_once(cx, ino, offset, data).await,
-            Err(FsError::NoSpace) if self.make_room().await => self.write_once(cx, ino, offset, data).await,
+            Err(FsError::Quota) if self.free_orphans().await => self.write_once(cx, ino, offset, data, gathered).await,
+            Err(FsError::NoSpace) if self.make_room().await => self.write_once(cx, ino, offset, data, gathered).await,
             _ => first,
         }
     }
 
-    async fn write_once(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8]) -> FsResult<usize> {
+    async fn write_once(&self, cx: &Caller, ino: Ino, offset: u64, data: &[u8], gathered: bool) -> FsResult<usize> {
         // Whole blocks depend on nothing that is there: their bytes go to the disk side by side with others of the file, and
         // only the record waits for its turn.
         let independent = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(B);
@@ -227,7 +236,7 @@ impl FileSystem {
         }
         let reserved = {
             let mut st = self.lock();
-            st.room_for(data.len() as u64)?;
+            st.room_for(data.len() as u64, gathered)?;
             st.reserve((plan.whole.len() / B) as u32)?
         };
         let done = match write_whole(&plan, &reserved, !self.syncs_go_to_the_store()) {

@@ -8,6 +8,7 @@ mod data;
 mod folder;
 mod remove;
 mod rename;
+mod room;
 mod xattr;
 
 pub(crate) use ahead::Sequences;

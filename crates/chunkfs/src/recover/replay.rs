@@ -280,6 +280,7 @@ impl Shell<'_> {
             written_since_look: 0,
             host_free: 0,
             host_total: 0,
+            looked: None,
             unsynced_bytes: 0,
             broken: None,
             closed: false,

@@ -85,3 +85,44 @@ async fn what_is_removed_on_a_full_disk_can_be_used_again() {
     }
     assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_taken_already_find_the_room_that_was_kept_for_them() {
+    let (w, fs) = World::new().await;
+    fs.close().await.expect("closed");
+    let mut config = w.config();
+    config.host = Arc::new(Small { total: 300 * MIB });
+    let fs = FileSystem::open(config).await.expect("opened");
+    assert!(!fs.is_scarce(100 * MIB) && fs.is_scarce(300 * MIB), "less is free than may have been taken");
+    let kept = fs.gathered_at_most();
+    assert!(kept >= 10 * MIB, "{kept}");
+    let f = fs.mknod(&CX, ROOT_INO, b"big", FileKind::File, 0o644, 0).await.expect("made");
+    let block = vec![7u8; MIB as usize];
+    let mut n = 0;
+    while fs.room_to_gather().await.is_ok() {
+        fs.write_gathered(&CX, f.ino, n * MIB, &block).await.expect("there is room");
+        n += 1;
+    }
+    assert!(n > 200 && fs.is_scarce(0), "{n} MiB");
+    // What a kernel has taken until it was refused.
+    for _ in 0..kept / MIB {
+        fs.write_gathered(&CX, f.ino, n * MIB, &block).await.expect("room was kept");
+        n += 1;
+    }
+    // Nobody else has that room, and it ends too.
+    let mut refused = false;
+    for _ in 0..40 {
+        refused |= fs.write(&CX, f.ino, n * MIB, &block).await == Err(FsError::NoSpace);
+    }
+    assert!(refused);
+    let mut more = 0;
+    while fs.write_gathered(&CX, f.ino, (n + 50 + more) * MIB, &block).await.is_ok() {
+        more += 1;
+        assert!(more < 40);
+    }
+    fs.mkdir(&CX, ROOT_INO, b"names go on", 0o755).await.expect("made");
+    fs.unlink(&CX, ROOT_INO, b"big").await.expect("removed");
+    fs.forget(f.ino, 1);
+    fs.room_to_gather().await.expect("there is room again");
+    fs.close().await.expect("closed");
+}

@@ -275,7 +275,8 @@ async fn everything(sealed: bool) {
     let total = work.len();
     let began = Instant::now();
     let shared = Arc::new((v, expected, image, parking_lot::Mutex::new(work), parking_lot::Mutex::new(Vec::new())));
-    let workers: Vec<_> = (0..3)
+    // Each waits for the lease of a host that is lost.
+    let workers: Vec<_> = (0..if all { 8 } else { 3 })
         .map(|_| {
             let shared = shared.clone();
             std::thread::spawn(move || {

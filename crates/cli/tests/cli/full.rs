@@ -106,6 +106,87 @@ fn a_full_disk_refuses_data_and_loses_none() {
     assert!(began.elapsed() < Duration::from_secs(150), "{:?}", began.elapsed());
 }
 
+/// Nobody syncs, and nobody looks at what a close says: a program learns it from its write or never.
+#[test]
+fn a_full_disk_is_told_to_who_writes_and_not_first_to_who_closes() {
+    if !can_mount("a_full_disk_is_told_to_who_writes_and_not_first_to_who_closes") {
+        return;
+    }
+    let w = small(300);
+    w.run(&["volume", "create", "db"]).ok();
+    assert_eq!(w.json(&["volume", "inspect", "db"])[0]["effective"]["cache"], "fast");
+    let dir = PathBuf::from(w.dir("m"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+
+    // One large file, and small ones beside it by others, until all are told.
+    let large = {
+        let path = dir.join("large");
+        std::thread::spawn(move || {
+            let mut file = File::create(path).expect("created");
+            let mut n = 0;
+            loop {
+                match file.write_all(&content(MIB / 4, n)) {
+                    Ok(()) => n += 1,
+                    Err(e) => return (n, e.kind()),
+                }
+                assert!(n < 4 * 400, "nobody is told");
+            }
+        })
+    };
+    let small: Vec<_> = (0..4)
+        .map(|t| {
+            let dir = dir.clone();
+            std::thread::spawn(move || {
+                let mut done = Vec::new();
+                let kind = loop {
+                    let seed = 5000 + t * 1000 + done.len();
+                    let path = dir.join(format!("small-{t}-{}", done.len()));
+                    match File::create(&path).and_then(|mut f| f.write_all(&content(50_000, seed))) {
+                        Ok(()) => done.push((path, seed)),
+                        Err(e) => break e.kind(),
+                    }
+                    assert!(done.len() < 8000, "nobody is told");
+                };
+                (done, kind)
+            })
+        })
+        .collect();
+    let (pieces, kind) = large.join().expect("no panic");
+    assert_eq!(kind, ErrorKind::StorageFull);
+    let mut files = Vec::new();
+    for one in small {
+        let (done, kind) = one.join().expect("no panic");
+        assert_eq!(kind, ErrorKind::StorageFull);
+        files.extend(done);
+    }
+    let taken = pieces * MIB / 4 + files.len() * 50_000;
+    assert!(taken > 150 * MIB, "only {taken} bytes were taken");
+    // Line by line in a file that is there, and in a new one: what was garbage may have gone meanwhile.
+    for name in ["large", "new"] {
+        let mut file = File::options().create(true).append(true).open(dir.join(name)).expect("names go on");
+        let told = (0..25_000).find_map(|_| file.write_all(&[b'.'; 4096]).err()).expect("told by the write");
+        assert_eq!(told.kind(), ErrorKind::StorageFull, "{name}");
+    }
+
+    // What was taken is there.
+    w.run(&["unmount", "db"]).ok();
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let mut got = Vec::new();
+    File::open(dir.join("large")).and_then(|mut f| f.read_to_end(&mut got)).expect("reads");
+    assert!(got.len() >= pieces * MIB / 4, "{} bytes of {pieces} pieces", got.len());
+    for (n, piece) in got.chunks(MIB / 4).take(pieces).enumerate() {
+        assert!(piece == content(MIB / 4, n), "piece {n} of {pieces} reads otherwise than it was written");
+    }
+    for (path, seed) in &files {
+        assert!(std::fs::read(path).expect("reads") == content(50_000, *seed), "{} reads otherwise than it was written", path.display());
+    }
+    // Room that is made can be used.
+    std::fs::remove_file(dir.join("large")).expect("removed");
+    std::fs::write(dir.join("again"), content(20 * MIB, 9)).expect("there is room again");
+    w.run(&["unmount", "db"]).ok();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+}
+
 #[test]
 fn a_small_disk_before_a_store_holds_nobody_up_for_good() {
     if !can_mount("a_small_disk_before_a_store_holds_nobody_up_for_good") {

@@ -7,6 +7,7 @@
 use super::killed::Watch;
 use super::reply::Reply;
 use super::request::Header;
+use super::scarce::Scarcity;
 use orlop_chunkfs::FileSystem;
 use orlop_model::CacheMode;
 use std::future::Future;
@@ -32,13 +33,14 @@ fn time_to_live(cache: CacheMode) -> Duration {
 pub(crate) struct Adapter {
     pub(super) fs: Arc<FileSystem>,
     pub(super) device: Arc<OwnedFd>,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     /// Every request that is carried on holds a copy; when all are gone, none is left.
     running: mpsc::Sender<()>,
     watch: Arc<Watch>,
     /// What was agreed with the kernel.
     pub(super) cache: CacheMode,
     pub(super) ttl: Duration,
+    pub(super) scarcity: Arc<Scarcity>,
 }
 
 /// Ends when no request is carried on any more.
@@ -64,9 +66,15 @@ pub(super) struct Asked {
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<FileSystem>, device: Arc<OwnedFd>, cache: CacheMode, runtime: Handle) -> (Self, Idle) {
+    pub(crate) fn new(
+        fs: Arc<FileSystem>,
+        device: Arc<OwnedFd>,
+        scarcity: Arc<Scarcity>,
+        cache: CacheMode,
+        runtime: Handle,
+    ) -> (Self, Idle) {
         let (running, idle) = mpsc::channel(1);
-        (Adapter { fs, device, runtime, running, watch: Arc::default(), cache, ttl: time_to_live(cache) }, Idle(idle))
+        (Adapter { fs, device, runtime, running, watch: Arc::default(), cache, ttl: time_to_live(cache), scarcity }, Idle(idle))
     }
 
     /// Runs a request's work, and answers with what comes of it. If the caller is killed before, what comes of it

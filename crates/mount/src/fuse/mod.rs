@@ -11,6 +11,7 @@ mod pages;
 mod reader;
 mod reply;
 mod request;
+mod scarce;
 mod session;
 
 pub use session::{Mounted, mount};

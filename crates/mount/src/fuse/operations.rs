@@ -41,7 +41,8 @@ impl Adapter {
         };
         match operation {
             Operation::Lookup { name } => self.lookup(asked, name),
-            Operation::GetAttr => self.getattr(asked),
+            Operation::GetAttr { open } if open && self.is_fast() => self.getattr_of_open(asked),
+            Operation::GetAttr { .. } => self.getattr(asked),
             Operation::SetAttr(set) => self.setattr(asked, set),
             Operation::ReadLink => self.readlink(asked),
             Operation::Symlink { name, target } => self.symlink(asked, name, target),
@@ -78,7 +79,7 @@ impl Adapter {
     }
 
     /// Whether the kernel gathers writes. It also notes when they came then, and tells the files' times and sizes itself.
-    fn is_fast(&self) -> bool {
+    pub(super) fn is_fast(&self) -> bool {
         self.cache == CacheMode::Fast
     }
 
@@ -88,7 +89,7 @@ impl Adapter {
     }
 
     /// Work whose outcome `send` answers with, an error with its number.
-    fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static>(
         &self,
         asked: Asked,
         what: &'static str,
@@ -150,7 +151,7 @@ impl Adapter {
     }
 
     /// What every operation starts from: the file system, who asks, and the inode.
-    fn of(&self, asked: &Asked) -> (Arc<FileSystem>, Caller, Ino) {
+    pub(super) fn of(&self, asked: &Asked) -> (Arc<FileSystem>, Caller, Ino) {
         (self.fs.clone(), Caller { keeps_times: self.is_fast(), ..asked.header.caller() }, asked.header.node)
     }
 
@@ -175,7 +176,14 @@ impl Adapter {
     fn setattr(&self, asked: Asked, set: SetAttr) {
         let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
-        self.attr(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await });
+        let (this, ttl, sizes) = (self.clone(), self.ttl, set.size.is_some());
+        self.answer(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await }, move |reply, a| {
+            reply.attr(ttl, &a);
+            // Whoever cuts a file is about to write it.
+            if sizes {
+                this.ask_again_if_scarce(&a);
+            }
+        });
     }
 
     fn readlink(&self, asked: Asked) {
@@ -187,7 +195,11 @@ impl Adapter {
         let n = or_refuse!(name(n), asked);
         let kind = or_refuse!(kind_of_mode(mode).ok_or(libc::EINVAL), asked);
         let (fs, cx, parent) = self.of(&asked);
-        self.entry(asked, "mknod", async move { fs.mknod(&cx, parent, &n, kind, mode & 0o7777, rdev).await });
+        let (this, ttl) = (self.clone(), self.ttl);
+        self.tell(asked, "mknod", async move { fs.mknod(&cx, parent, &n, kind, mode & 0o7777, rdev).await }, move |reply, a| {
+            reply.entry(ttl, &a);
+            this.ask_again_if_scarce(&a);
+        });
     }
 
     fn mkdir(&self, asked: Asked, n: &[u8], mode: u32) {
@@ -260,8 +272,15 @@ impl Adapter {
     fn write(&self, asked: Asked, write: Write, data: Bytes) {
         let (fs, cx, ino) = self.of(&asked);
         let cx = writer(cx, &write);
+        let this = self.clone();
         let work = async move {
-            let n = fs.write(&cx, ino, write.offset, &data).await?;
+            let n = if write.gathered {
+                let n = fs.write_gathered(&cx, ino, write.offset, &data).await;
+                this.gathered_came(ino);
+                n?
+            } else {
+                fs.write(&cx, ino, write.offset, &data).await?
+            };
             drop(data);
             // O_SYNC includes the bit of O_DSYNC.
             if write.flags & libc::O_DSYNC != 0 {
@@ -293,7 +312,7 @@ impl Adapter {
 
     fn statfs(&self, asked: Asked) {
         match self.fs.statfs() {
-            Ok(s) => asked.reply.statfs(&s),
+            Ok(s) => asked.reply.statfs(&self.without_gathered(s)),
             Err(e) => asked.reply.error(errno("statfs", asked.header.node, &e)),
         }
     }

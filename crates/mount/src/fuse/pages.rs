@@ -15,6 +15,12 @@ pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) ->
     Ok(())
 }
 
+/// Tells the kernel that the attributes of a file are not to be relied on. Pages stay as they are.
+pub(super) fn forget_attributes(device: &OwnedFd, ino: Ino) -> io::Result<()> {
+    nix::unistd::write(device, &invalidate_notice(ino, -1, 0))?;
+    Ok(())
+}
+
 /// Has the kernel write all it has of these inodes, as far as it holds them. syncfs does not do: it starts the writes
 /// of a FUSE file system, and does not wait for their answers.
 pub(crate) fn write_pages(device: &OwnedFd, inodes: impl Iterator<Item = Ino>) -> io::Result<()> {

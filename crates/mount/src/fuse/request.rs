@@ -75,6 +75,9 @@ pub(super) enum Weight {
 /// Bytes from which on a reading or writing is bulk.
 const BULK: u32 = 32 << 10;
 
+/// In the flags of a question for attributes: the file is open.
+const GETATTR_FH: u32 = 1;
+
 /// A writing, without its bytes: those stay where they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Write {
@@ -84,6 +87,8 @@ pub(super) struct Write {
     pub(super) kill_set_id: bool,
     /// `O_SYNC` and the like, as the file was opened.
     pub(super) flags: i32,
+    /// Whether the kernel has gathered them, and told who wrote them that it was done.
+    pub(super) gathered: bool,
 }
 
 /// What is asked.
@@ -95,7 +100,10 @@ pub(super) enum Operation<'a> {
     Forget {
         inodes: Vec<(Ino, u64)>,
     },
-    GetAttr,
+    GetAttr {
+        /// Of a file that is open. Of a kernel that gathers writes only who is about to write asks so, see the module `scarce`.
+        open: bool,
+    },
     SetAttr(SetAttr),
     ReadLink,
     Symlink {
@@ -253,7 +261,7 @@ impl<'a> Operation<'a> {
                 let inodes = (0..count).map(|_| Some((body.u64()?, body.u64()?))).collect::<Option<_>>()?;
                 Operation::Forget { inodes }
             }
-            opcode::GETATTR => Operation::GetAttr,
+            opcode::GETATTR => Operation::GetAttr { open: body.u32().unwrap_or(0) & GETATTR_FH != 0 },
             opcode::SETATTR => Operation::SetAttr(set_attr(&mut body)?),
             opcode::READLINK => Operation::ReadLink,
             opcode::SYMLINK => Operation::Symlink { name: body.name()?, target: body.name()? },
@@ -328,6 +336,7 @@ impl<'a> Operation<'a> {
 }
 
 fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
+    const GATHERED: u32 = 1;
     const KILL_SET_ID: u32 = 1 << 2;
     body.u64()?;
     let (offset, size, how) = (body.u64()?, body.u32()?, body.u32()?);
@@ -335,7 +344,7 @@ fn write<'a>(body: &mut Body<'a>) -> Option<Operation<'a>> {
     let flags = body.u32()? as i32;
     body.u32()?;
     body.bytes(size as usize)?;
-    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, flags }))
+    Some(Operation::Write(Write { offset, size, kill_set_id: how & KILL_SET_ID != 0, flags, gathered: how & GATHERED != 0 }))
 }
 
 fn set_attr(body: &mut Body<'_>) -> Option<SetAttr> {
@@ -455,7 +464,7 @@ mod tests {
             Operation::Lookup { name },
             Operation::Forget { inodes: vec![(11, 3)] },
             Operation::Forget { inodes: vec![(5, 1), (6, 2)] },
-            Operation::GetAttr,
+            Operation::GetAttr { open: false },
             Operation::SetAttr(set),
             Operation::ReadLink,
             Operation::Symlink { name, target: b"target" },
@@ -466,7 +475,7 @@ mod tests {
             Operation::Rename { name, parent: 9, new: b"new", flags: 1 },
             Operation::Link { ino: 9, name },
             Operation::Read { offset: 8192, size: 65536 },
-            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, flags: 2 }),
+            Operation::Write(Write { offset: 8192, size: 5, kill_set_id: true, flags: 2, gathered: false }),
             Operation::Fsync { datasync: true },
             Operation::SetXattr { name: b"user.a", value: b"value", flags: 1 },
             Operation::GetXattr { name: b"user.a", size: 64 },
@@ -485,7 +494,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_refused_and_what_is_unknown_is_not_spoken() {
-        for whole in examples().iter().filter(|b| b.len() > IN_HEADER && !matches!(read(b), Some(Operation::GetAttr))) {
+        for whole in examples().iter().filter(|b| b.len() > IN_HEADER && !matches!(read(b), Some(Operation::GetAttr { .. }))) {
             for end in 0..whole.len() {
                 assert_eq!(Header::read(&whole[..end]), None, "the length is part of the header");
                 let mut cut = whole[..end].to_vec();

@@ -4,6 +4,7 @@
 use super::adapter::{Adapter, Idle};
 use super::buffer::Pool;
 use super::reader::{Desk, Thread};
+use super::scarce::Scarcity;
 use crate::kernel::init::{Negotiated, Wishes, negotiate};
 use crate::kernel::mount;
 use orlop_chunkfs::FileSystem;
@@ -31,14 +32,20 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Starts to answer. Returns when requests are being read.
-    pub(crate) fn start(fs: Arc<FileSystem>, device: BorrowedFd<'_>, negotiated: &Negotiated, runtime: Handle) -> Result<Self> {
+    /// Starts to answer for what is mounted on `point`. Returns when requests are being read.
+    pub(crate) fn start(
+        fs: Arc<FileSystem>,
+        device: BorrowedFd<'_>,
+        point: &Path,
+        negotiated: &Negotiated,
+        runtime: Handle,
+    ) -> Result<Self> {
         let failed = |what: &str, e: io::Error| Error::internal(format!("starting a FUSE session: {what}: {e}"));
         let device = Arc::new(device.try_clone_to_owned().map_err(|e| failed("copying the device's descriptor", e))?);
         let pool = Arc::new(Pool::default());
         let spare = pool.clone();
         runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs), move || spare.clear()));
-        let (adapter, idle) = Adapter::new(fs, device.clone(), negotiated.cache(), runtime);
+        let (adapter, idle) = Adapter::new(fs, device.clone(), Scarcity::of(point, negotiated.cache()), negotiated.cache(), runtime);
         let desk = Arc::new(Desk::new(device, pool).map_err(|e| failed("setting up the device", e))?);
         let threads = desk.start(move |received| adapter.carry_out(received)).map_err(|e| failed("starting its threads", e))?;
         Ok(Session { threads, idle })
@@ -73,7 +80,7 @@ pub fn mount(fs: Arc<FileSystem>, point: &Path, cache: CacheMode, runtime: Handl
     let device = mount::open_device()?;
     mount::mount_fuse(&device, "orlop", point)?;
     let started = negotiate(device.as_fd(), Wishes { resend: true, cache })
-        .and_then(|negotiated| Session::start(fs, device.as_fd(), &negotiated, runtime.clone()));
+        .and_then(|negotiated| Session::start(fs, device.as_fd(), point, &negotiated, runtime.clone()));
     match started {
         Ok(session) => Ok(Mounted { point: point.to_owned(), session: Some(session), runtime }),
         Err(e) => {

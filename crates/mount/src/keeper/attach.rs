@@ -4,6 +4,7 @@
 use super::Keeper;
 use super::launch::Launched;
 use super::volume::{Slot, Volume};
+use crate::kernel::backing::Backing;
 use crate::kernel::init::{Negotiated, Wishes, negotiate};
 use crate::kernel::mount::{self, Unmounted};
 use crate::kernel::table::{self, Device};
@@ -140,7 +141,7 @@ impl Keeper {
                 if negotiated.cache() != wanted {
                     tracing::warn!(volume = %plan.name, "this kernel cannot do cache={wanted}: it is mounted with cache={}", negotiated.cache());
                 }
-                widen_limits(mounted, negotiated.cache());
+                Backing::of(mounted).set_up(negotiated.cache());
                 Ok((device, negotiated, mounted))
             }
             Err(e) => {
@@ -148,23 +149,6 @@ impl Keeper {
                 Err(e)
             }
         }
-    }
-}
-
-/// A sequential reader has several requests under way, each as long as the protocol allows, instead of 128 KiB. A write-back cache
-/// may hold as much as that of any disk: by default the kernel lets a FUSE file system have one percent of it, and has
-/// writers wait from there on.
-fn widen_limits(mounted: Device, cache: CacheMode) {
-    let set = |what: &str, value: &str| {
-        let path = format!("/sys/class/bdi/{}:{}/{what}", mounted.major, mounted.minor);
-        if let Err(e) = std::fs::write(&path, value) {
-            tracing::debug!("{path}: {e}");
-        }
-    };
-    set("read_ahead_kb", "8192");
-    if cache == CacheMode::Fast {
-        set("strict_limit", "0");
-        set("max_ratio", "100");
     }
 }
 

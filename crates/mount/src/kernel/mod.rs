@@ -2,6 +2,7 @@
 
 pub(crate) mod abi;
 pub(crate) mod asking;
+pub(crate) mod backing;
 pub(crate) mod holders;
 pub(crate) mod init;
 pub(crate) mod mount;

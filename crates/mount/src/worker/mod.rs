@@ -133,7 +133,7 @@ fn start(
     };
     let fs = &opened.fs;
     runtime.spawn(signals.outlive(fs.clone()));
-    let session = Session::start(fs.clone(), device.as_fd(), &negotiated, runtime.handle().clone())?;
+    let session = Session::start(fs.clone(), device.as_fd(), Path::new(&plan.mountpoint), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),
         served: Served { plan: plan.clone(), negotiated },
