@@ -47,4 +47,5 @@ pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
 pub use log::facts::{OwnerFacts, as_if_released, holder_of, owner_of};
 pub use open::{OpenConfig, Remote, format_volume};
+pub use ops::Gathering;
 pub use types::*;

@@ -11,6 +11,7 @@ mod warm;
 use self::blocks::Blocks;
 use self::unlogged::Unlogged;
 use self::upkeep::Upkeep;
+use self::warm::Warming;
 use crate::key::Key;
 use crate::row::Row;
 use crate::ticks::Ticks;
@@ -27,7 +28,7 @@ pub(crate) struct Namespace {
     db: parking_lot::RwLock<Db>,
     /// Absent while the database is closed or being replaced.
     upkeep: parking_lot::Mutex<Option<Upkeep>>,
-    warming: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    warming: parking_lot::Mutex<Option<Warming>>,
     /// Guarded: what its objects do not check themselves is checked around them.
     store: Arc<dyn ObjectStore>,
     blocks: Arc<Blocks>,
@@ -155,7 +156,7 @@ impl Namespace {
 
     /// Reads in the background what finds rows, for a store that is far.
     pub(crate) fn warm(&self) {
-        *self.warming.lock() = Some(tokio::spawn(warm::warm(self.db())));
+        *self.warming.lock() = Some(Warming::start(self.db()));
     }
 
     /// Gives back the memory of what was read. It is read again when it is asked for.
@@ -164,9 +165,7 @@ impl Namespace {
     }
 
     async fn end_upkeep(&self) {
-        if let Some(warming) = self.warming.lock().take() {
-            warming.abort();
-        }
+        drop(self.warming.lock().take());
         let upkeep = self.upkeep.lock().take();
         if let Some(upkeep) = upkeep {
             upkeep.stop().await;

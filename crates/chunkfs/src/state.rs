@@ -546,8 +546,9 @@ impl State {
         (64 << 20).min(self.host_total / 20)
     }
 
-    /// Bytes that a kernel which gathers writes may have taken and not sent: as many again.
+    /// Free bytes of the host that are kept for what a kernel which gathers writes has taken and not sent: 128 MiB, or a tenth of a
+    /// small disk. A byte may take twice its room: in the journal first, then in a segment.
     pub(crate) fn gathered(&self) -> u64 {
-        self.floor()
+        (128 << 20).min(self.host_total / 10)
     }
 }

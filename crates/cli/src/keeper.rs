@@ -15,6 +15,8 @@ pub(crate) fn run(root: &Path) -> Result<u8> {
 /// Log lines go to standard error, which whoever starts keeper and workers points at their log files.
 pub(crate) fn log_to_standard_error() {
     let filter = EnvFilter::try_from_env("ORLOP_LOG").unwrap_or_else(|_| EnvFilter::new("info,slatedb=warn"));
+    // A full disk takes no log: that is no reason to end, and saying so on standard error would panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_ansi(false);
     // Fails only where a log is set up already, which then is the one to use.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).try_init();
+    let _ = log.with_writer(std::io::stderr).try_init();
 }

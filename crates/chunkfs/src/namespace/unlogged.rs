@@ -15,8 +15,9 @@ pub(super) struct Unlogged;
 #[async_trait]
 impl WriterInit for Unlogged {
     async fn fence_and_init(&self, manifest: &mut WriterManifest) -> Result<WriterInitResult, WalError> {
-        // The number stays where earlier openings left it.
-        let log = NoLog { last: manifest.replay_after_wal_id() };
+        // The number stays where earlier versions left it, who fenced a log at each opening: it may not go back.
+        let now = manifest.manifest();
+        let log = NoLog { last: now.replay_after_wal_id().max(now.next_wal_sst_id().saturating_sub(1)) };
         Ok(WriterInitResult { replay_iterator: Box::new(log), wal_writer: Box::new(log) })
     }
 }
@@ -76,5 +77,46 @@ impl WalObserver for NoLog {
 
     fn subscribe(&self, _: WalStatusListener) -> Result<(), WalError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Namespace, guarded, settings};
+    use crate::key::Key;
+    use crate::row::Row;
+    use object_store::memory::InMemory;
+    use slatedb::Db;
+    use slatedb::config::{FlushOptions, FlushType};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    /// As earlier versions opened a namespace: with SlateDB's own log, of which nothing but fences was written.
+    async fn open_as_before(store: &Arc<InMemory>) -> Db {
+        Db::builder("v/meta", guarded(store.clone(), "v")).with_settings(settings()).build().await.expect("opens")
+    }
+
+    async fn fold_and_look(store: &Arc<InMemory>, applied: u64) {
+        let ns = Namespace::open(store.clone(), "v/meta".to_owned()).await.expect("opens");
+        ns.fold(&BTreeMap::new(), &[], applied).await.expect("folds");
+        ns.close().await.expect("closes");
+        let ns = Namespace::open(store.clone(), "v/meta".to_owned()).await.expect("opens");
+        assert_eq!(ns.get(Key::Applied).await.expect("reads"), Some(Row::Applied(applied)));
+        ns.abandon().await;
+    }
+
+    #[tokio::test]
+    async fn a_namespace_of_an_earlier_version_goes_on_here_and_there() {
+        let store = Arc::new(InMemory::new());
+        for life in 0..3u64 {
+            // Opened and closed, with nothing to fold; then with something.
+            open_as_before(&store).await.close().await.expect("closes");
+            fold_and_look(&store, 10 * life + 1).await;
+            let db = open_as_before(&store).await;
+            db.put(Key::Applied.encode(), Row::Applied(10 * life + 2).encode()).await.expect("put");
+            db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.expect("flushes");
+            db.close().await.expect("closes");
+            fold_and_look(&store, 10 * life + 3).await;
+        }
     }
 }

@@ -13,8 +13,23 @@ const MOST: u64 = 6 << 20;
 /// Objects at once.
 const TOGETHER: usize = 8;
 
+/// The task that does it. It ends with its owner.
+pub(super) struct Warming(tokio::task::JoinHandle<()>);
+
+impl Warming {
+    pub(super) fn start(db: Db) -> Warming {
+        Warming(tokio::spawn(warm(db)))
+    }
+}
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Reads filters and indexes of the youngest objects, as many as there is room for. What fails is read when it is needed.
-pub(super) async fn warm(db: Db) {
+async fn warm(db: Db) {
     let manifest = db.manifest();
     let mut bytes = 0;
     let some: Vec<_> = manifest

@@ -105,7 +105,7 @@ impl FileSystem {
             return Err(FsError::Quota);
         }
         st.look()?;
-        if holes > 0 && holes.saturating_mul(BLOCK) > st.host_free.saturating_sub(st.floor()) {
+        if holes > 0 && holes.saturating_mul(BLOCK) > st.host_free.saturating_sub(st.floor() + st.gathered()) {
             return Err(FsError::NoSpace);
         }
         Ok(())

@@ -103,15 +103,17 @@ impl FileSystem {
     }
 
     /// Totals of the volume: the quota if there is one, else what the host's disk could hold, or for a volume whose home
-    /// is the store what no store ever filled up. Never waits.
-    pub fn statfs(&self) -> FsResult<Statfs> {
+    /// is the store what no store ever filled up. `gathered`: of what the host's disk has, without what is kept for a kernel that
+    /// gathers writes. Never waits.
+    pub fn statfs(&self, gathered: bool) -> FsResult<Statfs> {
         let mut st = self.lock();
         st.look()?;
         let (total, free) = (st.host_total, st.host_free);
         let used = st.sb.used_blocks;
         // What was removed counts as free although its files go a moment later.
         let dead = st.dead_blocks().min((total - free.min(total)) / BLOCK);
-        let host_free = free.saturating_sub(st.floor()) / BLOCK + dead;
+        let kept = st.floor() + if gathered { st.gathered() } else { 0 };
+        let host_free = free.saturating_sub(kept) / BLOCK + dead;
         let (blocks, free) = match st.quota_blocks {
             quota if st.outbox.is_some() => {
                 let all = quota.unwrap_or(BOUNDLESS).max(used);

@@ -12,3 +12,4 @@ mod room;
 mod xattr;
 
 pub(crate) use ahead::Sequences;
+pub use room::Gathering;

@@ -1,20 +1,42 @@
 //! Room for what a kernel takes before it asks.
 //!
 //! A kernel that gathers writes takes bytes and sends them later: that the disk is full would be told to whoever closes or
-//! syncs, and few programs look. So on a disk that is nearly full it is made to ask before each write, and is refused while what
-//! it may have taken still finds room. For that, bytes that it sends may use half of what no other data may, and a part that
-//! nobody is promised is kept for them.
+//! syncs, and few programs look. So it is held to a part of what is free, and where that comes to its least it is made to ask before each
+//! write, and is refused while what it may have taken still finds room. For that, bytes that it sends may use half of what
+//! no other data may, and a part that nobody is promised is kept for them.
 
 use crate::fs::FileSystem;
 use crate::types::{FsError, FsResult};
 
+/// What a kernel that gathers writes is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathering {
+    /// Bytes that it may have taken and not sent; no bound if there is more room than it ever takes.
+    pub most: Option<u64>,
+    /// Whether it has to ask before each write.
+    pub asks: bool,
+}
+
+/// Of what is free and may be used, the part that a kernel may have.
+const PART: u64 = 8;
+/// The most that it is held to.
+const LARGEST: u64 = 2 << 30;
+
 impl FileSystem {
-    /// Whether the host's disk is so full that whoever gathers writes has to ask for room: it has less than `taken`, the bytes that
-    /// may have been taken already.
-    pub fn is_scarce(&self, taken: u64) -> bool {
+    /// What a kernel is allowed that by itself would take up to `unbounded` bytes.
+    pub fn gathering(&self, unbounded: u64) -> Gathering {
         let mut st = self.lock();
-        // A disk that cannot be asked is not known to be full.
-        st.look_at_times().is_ok() && st.host_free < st.floor() + st.written_since_look + 4 * st.gathered() + taken
+        // Of a disk that cannot be asked nothing is known: its writes will tell.
+        if st.look_at_times().is_err() {
+            return Gathering { most: None, asks: false };
+        }
+        let (kept, least) = (st.gathered(), st.gathered() / 4);
+        let free = st.host_free.saturating_sub(st.floor() + kept + st.written_since_look);
+        // Twice: while it is told, it may go on taking.
+        if free > unbounded.saturating_mul(2) {
+            return Gathering { most: None, asks: false };
+        }
+        Gathering { most: Some((free / PART).clamp(least, LARGEST.max(least))), asks: free < PART * least }
     }
 
     /// Asks for room for bytes that will be sent later; what nothing refers to is given back before that is refused.
@@ -33,13 +55,5 @@ impl FileSystem {
             }
         }
         Err(FsError::NoSpace)
-    }
-
-    /// Bytes that a kernel may have taken and not sent.
-    pub fn gathered_at_most(&self) -> u64 {
-        let mut st = self.lock();
-        // Of a disk that cannot be asked nothing is known: its writes will tell.
-        let _ = st.look_at_times();
-        st.gathered()
     }
 }

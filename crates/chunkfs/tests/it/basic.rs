@@ -270,9 +270,9 @@ async fn quota_is_exact_and_gives_back() {
     fs.write(&CX, f.ino, 0, &vec![1; 100 * BLOCK as usize]).await.expect("fits");
     assert_eq!(fs.write(&CX, f.ino, 100 * BLOCK, b"x").await, Err(FsError::Quota));
     fs.write(&CX, f.ino, 50 * BLOCK, &[2; 5000]).await.expect("overwriting needs no room");
-    assert_eq!(fs.statfs().expect("asked").free, 0);
+    assert_eq!(fs.statfs(false).expect("asked").free, 0);
     fs.setattr(&CX, f.ino, &SetAttr { size: Some(10 * BLOCK), ..SetAttr::default() }).await.expect("cut");
-    assert_eq!(fs.statfs().expect("asked").free, 90);
+    assert_eq!(fs.statfs(false).expect("asked").free, 90);
     assert_eq!(fs.fallocate(&CX, f.ino, 0, 101 * BLOCK, Allocate::Reserve { keep_size: false }).await, Err(FsError::Quota));
     assert_eq!(fs.usage().used_bytes, 10 * BLOCK);
     assert_eq!(fs.set_quota(Some(9 * BLOCK)), Err(FsError::Quota));

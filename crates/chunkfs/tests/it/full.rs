@@ -1,7 +1,7 @@
 //! A host's disk that is full: data is refused, names are not, and what is removed can be used again at once.
 
 use crate::world::World;
-use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, HostDisk, HostFile, ROOT_INO, RealDisk};
+use orlop_chunkfs::{BLOCK, Caller, FileKind, FileSystem, FsError, Gathering, HostDisk, HostFile, ROOT_INO, RealDisk};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,9 +93,12 @@ async fn bytes_that_were_taken_already_find_the_room_that_was_kept_for_them() {
     let mut config = w.config();
     config.host = Arc::new(Small { total: 300 * MIB });
     let fs = FileSystem::open(config).await.expect("opened");
-    assert!(!fs.is_scarce(100 * MIB) && fs.is_scarce(300 * MIB), "less is free than may have been taken");
-    let kept = fs.gathered_at_most();
-    assert!(kept >= 10 * MIB, "{kept}");
+    assert_eq!(fs.gathering(100 * MIB), Gathering { most: None, asks: false }, "more is free than it would take");
+    let held = fs.gathering(300 * MIB);
+    assert!(!held.asks && held.most.is_some_and(|most| most > 15 * MIB && most < 40 * MIB), "{held:?}");
+    let shown = [fs.statfs(false), fs.statfs(true)].map(|s| s.expect("asked").free * BLOCK);
+    let kept = shown[0] - shown[1];
+    assert!((20 * MIB..31 * MIB).contains(&kept), "{kept}");
     let f = fs.mknod(&CX, ROOT_INO, b"big", FileKind::File, 0o644, 0).await.expect("made");
     let block = vec![7u8; MIB as usize];
     let mut n = 0;
@@ -103,7 +106,8 @@ async fn bytes_that_were_taken_already_find_the_room_that_was_kept_for_them() {
         fs.write_gathered(&CX, f.ino, n * MIB, &block).await.expect("there is room");
         n += 1;
     }
-    assert!(n > 200 && fs.is_scarce(0), "{n} MiB");
+    let held = fs.gathering(300 * MIB);
+    assert!(n > 180 && held.asks && held.most == Some(kept / 4), "{n} MiB, {held:?}");
     // What a kernel has taken until it was refused.
     for _ in 0..kept / MIB {
         fs.write_gathered(&CX, f.ino, n * MIB, &block).await.expect("room was kept");

@@ -324,7 +324,7 @@ async fn an_outage_ends_as_its_policy_says_and_heals() {
         // What is here is served without the store.
         let began = Instant::now();
         assert_eq!(fs.read(ino, 0, 100).await.expect("cached"), "during");
-        fs.statfs().expect("statfs");
+        fs.statfs(false).expect("statfs");
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         let written = fs.write(&CX, ino, 0, b"DURING").await;
         match policy {

@@ -22,9 +22,11 @@ pub(crate) fn start(path: &Path, also_stderr: bool) -> Result<()> {
         let _ = std::fs::rename(path, path.with_extension("log.1"));
     }
     let file: File = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|e| Error::io(path.display(), &e))?;
+    // A log that cannot be written, on a full disk, is no reason to end: the fallback to standard error panics where that fails too.
     let filter = EnvFilter::try_from_env("ORLOP_LOG").unwrap_or_else(|_| EnvFilter::new("info,slatedb=warn"));
-    let to_file = fmt::layer().with_ansi(false).with_target(false).with_writer(Arc::new(file));
-    let to_stderr = also_stderr.then(|| fmt::layer().with_ansi(false).with_target(false).with_writer(std::io::stderr));
+    let to_file = fmt::layer().log_internal_errors(false).with_ansi(false).with_target(false).with_writer(Arc::new(file));
+    let to_stderr =
+        also_stderr.then(|| fmt::layer().log_internal_errors(false).with_ansi(false).with_target(false).with_writer(std::io::stderr));
     // Only a second call in one process could fail, and then logging is on already.
     let _ = tracing_subscriber::registry().with(filter).with(to_file).with(to_stderr).try_init();
     let hook = std::panic::take_hook();

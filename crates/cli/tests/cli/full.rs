@@ -97,6 +97,19 @@ fn a_full_disk_refuses_data_and_loses_none() {
     all_there(&files);
     // Names go on, and removing does.
     std::fs::create_dir(dir.join("a folder")).expect("a name");
+    // With no byte left, not even for the log, nobody ends.
+    let ballast = w.root.join("ballast");
+    let mut file = File::create(&ballast).expect("created");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let workers = || w.json(&["status"])["keeper"]["workers"].clone();
+    let before = workers();
+    for n in 0..300 {
+        let _ = std::fs::write(dir.join(format!("refused-{n}")), content(MIB, n));
+    }
+    all_there(&files);
+    assert_eq!(workers(), before);
+    drop(file);
+    std::fs::remove_file(ballast).expect("removed");
     let mut files = files;
     for path in files.keys().take(40).cloned().collect::<Vec<_>>() {
         std::fs::remove_file(&path).expect("removed");
@@ -161,25 +174,59 @@ fn a_full_disk_is_told_to_who_writes_and_not_first_to_who_closes() {
     }
     let taken = pieces * MIB / 4 + files.len() * 50_000;
     assert!(taken > 150 * MIB, "only {taken} bytes were taken");
-    // Line by line in a file that is there, and in a new one: what was garbage may have gone meanwhile.
-    for name in ["large", "new"] {
+    // Line by line in a file that is there, and in a new one: what was garbage may have gone meanwhile. One looks at it each time.
+    let append = |name: &str, looks: bool| {
         let mut file = File::options().create(true).append(true).open(dir.join(name)).expect("names go on");
-        let told = (0..25_000).find_map(|_| file.write_all(&[b'.'; 4096]).err()).expect("told by the write");
+        let mut write = || {
+            if looks {
+                file.metadata()?;
+            }
+            file.write_all(&[b'.'; 4096])
+        };
+        let told = (0..25_000).find_map(|_| write().err()).expect("told by the write");
         assert_eq!(told.kind(), ErrorKind::StorageFull, "{name}");
+    };
+    append("large", false);
+    append("new", true);
+    // Whoever reads is not refused, nor whoever copies away, though the kernel knows nothing of the files any more.
+    drop_caches();
+    let copy = w.path("copied");
+    for (path, seed) in files.iter().step_by(10) {
+        assert!(std::fs::read(path).expect("reads") == content(50_000, *seed));
+        assert_eq!(std::fs::copy(path, &copy).expect("copied away"), 50_000);
+        let said = Command::new("tail").args(["-c", "10"]).arg(path).output().expect("tail runs");
+        assert!(said.status.success() && said.stdout.len() == 10, "{said:?}");
     }
+    let pid = w.json(&["status"])["keeper"]["workers"][0]["pid"].as_i64().expect("a worker");
+    crate::world::kill(i32::try_from(pid).expect("a process"));
+    append("large", true);
+    append("new", false);
 
     // What was taken is there.
     w.run(&["unmount", "db"]).ok();
     w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    append("new", false);
     let mut got = Vec::new();
     File::open(dir.join("large")).and_then(|mut f| f.read_to_end(&mut got)).expect("reads");
     assert!(got.len() >= pieces * MIB / 4, "{} bytes of {pieces} pieces", got.len());
     for (n, piece) in got.chunks(MIB / 4).take(pieces).enumerate() {
         assert!(piece == content(MIB / 4, n), "piece {n} of {pieces} reads otherwise than it was written");
     }
-    for (path, seed) in &files {
-        assert!(std::fs::read(path).expect("reads") == content(50_000, *seed), "{} reads otherwise than it was written", path.display());
-    }
+    let differing: Vec<String> = files
+        .iter()
+        .filter_map(|(path, seed)| {
+            let (got, want) = (std::fs::read(path).expect("reads"), content(50_000, *seed));
+            let at = got.iter().zip(&want).position(|(a, b)| a != b);
+            (got != want).then(|| format!("{}: {} bytes, another at {at:?}, {:?}", path.display(), got.len(), at.map(|at| got[at])))
+        })
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{} of {} read otherwise than they were written:\n{}",
+        differing.len(),
+        files.len(),
+        differing.join("\n")
+    );
     // Room that is made can be used.
     std::fs::remove_file(dir.join("large")).expect("removed");
     std::fs::write(dir.join("again"), content(20 * MIB, 9)).expect("there is room again");

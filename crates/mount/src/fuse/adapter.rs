@@ -33,7 +33,7 @@ fn time_to_live(cache: CacheMode) -> Duration {
 pub(crate) struct Adapter {
     pub(super) fs: Arc<FileSystem>,
     pub(super) device: Arc<OwnedFd>,
-    pub(super) runtime: Handle,
+    runtime: Handle,
     /// Every request that is carried on holds a copy; when all are gone, none is left.
     running: mpsc::Sender<()>,
     watch: Arc<Watch>,

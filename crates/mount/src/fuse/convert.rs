@@ -2,6 +2,8 @@
 
 use super::reply::Errno;
 use orlop_chunkfs::{FileKind, FsError};
+use parking_lot::Mutex;
+use std::time::{Duration, Instant};
 
 /// What mknod is to make; `None` for what it may not.
 pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
@@ -15,11 +17,27 @@ pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
     }
 }
 
+/// How often it is said that there is no room, or that nothing may be changed: each write meets it, and the log lies on that disk.
+const NEWS_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether that was not said of late.
+fn is_news() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock();
+    let is_news = last.is_none_or(|at| at.elapsed() >= NEWS_EVERY);
+    if is_news {
+        *last = Some(Instant::now());
+    }
+    is_news
+}
+
 /// The number that the kernel is told. What nobody can react to is said in the log, with its cause.
 pub(super) fn errno(what: &'static str, ino: u64, error: &FsError) -> Errno {
     match error {
         FsError::Corrupt(_) | FsError::Fenced(_) | FsError::Io(_) => tracing::error!("{what} on inode {ino}: {error}"),
-        FsError::ReadOnly(_) | FsError::NoSpace => tracing::warn!("{what} on inode {ino}: {error}"),
+        FsError::ReadOnly(_) | FsError::NoSpace if is_news() => {
+            tracing::warn!("{what} on inode {ino}: {error} (said at most every {} s)", NEWS_EVERY.as_secs());
+        }
         _ => tracing::trace!("{what} on inode {ino}: {error}"),
     }
     error.errno()

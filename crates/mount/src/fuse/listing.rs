@@ -1,9 +1,8 @@
 //! Reading a folder: as many entries as the kernel has room for, and what it was told of with them.
 
-use super::reply::Listing;
+use super::reply::{Known, Listing};
 use orlop_chunkfs::{FileKind, FileSystem, FsError, FsResult, Ino};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// "." and ".." come before the entries of a folder, whose own cookies are shifted by as much.
 const DOTS: u64 = 2;
@@ -45,14 +44,14 @@ impl Drop for Told {
     }
 }
 
-/// Entries from `offset` on, with their attributes if the kernel is to know those for a time. For "." and ".." it takes no
+/// Entries from `offset` on, with their attributes if the kernel is to know them. For "." and ".." it takes no
 /// reference, whatever it is told.
-pub(super) async fn fill(told: &mut Told, ino: Ino, offset: u64, known: Option<Duration>, listing: &mut Listing) -> FsResult<()> {
+pub(super) async fn fill(told: &mut Told, ino: Ino, offset: u64, known: Option<Known>, listing: &mut Listing) -> FsResult<()> {
     let fs = told.fs.clone();
     for (cookie, name) in [(1, &b"."[..]), (DOTS, b"..")].into_iter().filter(|(cookie, _)| *cookie > offset) {
         let dot = if cookie == DOTS { fs.parent_of(ino).await? } else { ino };
         let found_room = match known {
-            Some(ttl) => listing.add_with(ttl, &fs.getattr(dot).await?, cookie, name),
+            Some(known) => listing.add_with(known, &fs.getattr(dot).await?, cookie, name),
             None => listing.add(dot, cookie, FileKind::Directory, name),
         };
         if !found_room {
@@ -66,8 +65,8 @@ pub(super) async fn fill(told: &mut Told, ino: Ino, offset: u64, known: Option<D
         for e in entries {
             cookie = e.cookie;
             let found_room = match known {
-                Some(ttl) => match fs.lookup(ino, &e.name).await {
-                    Ok(a) => told.add(listing.add_with(ttl, &a, e.cookie + DOTS, &e.name), a.ino),
+                Some(known) => match fs.lookup(ino, &e.name).await {
+                    Ok(a) => told.add(listing.add_with(known, &a, e.cookie + DOTS, &e.name), a.ino),
                     // Removed between the reading and the lookup.
                     Err(FsError::NotFound) => continue,
                     Err(e) => return Err(e),

@@ -5,10 +5,10 @@ use super::convert::{attribute_name, errno, kind_of_mode, name};
 use super::listing::{Told, fill};
 use super::pages::invalidate;
 use super::reader::Received;
-use super::reply::{KEEP_CACHE, Listing, Reply};
+use super::reply::{KEEP_CACHE, Known, Listing, Reply};
 use super::request::{Operation, WRITE_DATA, Write};
 use bytes::Bytes;
-use orlop_chunkfs::{Allocate, Attr, Caller, FileSystem, FsError, FsResult, Ino, RenameMode, Seek, SetAttr, XattrMode};
+use orlop_chunkfs::{Allocate, Attr, Caller, FileKind, FileSystem, FsError, FsResult, Ino, RenameMode, Seek, SetAttr, XattrMode};
 use orlop_model::CacheMode;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -83,6 +83,11 @@ impl Adapter {
         self.cache == CacheMode::Fast
     }
 
+    /// How long what is told of an inode may be kept.
+    fn known(&self, kind: FileKind) -> Known {
+        Known { name: self.ttl, attributes: self.attributes_for(kind) }
+    }
+
     /// A request that may change a size. A kernel that keeps sizes itself takes one that was given up for not done, for good.
     fn whose_end_counts(&self, asked: Asked) -> Asked {
         Asked { to_its_end: self.is_fast(), ..asked }
@@ -137,17 +142,12 @@ impl Adapter {
     }
 
     fn entry(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
-        let ttl = self.ttl;
-        self.tell(asked, what, work, move |reply, a| reply.entry(ttl, &a));
+        let this = self.clone();
+        self.tell(asked, what, work, move |reply, a| reply.entry(this.known(a.kind), &a));
     }
 
     fn empty(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<()>> + Send + 'static) {
         self.answer(asked, what, work, |reply, ()| reply.ok());
-    }
-
-    fn attr(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
-        let ttl = self.ttl;
-        self.answer(asked, what, work, move |reply, a| reply.attr(ttl, &a));
     }
 
     /// What every operation starts from: the file system, who asks, and the inode.
@@ -158,9 +158,9 @@ impl Adapter {
     fn lookup(&self, asked: Asked, n: &[u8]) {
         let n = or_refuse!(name(n), asked);
         let (fs, _, parent) = self.of(&asked);
-        let (ttl, is_fast) = (self.ttl, self.is_fast());
+        let (ttl, is_fast, this) = (self.ttl, self.is_fast(), self.clone());
         let answer = move |reply: Reply, result: FsResult<Attr>| match result {
-            Ok(a) => reply.entry(ttl, &a),
+            Ok(a) => reply.entry(this.known(a.kind), &a),
             // That a name is not there may be kept like any other answer.
             Err(FsError::NotFound) if is_fast => reply.no_entry(ttl),
             Err(e) => reply.error(errno("lookup", parent, &e)),
@@ -170,20 +170,16 @@ impl Adapter {
 
     fn getattr(&self, asked: Asked) {
         let (fs, _, ino) = self.of(&asked);
-        self.attr(asked, "getattr", async move { fs.getattr(ino).await });
+        let this = self.clone();
+        self.answer(asked, "getattr", async move { fs.getattr(ino).await }, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
     }
 
     fn setattr(&self, asked: Asked, set: SetAttr) {
         let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
-        let (this, ttl, sizes) = (self.clone(), self.ttl, set.size.is_some());
-        self.answer(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await }, move |reply, a| {
-            reply.attr(ttl, &a);
-            // Whoever cuts a file is about to write it.
-            if sizes {
-                this.ask_again_if_scarce(&a);
-            }
-        });
+        let this = self.clone();
+        let work = async move { fs.setattr(&cx, ino, &set).await };
+        self.answer(asked, "setattr", work, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
     }
 
     fn readlink(&self, asked: Asked) {
@@ -195,11 +191,7 @@ impl Adapter {
         let n = or_refuse!(name(n), asked);
         let kind = or_refuse!(kind_of_mode(mode).ok_or(libc::EINVAL), asked);
         let (fs, cx, parent) = self.of(&asked);
-        let (this, ttl) = (self.clone(), self.ttl);
-        self.tell(asked, "mknod", async move { fs.mknod(&cx, parent, &n, kind, mode & 0o7777, rdev).await }, move |reply, a| {
-            reply.entry(ttl, &a);
-            this.ask_again_if_scarce(&a);
-        });
+        self.entry(asked, "mknod", async move { fs.mknod(&cx, parent, &n, kind, mode & 0o7777, rdev).await });
     }
 
     fn mkdir(&self, asked: Asked, n: &[u8], mode: u32) {
@@ -298,7 +290,7 @@ impl Adapter {
 
     fn readdir(&self, asked: Asked, offset: u64, size: u32, plus: bool) {
         let (fs, _, ino) = self.of(&asked);
-        let (what, known) = if plus { ("readdirplus", Some(self.ttl)) } else { ("readdir", None) };
+        let (what, known) = if plus { ("readdirplus", Some(self.known(FileKind::File))) } else { ("readdir", None) };
         let work = async move {
             let (mut told, mut listing) = (Told::nothing(fs), Listing::new(size));
             let filled = fill(&mut told, ino, offset, known, &mut listing).await;
@@ -311,8 +303,8 @@ impl Adapter {
     }
 
     fn statfs(&self, asked: Asked) {
-        match self.fs.statfs() {
-            Ok(s) => asked.reply.statfs(&self.without_gathered(s)),
+        match self.fs.statfs(self.is_fast()) {
+            Ok(s) => asked.reply.statfs(&s),
             Err(e) => asked.reply.error(errno("statfs", asked.header.node, &e)),
         }
     }

@@ -59,8 +59,24 @@ impl Out {
     }
 
     /// An inode that the kernel is told of. Inode numbers are never used again, so one generation is enough.
-    fn entry(&mut self, ttl: Duration, a: &Attr) -> &mut Self {
-        self.u64(a.ino).u64(0).u64(ttl.as_secs()).u64(ttl.as_secs()).u32(ttl.subsec_nanos()).u32(ttl.subsec_nanos()).attr(a)
+    fn entry(&mut self, known: Known, a: &Attr) -> &mut Self {
+        let Known { name, attributes } = known;
+        self.u64(a.ino).u64(0).u64(name.as_secs()).u64(attributes.as_secs());
+        self.u32(name.subsec_nanos()).u32(attributes.subsec_nanos()).attr(a)
+    }
+}
+
+/// How long the kernel may keep what it is told of an inode.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// That the name is its.
+    pub(super) name: Duration,
+    pub(super) attributes: Duration,
+}
+
+impl Known {
+    pub(super) fn both(ttl: Duration) -> Known {
+        Known { name: ttl, attributes: ttl }
     }
 }
 
@@ -120,15 +136,15 @@ impl Reply {
     }
 
     /// Tells the kernel of an inode.
-    pub(super) fn entry(self, ttl: Duration, a: &Attr) {
+    pub(super) fn entry(self, known: Known, a: &Attr) {
         let mut out = Out::new(ENTRY);
-        out.entry(ttl, a);
+        out.entry(known, a);
         self.send(out, &[]);
     }
 
     /// There is no such name, which the kernel may remember.
     pub(super) fn no_entry(self, ttl: Duration) {
-        self.entry(ttl, &Attr::BLANK);
+        self.entry(Known::both(ttl), &Attr::BLANK);
     }
 
     /// Attributes.
@@ -148,7 +164,7 @@ impl Reply {
     /// A file that was made and opened.
     pub(super) fn created(self, ttl: Duration, a: &Attr) {
         let mut out = Out::new(ENTRY + 16);
-        out.entry(ttl, a).u64(0).u32(KEEP_CACHE).u32(0);
+        out.entry(Known::both(ttl), a).u64(0).u32(KEEP_CACHE).u32(0);
         self.send(out, &[]);
     }
 
@@ -238,10 +254,10 @@ impl Listing {
     }
 
     /// The same with its attributes; if it found room, the kernel is told of the inode.
-    pub(super) fn add_with(&mut self, ttl: Duration, a: &Attr, cookie: u64, name: &[u8]) -> bool {
+    pub(super) fn add_with(&mut self, known: Known, a: &Attr, cookie: u64, name: &[u8]) -> bool {
         let fits = self.has_room(ENTRY + DIRENT, name);
         if fits {
-            self.out.entry(ttl, a);
+            self.out.entry(known, a);
             self.dirent(a.ino, cookie, a.kind, name);
         }
         fits
@@ -289,7 +305,7 @@ mod tests {
     #[test]
     fn an_inode_has_its_fields_where_the_kernel_looks() {
         let ttl = Duration::new(5, 6);
-        let bytes = sent(|r| r.entry(ttl, &A));
+        let bytes = sent(|r| r.entry(Known::both(ttl), &A));
         assert_eq!(bytes.len(), 16 + 128);
         let body = &bytes[16..];
         assert_eq!((u64_at(body, 0), u64_at(body, 8), u64_at(body, 16), u64_at(body, 24)), (7, 0, 5, 5));
@@ -340,8 +356,8 @@ mod tests {
         assert!(listing.add(5, 9, FileKind::File, b"eight by"));
         assert_eq!(listing.bytes().len(), 64);
         let mut with = Listing::new(160);
-        assert!(with.add_with(Duration::ZERO, &A, 3, b"x"));
-        assert!(!with.add_with(Duration::ZERO, &A, 4, b"y"));
+        assert!(with.add_with(Known::both(Duration::ZERO), &A, 3, b"x"));
+        assert!(!with.add_with(Known::both(Duration::ZERO), &A, 4, b"y"));
         assert_eq!((with.bytes().len(), u64_at(with.bytes(), 128), u32_at(with.bytes(), 148)), (160, 7, 4));
     }
 }

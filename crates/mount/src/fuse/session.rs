@@ -45,7 +45,8 @@ impl Session {
         let pool = Arc::new(Pool::default());
         let spare = pool.clone();
         runtime.spawn(crate::process::rest_when_quiet(Arc::downgrade(&fs), move || spare.clear()));
-        let (adapter, idle) = Adapter::new(fs, device.clone(), Scarcity::of(point, negotiated.cache()), negotiated.cache(), runtime);
+        let scarcity = Scarcity::start(&fs, &device, point, negotiated.cache(), &runtime);
+        let (adapter, idle) = Adapter::new(fs, device.clone(), scarcity, negotiated.cache(), runtime);
         let desk = Arc::new(Desk::new(device, pool).map_err(|e| failed("setting up the device", e))?);
         let threads = desk.start(move |received| adapter.carry_out(received)).map_err(|e| failed("starting its threads", e))?;
         Ok(Session { threads, idle })

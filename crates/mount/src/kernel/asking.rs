@@ -34,7 +34,8 @@ pub(crate) fn ask<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'stat
     ask_within(PATIENCE, question)
 }
 
-fn ask_within<T: Send + 'static>(limit: Duration, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// The same, with a limit of its own.
+pub(crate) fn ask_within<T: Send + 'static>(limit: Duration, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let open = Open::new()?;
     within(limit, "asking", move || {
         let _open = open;
