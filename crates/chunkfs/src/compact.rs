@@ -46,7 +46,7 @@ impl FileSystem {
         let st = self.lock();
         let (_, free) = st.disk.space(st.files.dir()).ok()?;
         let current = st.current.as_ref().map(|c| c.segment);
-        let most = (u64::from(st.segment_blocks) * 15 / 16).min(free / BLOCK);
+        let most = (u64::from(st.segment_blocks) * 15 / 16).min(free.saturating_sub(st.last_room()) / BLOCK);
         let sealed = st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0 && s.live <= most);
         sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
     }
@@ -95,10 +95,10 @@ impl FileSystem {
     async fn move_run(&self, ino: Ino, chunk: u64, run: &Run) -> FsResult<()> {
         let (source, packs, reserved) = {
             let mut st = self.lock();
-            // Not asked for room: what moves gives back more than it takes, and is wanted most when room is short.
             if !st.segments.contains_key(&run.segment) {
                 return Ok(());
             }
+            st.room_to_move(u64::from(run.len) * BLOCK)?;
             (st.source(run.segment)?, st.copies.packs.clone(), st.reserve(u32::from(run.len))?)
         };
         let mut buffer = vec![0; usize::from(run.len) * B];

@@ -39,6 +39,8 @@ const SYNC_ATTEMPTS: usize = 10;
 
 /// How long closing a volume waits for its store.
 const CLOSE_WITHIN: Duration = Duration::from_secs(60);
+/// The same on this host's disk, which takes it at once unless it is full.
+const FOLD_WITHIN: Duration = Duration::from_secs(20);
 
 /// Stands in a volume's folder after a sync failed, until what was read since is written anew.
 pub(crate) const FAILED_SYNC: &str = "failed-sync";
@@ -486,12 +488,21 @@ impl FileSystem {
     /// Makes everything durable, moves it into the namespace and lets go of the volume. Later calls fail.
     ///
     /// When the store is away this ends after a while all the same: what was not sent stays in the journal on this host,
-    /// and the owner record goes on to say whose the volume is.
+    /// and the owner record goes on to say whose the volume is. So it does on a disk that has no room to fold anything: all is in the
+    /// journal, and durable there.
     pub async fn close(&self) -> FsResult<()> {
         self.reap_queued().await;
         let broken = self.lock().broken.clone();
+        let mut unfolded = false;
         let result = match (broken, &self.shipping) {
-            (None, None) => self.fold().await,
+            (None, None) => match tokio::time::timeout(FOLD_WITHIN, self.fold()).await {
+                Ok(done) => done,
+                Err(_) => {
+                    tracing::warn!("the store's disk did not take what was to be folded in time; the journal keeps it");
+                    unfolded = true;
+                    self.sync_all().await
+                }
+            },
             (None, Some(_)) => match tokio::time::timeout(CLOSE_WITHIN, self.fold()).await {
                 Ok(done) => done,
                 Err(_) => Err(FsError::Io(format!("the store did not take {} bytes in time; they stay on this host", self.unsent_bytes()))),
@@ -503,6 +514,7 @@ impl FileSystem {
         let closed = match (&result, &self.shipping) {
             // A database that cannot reach its store would wait for it.
             (Err(_), Some(_)) => Ok(()),
+            _ if unfolded => Ok(()),
             _ => self.ns.close().await,
         };
         let released = match (&result, &closed, &self.shipping) {

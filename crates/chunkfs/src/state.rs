@@ -481,10 +481,32 @@ impl State {
             self.written_since_look = bytes;
         }
         let floor = if gathered { self.floor() / 2 } else { self.floor() };
-        if self.host_free < floor + self.written_since_look {
+        if self.host_free < floor + self.written_since_look + self.owed() {
             return Err(FsError::NoSpace);
         }
         Ok(())
+    }
+
+    /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it
+    /// back, which needs room itself.
+    pub(crate) fn room_to_move(&mut self, bytes: u64) -> FsResult<()> {
+        const LOOK_EVERY: u64 = 1 << 20;
+        self.written_since_look += bytes;
+        if self.host_total == 0 || self.written_since_look > LOOK_EVERY {
+            self.look()?;
+            self.written_since_look = bytes;
+        }
+        if self.host_free < self.written_since_look + self.last_room() { Err(FsError::NoSpace) } else { Ok(()) }
+    }
+
+    /// Bytes that no data takes, not even to give back more: a fold of what there is needs them.
+    pub(crate) fn last_room(&self) -> u64 {
+        self.floor() / 4 + self.owed()
+    }
+
+    /// Bytes that will need room on the host's disk once more: what is only in the journal, and rows that are not folded.
+    pub(crate) fn owed(&self) -> u64 {
+        self.dirty.len() as u64 * BLOCK + self.overlay_weight as u64
     }
 
     /// Looks how much of the host's disk is free.

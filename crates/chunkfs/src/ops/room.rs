@@ -31,7 +31,7 @@ impl FileSystem {
             return Gathering { most: None, asks: false };
         }
         let (kept, least) = (st.gathered(), st.gathered() / 4);
-        let free = st.host_free.saturating_sub(st.floor() + kept + st.written_since_look);
+        let free = st.host_free.saturating_sub(st.floor() + kept + st.written_since_look + st.owed());
         // Twice: while it is told, it may go on taking.
         if free > unbounded.saturating_mul(2) {
             return Gathering { most: None, asks: false };
@@ -45,7 +45,7 @@ impl FileSystem {
             let enough = {
                 let mut st = self.lock();
                 st.look()?;
-                st.host_free >= st.floor() + st.gathered()
+                st.host_free >= st.floor() + st.gathered() + st.owed()
             };
             if enough {
                 return Ok(());
