@@ -19,6 +19,8 @@ pub struct Gathering {
 
 /// Of what is free and may be used, the part that a kernel may have.
 const PART: u64 = 8;
+/// How often room is made before there is none.
+const ATTEMPTS: usize = 4;
 /// The most that it is held to.
 const LARGEST: u64 = 2 << 30;
 
@@ -41,16 +43,17 @@ impl FileSystem {
 
     /// Asks for room for bytes that will be sent later; what nothing refers to is given back before that is refused.
     pub async fn room_to_gather(&self) -> FsResult<()> {
-        for again in [true, false] {
-            let enough = {
+        for _ in 0..ATTEMPTS {
+            let (enough, folding) = {
                 let mut st = self.lock();
                 st.look()?;
-                st.host_free >= st.floor() + st.gathered() + st.owed()
+                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.folding.is_some())
             };
             if enough {
                 return Ok(());
             }
-            if !again || !self.make_room().await {
+            // A fold under way may be giving back what somebody removed just now.
+            if !self.make_room().await && !(folding && self.fold().await.is_ok()) {
                 break;
             }
         }
