@@ -229,7 +229,13 @@ fn a_full_disk_is_told_to_who_writes_and_not_first_to_who_closes() {
     );
     // Room that is made can be used.
     std::fs::remove_file(dir.join("large")).expect("removed");
-    std::fs::write(dir.join("again"), content(20 * MIB, 9)).expect("there is room again");
+    // Nearly always at once; in a few of a hundred runs the first write comes before the last of it is given back.
+    let again = || std::fs::write(dir.join("again"), content(20 * MIB, 9));
+    let since = Instant::now();
+    while let Err(e) = again() {
+        assert!(e.kind() == ErrorKind::StorageFull && since.elapsed() < Duration::from_secs(5), "there is room again: {e}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     w.run(&["unmount", "db"]).ok();
     assert_eq!(w.json(&["check", "db"])["clean"], true);
 }
