@@ -26,8 +26,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How often the kernel is told anew what it is held to: it keeps that as a part of the memory that is free just then.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How long it may take to see what a thread does.
+/// How long it may take to see what a thread does, and how often it is looked at that runs still.
 const LOOK_AT_MOST: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 50;
 /// How often the disk is looked at when nothing is written, held and not held: others use it too.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How much the kernel may take, and who asks.
@@ -154,7 +155,16 @@ fn is_reading(pid: u32, ino: Ino) -> bool {
         libc::SYS_mmap,
         libc::SYS_execve,
     ];
-    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let look = || std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut call = look();
+    // It has asked and is not asleep yet.
+    for _ in 0..LOOKS {
+        if !call.starts_with("running") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        call = look();
+    }
     let mut words = call.split_ascii_whitespace();
     let Some(number) = words.next().and_then(|word| word.parse::<libc::c_long>().ok()) else { return false };
     // Those that move bytes from one file to another, and which of their arguments names the other.
