@@ -43,10 +43,10 @@ impl FileSystem {
 
     /// The segment of which least is referred to, if a sixteenth of it is garbage and the host has room to move the rest.
     pub(crate) fn emptiest(&self) -> Option<u64> {
-        let st = self.lock();
-        let (_, free) = st.disk.space(st.files.dir()).ok()?;
+        let mut st = self.lock();
+        st.look().ok()?;
         let current = st.current.as_ref().map(|c| c.segment);
-        let most = (u64::from(st.segment_blocks) * 15 / 16).min(free.saturating_sub(st.last_room()) / BLOCK);
+        let most = (u64::from(st.segment_blocks) * 15 / 16).min(st.host_free.saturating_sub(st.last_room()) / BLOCK);
         let sealed = st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.live > 0 && s.live <= most);
         sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
     }

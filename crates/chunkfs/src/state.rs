@@ -474,29 +474,24 @@ impl State {
     /// Refuses data when the host's disk is about to be full, so that names can still be changed and removed. Data that was
     /// `gathered` may use a half of what is kept for that: somebody was told already that it is written.
     pub(crate) fn room_for(&mut self, bytes: u64, gathered: bool) -> FsResult<()> {
+        self.room_beside(bytes, |st| st.owed() + if gathered { st.floor() / 2 } else { st.floor() })
+    }
+
+    /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it
+    /// back, which needs room itself.
+    pub(crate) fn room_to_move(&mut self, bytes: u64) -> FsResult<()> {
+        self.room_beside(bytes, State::last_room)
+    }
+
+    /// Counts bytes that are about to be written, and refuses them if less than what is kept would be left.
+    fn room_beside(&mut self, bytes: u64, kept: impl Fn(&State) -> u64) -> FsResult<()> {
         const LOOK_EVERY: u64 = 8 << 20;
         self.written_since_look += bytes;
         if self.host_total == 0 || self.written_since_look > LOOK_EVERY || self.host_free < self.floor() + 4 * LOOK_EVERY {
             self.look()?;
             self.written_since_look = bytes;
         }
-        let floor = if gathered { self.floor() / 2 } else { self.floor() };
-        if self.host_free < floor + self.written_since_look + self.owed() {
-            return Err(FsError::NoSpace);
-        }
-        Ok(())
-    }
-
-    /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it
-    /// back, which needs room itself.
-    pub(crate) fn room_to_move(&mut self, bytes: u64) -> FsResult<()> {
-        const LOOK_EVERY: u64 = 1 << 20;
-        self.written_since_look += bytes;
-        if self.host_total == 0 || self.written_since_look > LOOK_EVERY {
-            self.look()?;
-            self.written_since_look = bytes;
-        }
-        if self.host_free < self.written_since_look + self.last_room() { Err(FsError::NoSpace) } else { Ok(()) }
+        if self.host_free < self.written_since_look + kept(self) { Err(FsError::NoSpace) } else { Ok(()) }
     }
 
     /// Bytes that no data takes, not even to give back more: a fold of what there is needs them.

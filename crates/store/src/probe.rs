@@ -14,37 +14,46 @@ const OTHER_WAY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Finds out what a store can do. The error says which basic call failed, on which object.
 pub async fn probe(store: &dyn ObjectStore) -> Result<Capabilities> {
-    let root = Path::from(format!("orlop-probe-{}", Uuid::new_v4()));
+    let root = some_root();
     let found = examine(store, &root).await;
-    let swept = crate::local::delete_all(store, &root).await;
-    let capabilities = found?;
-    swept.map_err(|e| crate::error(format_args!("store {store}: deleting the probe's objects under {root}"), &e))?;
-    Ok(capabilities)
+    leave_nothing(store, &root, found).await
 }
 
 /// Whether two ways lead to the same place: what is put one way is there the other way. `None` if the other way does not
 /// answer in time, or leads to nothing any more, and so nothing is known.
 pub async fn is_same_place(new: &dyn ObjectStore, old: &dyn ObjectStore) -> Result<Option<bool>> {
-    let root = Path::from(format!("orlop-probe-{}", Uuid::new_v4()));
-    let at = root.clone().join("place");
-    let put = new.put(&at, "here".into()).await;
-    let look = async || match old.head(&at).await {
+    let root = some_root();
+    let seen = see_elsewhere(new, old, &root.clone().join("place")).await;
+    leave_nothing(new, &root, seen).await
+}
+
+async fn see_elsewhere(new: &dyn ObjectStore, old: &dyn ObjectStore, at: &Path) -> Result<Option<bool>> {
+    new.put(at, "here".into()).await.map_err(|e| crate::error(format_args!("store {new}: put {at}"), &e))?;
+    let look = async || match old.head(at).await {
         Ok(_) => Some(true),
         // It may be that way that is being changed: a server that moved leaves an address where nothing is.
         Err(Error::NotFound { .. }) => old.list(None).try_next().await.ok()?.map(|_| false),
         Err(_) => None,
     };
-    let mut seen = None;
     // A second time: one answer that is lost must not let a copy pass.
     for _ in 0..2 {
-        if put.is_ok() && seen.is_none() {
-            seen = tokio::time::timeout(OTHER_WAY, look()).await.unwrap_or(None);
+        if let Ok(Some(seen)) = tokio::time::timeout(OTHER_WAY, look()).await {
+            return Ok(Some(seen));
         }
     }
-    let swept = crate::local::delete_all(new, &root).await;
-    put.map_err(|e| crate::error(format_args!("store {new}: put {at}"), &e))?;
-    swept.map_err(|e| crate::error(format_args!("store {new}: deleting the probe's objects under {root}"), &e))?;
-    Ok(seen)
+    Ok(None)
+}
+
+fn some_root() -> Path {
+    Path::from(format!("orlop-probe-{}", Uuid::new_v4()))
+}
+
+/// Removes what was made below `root`, however it ended.
+async fn leave_nothing<T>(store: &dyn ObjectStore, root: &Path, found: Result<T>) -> Result<T> {
+    let swept = crate::local::delete_all(store, root).await;
+    let found = found?;
+    swept.map_err(|e| crate::error(format_args!("store {store}: deleting the probe's objects under {root}"), &e))?;
+    Ok(found)
 }
 
 async fn examine(store: &dyn ObjectStore, root: &Path) -> Result<Capabilities> {

@@ -52,13 +52,18 @@ impl HostDisk for Small {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_removed_on_a_full_disk_can_be_used_again() {
+async fn on_a_small_disk() -> (World, Arc<FileSystem>) {
     let (w, fs) = World::new().await;
     fs.close().await.expect("closed");
     let mut config = w.config();
     config.host = Arc::new(Small { total: 300 * MIB });
     let fs = FileSystem::open(config).await.expect("opened");
+    (w, fs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_on_a_full_disk_can_be_used_again() {
+    let (_w, fs) = on_a_small_disk().await;
     let block = vec![7u8; MIB as usize];
     for round in 0..3 {
         let f = fs.mknod(&CX, ROOT_INO, b"big", FileKind::File, 0o644, 0).await.expect("made");
@@ -88,11 +93,7 @@ async fn what_is_removed_on_a_full_disk_can_be_used_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_were_taken_already_find_the_room_that_was_kept_for_them() {
-    let (w, fs) = World::new().await;
-    fs.close().await.expect("closed");
-    let mut config = w.config();
-    config.host = Arc::new(Small { total: 300 * MIB });
-    let fs = FileSystem::open(config).await.expect("opened");
+    let (_w, fs) = on_a_small_disk().await;
     assert_eq!(fs.gathering(100 * MIB), Gathering { most: None, asks: false }, "more is free than it would take");
     let held = fs.gathering(300 * MIB);
     assert!(!held.asks && held.most.is_some_and(|most| most > 15 * MIB && most < 40 * MIB), "{held:?}");

@@ -94,7 +94,7 @@ impl Adapter {
     }
 
     /// Work whose outcome `send` answers with, an error with its number.
-    pub(super) fn answer<T: Send + 'static>(
+    fn answer<T: Send + 'static>(
         &self,
         asked: Asked,
         what: &'static str,
@@ -150,6 +150,11 @@ impl Adapter {
         self.answer(asked, what, work, |reply, ()| reply.ok());
     }
 
+    pub(super) fn attr(&self, asked: Asked, what: &'static str, work: impl Future<Output = FsResult<Attr>> + Send + 'static) {
+        let this = self.clone();
+        self.answer(asked, what, work, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
+    }
+
     /// What every operation starts from: the file system, who asks, and the inode.
     pub(super) fn of(&self, asked: &Asked) -> (Arc<FileSystem>, Caller, Ino) {
         (self.fs.clone(), Caller { keeps_times: self.is_fast(), ..asked.header.caller() }, asked.header.node)
@@ -170,16 +175,13 @@ impl Adapter {
 
     fn getattr(&self, asked: Asked) {
         let (fs, _, ino) = self.of(&asked);
-        let this = self.clone();
-        self.answer(asked, "getattr", async move { fs.getattr(ino).await }, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
+        self.attr(asked, "getattr", async move { fs.getattr(ino).await });
     }
 
     fn setattr(&self, asked: Asked, set: SetAttr) {
         let asked = self.whose_end_counts(asked);
         let (fs, cx, ino) = self.of(&asked);
-        let this = self.clone();
-        let work = async move { fs.setattr(&cx, ino, &set).await };
-        self.answer(asked, "setattr", work, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
+        self.attr(asked, "setattr", async move { fs.setattr(&cx, ino, &set).await });
     }
 
     fn readlink(&self, asked: Asked) {

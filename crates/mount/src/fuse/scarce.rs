@@ -31,6 +31,7 @@ const LOOK_AT_MOST: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 50;
 /// How often the disk is looked at when nothing is written, held and not held: others use it too.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
 /// How much the kernel may take, and who asks.
 #[derive(Debug)]
 pub(crate) struct Scarcity {
@@ -106,7 +107,8 @@ impl Scarcity {
         self.held.lock().to.is_some_and(|(most, _)| most.is_some())
     }
 
-    fn asks(&self) -> bool {
+    /// Whether writers had to ask when the disk was last looked at; never under a kernel that does not gather writes.
+    fn asked(&self) -> bool {
         self.asks.load(Ordering::Acquire)
     }
 }
@@ -186,20 +188,15 @@ impl Adapter {
         self.is_fast() && self.scarcity.look(&self.fs)
     }
 
-    /// The same, as it was last seen.
-    fn writers_asked(&self) -> bool {
-        self.is_fast() && self.scarcity.asks()
-    }
-
     /// How long attributes that are told now are current.
     pub(super) fn attributes_for(&self, kind: FileKind) -> Duration {
-        if kind == FileKind::File && self.writers_asked() { Duration::ZERO } else { self.ttl }
+        if kind == FileKind::File && self.scarcity.asked() { Duration::ZERO } else { self.ttl }
     }
 
     /// Attributes for somebody who has the file open, which is whoever is about to write where writes are gathered.
     pub(super) fn getattr_of_open(&self, asked: Asked) {
         let (fs, _, ino) = self.of(&asked);
-        let (this, asks, pid) = (self.clone(), self.writers_ask(), asked.header.pid);
+        let (asks, pid) = (self.writers_ask(), asked.header.pid);
         let work = async move {
             if asks && let Err(e) = fs.room_to_gather().await {
                 // A look that hangs, while the process is in an exec that waits for a volume, is given up.
@@ -210,7 +207,7 @@ impl Adapter {
             }
             fs.getattr(ino).await
         };
-        self.answer(asked, "getattr", work, move |reply, a| reply.attr(this.attributes_for(a.kind), &a));
+        self.attr(asked, "getattr", work);
     }
 
     /// Notes that bytes which the kernel had gathered came, whatever becomes of them.

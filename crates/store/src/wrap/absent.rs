@@ -1,27 +1,21 @@
 //! A store of which it is known that some objects are never there: nobody has to ask for them.
 
+use super::{Hook, Hooked, Op};
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, RenameOptions, Result,
-};
-use std::ops::Range;
+use object_store::{Error, ObjectStore, Result};
 use std::sync::Arc;
 
-/// Answers reads of objects that are never written with [`Error::NotFound`], and passes everything else on.
+/// The hook that answers reads of objects that are never written with [`Error::NotFound`].
 #[derive(Debug)]
 pub struct Absent {
-    inner: Arc<dyn ObjectStore>,
     is_absent: fn(&Path) -> bool,
 }
 
 impl Absent {
     /// `is_absent` says of which objects it is known. Writing one all the same is refused: it could not be read again.
-    pub fn wrap(inner: Arc<dyn ObjectStore>, is_absent: fn(&Path) -> bool) -> Arc<Absent> {
-        Arc::new(Absent { inner, is_absent })
+    pub fn wrap(inner: Arc<dyn ObjectStore>, is_absent: fn(&Path) -> bool) -> Arc<Hooked<Absent>> {
+        Hooked::new(inner, Arc::new(Absent { is_absent }))
     }
 
     fn look(&self, at: &Path) -> Result<()> {
@@ -36,60 +30,18 @@ impl Absent {
     }
 }
 
-impl std::fmt::Display for Absent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Absent {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.write(location)?;
-        self.inner.put_opts(location, payload, opts).await
-    }
-
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.write(location)?;
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.look(location)?;
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.look(location)?;
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.look(from)?;
-        self.write(to)?;
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.look(from)?;
-        self.write(to)?;
-        self.inner.rename_opts(from, to, options).await
+impl Hook for Absent {
+    async fn before(&self, op: &Op) -> Result<()> {
+        match op {
+            Op::Put { at, .. } | Op::Begin { at } => self.write(at),
+            Op::Get { at, .. } => self.look(at),
+            Op::Copy { from, to, .. } | Op::Rename { from, to } => {
+                self.look(from)?;
+                self.write(to)
+            }
+            Op::Part { .. } | Op::Complete { .. } | Op::List { .. } | Op::Delete { .. } => Ok(()),
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub enum Op {
     Complete {
         /// Where.
         at: Path,
-        /// The parts, joined.
+        /// The parts, joined; empty if the hook does not keep them.
         payload: PutPayload,
     },
     /// Reads an object, a range of it, or only its metadata.
@@ -131,6 +131,11 @@ pub trait Hook: std::fmt::Debug + Send + Sync + 'static {
     /// change was made.
     async fn after(&self, _op: &Op, _bytes: u64, _ok: bool) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether [`Op::Complete`] is to have the bytes of the parts. They are then held in memory until the upload ends.
+    fn keeps_parts(&self) -> bool {
+        false
     }
 
     /// Whether [`Hook::change`] wants the bytes of this read. They are then held in memory whole.
@@ -286,7 +291,9 @@ struct HookedUpload<H> {
 impl<H: Hook> MultipartUpload for HookedUpload<H> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let len = data.content_length() as u64;
-        self.parts.extend(data.iter().cloned());
+        if self.hook.keeps_parts() {
+            self.parts.extend(data.iter().cloned());
+        }
         let (hook, op) = (Arc::clone(&self.hook), Op::Part { at: self.at.clone(), len });
         let sent = self.inner.put_part(data);
         async move {

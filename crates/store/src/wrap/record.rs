@@ -72,6 +72,10 @@ impl Record {
 
 #[async_trait]
 impl Hook for Record {
+    fn keeps_parts(&self) -> bool {
+        true
+    }
+
     async fn after(&self, op: &Op, _bytes: u64, ok: bool) -> Result<()> {
         let mutation = match op.clone() {
             Op::Put { at, payload, .. } | Op::Complete { at, payload } => Mutation::Put { at, payload },
