@@ -336,6 +336,7 @@ impl FileSystem {
         if let Some(shipping) = &self.shipping {
             return self.send_for_room(shipping).await;
         }
+        let _turn = self.room_turn.lock().await;
         let mut made = false;
         if self.has_dead() {
             made = self.fold().await.is_ok();

@@ -46,6 +46,8 @@ pub struct FileSystem {
     pub(crate) state_dir: PathBuf,
     /// One fold at a time.
     pub(crate) fold_turn: tokio::sync::Mutex<()>,
+    /// One at a time moves data to make room: several would take each other the room that each needs to come to its end.
+    pub(crate) room_turn: tokio::sync::Mutex<()>,
     pub(crate) wake: Arc<Wake>,
     pub(crate) disk: Arc<dyn HostDisk>,
     pub(crate) background: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -98,6 +100,7 @@ impl FileSystem {
             doubtful: AtomicBool::new(false),
             state_dir: parts.state_dir,
             fold_turn: tokio::sync::Mutex::new(()),
+            room_turn: tokio::sync::Mutex::default(),
             wake: Arc::new(Wake::default()),
             disk: parts.disk,
             background: Mutex::new(Vec::new()),
