@@ -324,6 +324,12 @@ impl FileSystem {
         self.sync(cut).await.inspect_err(|e| self.lock().break_down(e.to_string()))
     }
 
+    /// Whether the host's disk has room for all that may come, and so for a write that is tried again.
+    fn is_roomy(&self) -> bool {
+        let mut st = self.lock();
+        st.look().is_ok() && st.host_free >= st.floor() + st.gathered() + st.owed()
+    }
+
     /// Whether a fold would give segments back to the host.
     fn has_dead(&self) -> bool {
         self.lock().dead_blocks() > 0
@@ -337,9 +343,17 @@ impl FileSystem {
             return self.send_for_room(shipping).await;
         }
         let _turn = self.room_turn.lock().await;
-        let mut made = false;
-        if self.has_dead() {
-            made = self.fold().await.is_ok();
+        // Whoever had the turn before may have made enough.
+        if self.is_roomy() {
+            return true;
+        }
+        let mut made = self.has_dead() && self.fold().await.is_ok();
+        if self.is_roomy() {
+            return true;
+        }
+        match self.trim_for_room().await {
+            Ok(blocks) => made |= blocks > 0,
+            Err(e) => tracing::warn!(error = %e, "garbage could not be given back"),
         }
         // One segment at a time, the emptiest first, so that little room is needed to gain some.
         for _ in 0..4 {

@@ -285,7 +285,7 @@ impl FileSystem {
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
         };
         // A segment that goes away meanwhile counts for nothing.
-        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| f.size()).ok()).sum::<u64>();
+        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| f.allocated()).ok()).sum::<u64>();
         usage
     }
 

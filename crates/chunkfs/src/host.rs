@@ -7,9 +7,10 @@
 //! 3. Bytes are durable only after `sync_data` returned on that file; a new, renamed or removed name only after
 //!    `sync_dir` of its folder.
 //! 4. A handle stays readable after its name was removed.
+//! 5. A range that `punch` gave back reads as it was or as zeros after a crash, and nothing beside it changes.
 
 use crate::types::Time;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
@@ -38,6 +39,15 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     fn size(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
     fn set_size(&self, size: u64) -> io::Result<()>;
+    /// Gives the disk back what a range within the file takes, which reads as zeros from then on. `Unsupported` where that would
+    /// give nothing back.
+    fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Bytes of the disk that the file takes.
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
+    }
 }
 
 /// The host's disk below one folder tree.
@@ -172,6 +182,20 @@ impl HostFile for RealFile {
 
     fn set_size(&self, size: u64) -> io::Result<()> {
         self.file.set_len(size)
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        // It keeps an extent for as long as any block of it is in use.
+        const BTRFS: u32 = 0x9123_683e;
+        if rustix::fs::fstatfs(&self.file)?.f_type as u32 == BTRFS {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata()?.blocks() * 512)
     }
 }
 

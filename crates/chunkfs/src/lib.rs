@@ -37,6 +37,7 @@ mod synced;
 #[cfg(test)]
 mod testing;
 mod ticks;
+mod trim;
 mod tx;
 mod types;
 mod view;

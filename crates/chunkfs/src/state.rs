@@ -123,6 +123,10 @@ pub(crate) struct State {
     pub(crate) host_total: u64,
     /// When it was looked at.
     pub(crate) looked: Option<Instant>,
+    /// The host's file system gives nothing back of a part of a file.
+    pub(crate) makes_no_holes: bool,
+    /// When to look for garbage again.
+    pub(crate) trim_later: Option<tokio::time::Instant>,
     /// Bytes not yet covered by a sync.
     pub(crate) unsynced_bytes: u64,
     /// Why nothing can be changed any more, until the volume is opened again.

@@ -112,7 +112,7 @@ impl FileSystem {
         }
     }
 
-    /// `None` if what was to be read was overwritten, and its segment collected, before it was read.
+    /// `None` if what was to be read was overwritten, and collected, before it was read.
     async fn read_once(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Option<Bytes>> {
         let found = self
             .run(|st| {
@@ -134,7 +134,7 @@ impl FileSystem {
         let mut buffer = self.buffers.take(((end.div_ceil(BLOCK) - first) as usize) * B);
         self.read_ahead(ino, first..end.div_ceil(BLOCK), blocks).await;
         if let Err(e) = self.fill(&pieces, first, buffer.space()).await {
-            if self.any_collected(&pieces) {
+            if self.are_elsewhere(ino, first..end.div_ceil(BLOCK), &pieces).await? {
                 return Ok(None);
             }
             tracing::error!(ino, offset, error = %e, "a read failed");
@@ -144,10 +144,16 @@ impl FileSystem {
         Ok(Some(buffer.part(skip..skip + (end - offset) as usize)))
     }
 
-    /// Whether a segment of these lost its row since they were located: what they name is no longer there.
-    fn any_collected(&self, pieces: &[Piece]) -> bool {
-        let st = self.lock();
-        pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !st.segments.contains_key(&run.segment)))
+    /// Whether blocks are no longer where they were found. What was garbage since may be gone, with its segment or without.
+    async fn are_elsewhere(&self, ino: Ino, blocks: Range<u64>, pieces: &[Piece]) -> FsResult<bool> {
+        let places = |pieces: &[Piece]| -> Vec<(u64, u64, u32, u16)> {
+            let place = |p: &Piece| match p {
+                Piece::Run { block, run, .. } => Some((*block, run.segment, run.at, run.len)),
+                Piece::Page { .. } => None,
+            };
+            pieces.iter().filter_map(place).collect()
+        };
+        Ok(places(&self.run(|st| locate(st, ino, blocks.clone())).await?) != places(pieces))
     }
 
     /// Fills all of a buffer that starts at block `first`, whatever it held. What has to come from the store comes side by side.
@@ -188,8 +194,11 @@ impl FileSystem {
             let mut page = vec![0; B];
             match self.fill(&pieces, block, &mut page).await {
                 Ok(()) => return Ok(Some(page.into())),
-                Err(_) if self.any_collected(&pieces) => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if !self.are_elsewhere(ino, block..block + 1, &pieces).await? {
+                        return Err(e);
+                    }
+                }
             }
         }
     }

@@ -281,6 +281,8 @@ impl Shell<'_> {
             host_free: 0,
             host_total: 0,
             looked: None,
+            makes_no_holes: false,
+            trim_later: None,
             unsynced_bytes: 0,
             broken: None,
             closed: false,
