@@ -14,6 +14,7 @@ use crate::state::{Reserved, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 const B: usize = BLOCK as usize;
 
@@ -37,6 +38,7 @@ impl FileSystem {
 
     /// Moves what is live out of every segment that holds any garbage. For tests and for freeing space now.
     pub async fn compact_all(&self) -> FsResult<()> {
+        let _turn = self.room_turn.lock().await;
         let victims = self.victims(true);
         self.empty(&victims).await?;
         self.fold().await
@@ -66,7 +68,7 @@ impl FileSystem {
         let garbage: u64 = sealed().map(|(_, s)| st.blocks_of(s).saturating_sub(s.live)).sum();
         let mut victims = HashSet::new();
         if all || garbage >= GARBAGE_MIN.max(live / 4) {
-            let part = if self.shipping.is_some() || st.makes_no_holes { 2 } else { 8 };
+            let part = if st.outbox.is_some() || st.makes_no_holes { 2 } else { 8 };
             let limit = |s: &crate::row::Segment| if all { st.blocks_of(s) } else { st.blocks_of(s) / part };
             victims.extend(sealed().filter(|(_, s)| s.live < limit(s)).map(|(n, _)| *n));
         }
@@ -92,6 +94,9 @@ impl FileSystem {
             for (key, row) in rows {
                 let (Key::Chunk(ino, chunk), Row::Chunk(map)) = (key, row) else { continue };
                 for run in map.runs.iter().filter(|r| victims.contains(&r.segment)) {
+                    if self.wake.ending.load(Ordering::Acquire) {
+                        return Err(FsError::Io("the volume is being closed".to_owned()));
+                    }
                     self.fold_if_due().await?;
                     self.move_run(ino, chunk, run).await?;
                 }

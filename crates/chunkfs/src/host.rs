@@ -9,7 +9,7 @@
 //! 4. A handle stays readable after its name was removed.
 //! 5. A range that `punch` gave back reads as it was or as zeros after a crash, and nothing beside it changes.
 
-use crate::types::Time;
+use crate::types::{BLOCK, Time};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
@@ -39,8 +39,7 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     fn size(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
     fn set_size(&self, size: u64) -> io::Result<()>;
-    /// Gives the disk back what a range within the file takes, which reads as zeros from then on. `Unsupported` where that would
-    /// give nothing back.
+    /// Gives the disk back what a range within the file takes, which reads as zeros from then on.
     fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -68,6 +67,10 @@ pub trait HostDisk: Send + Sync + std::fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes in all and bytes free where `dir` lies.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
+    /// Whether files there give back what `punch` takes out of them, block by block.
+    fn makes_holes(&self, _dir: &Path) -> bool {
+        false
+    }
     /// Takes the exclusive lock of a path, held until the guard is dropped; `WouldBlock` if another holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Changes whenever what was in memory was lost: after a power failure or reboot, not after a killed process.
@@ -185,11 +188,6 @@ impl HostFile for RealFile {
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
-        // It keeps an extent for as long as any block of it is in use.
-        const BTRFS: u32 = 0x9123_683e;
-        if rustix::fs::fstatfs(&self.file)?.f_type as u32 == BTRFS {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?)
     }
 
@@ -239,6 +237,14 @@ impl HostDisk for RealDisk {
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         let s = rustix::fs::statvfs(dir)?;
         Ok((s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
+    }
+
+    fn makes_holes(&self, dir: &Path) -> bool {
+        // Those keep an extent or a record for as long as any block of it is in use; so does a file system of larger blocks.
+        const BTRFS: u32 = 0x9123_683e;
+        const ZFS: u32 = 0x2fc1_2fc1;
+        const BCACHEFS: u32 = 0xca45_1a4e;
+        rustix::fs::statfs(dir).is_ok_and(|s| ![BTRFS, ZFS, BCACHEFS].contains(&(s.f_type as u32)) && s.f_bsize as u64 <= BLOCK)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

@@ -30,6 +30,7 @@ mod reap;
 mod recover;
 mod remote;
 pub mod rescue;
+mod room;
 mod row;
 mod segment;
 mod state;

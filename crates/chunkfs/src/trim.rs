@@ -1,7 +1,7 @@
 //! Trimming: blocks of staged segments that nothing refers to any more go back to the host's disk where they lie, as holes.
 //!
-//! Moving what is live takes room, which a full disk does not have, and time. This takes neither; only a file system that
-//! cannot make holes is helped by moving.
+//! Moving what is live takes as much room, which a full disk does not have, and time. This takes next to none of either; only a
+//! file system that cannot make holes is helped by moving.
 //!
 //! A block may go once no state refers to it that an opening could come back to. A segment that is full gets no new blocks, so one of
 //! its blocks that nothing refers to stays so; and one that was seen dead before a fold began is dead in all that follows that fold.
@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Segments at most that are trimmed at once: each takes 2 KiB of memory.
@@ -31,16 +32,18 @@ const LEAST: u64 = (128 << 20) / BLOCK;
 const LEAST_WHEN_SHORT: u64 = (1 << 20) / BLOCK;
 const PART_WHEN_SHORT: u64 = 4096;
 /// How long the background does not look again after it found too little.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Of what a trimming expected to gain, the part without which it is taken for useless.
+const USEFUL: u64 = 16;
 const ROWS: usize = 1024;
 
-/// Which blocks of a segment something refers to, a bit for each.
+/// Which blocks of a segment something refers to, a bit for each; and how many blocks of the disk should go.
 #[derive(Debug, Clone)]
-struct Marks(Vec<u64>);
+struct Marks(Vec<u64>, u64);
 
 impl Marks {
-    fn new(blocks: u32) -> Marks {
-        Marks(vec![0; blocks.div_ceil(64) as usize])
+    fn new(blocks: u32, garbage: u64) -> Marks {
+        Marks(vec![0; blocks.div_ceil(64) as usize], garbage)
     }
 
     fn set(&mut self, blocks: Range<u32>) {
@@ -73,7 +76,8 @@ impl Marks {
 struct Candidate {
     number: u64,
     path: PathBuf,
-    live: u64,
+    /// Blocks of the disk that it takes when trimming gives nothing back.
+    least: u64,
 }
 
 impl FileSystem {
@@ -97,9 +101,13 @@ impl FileSystem {
 
     /// The same when room is short, for less.
     pub(crate) async fn trim_for_room(&self) -> FsResult<u64> {
+        self.may_fold()?;
         let (least, ended) = {
             let mut st = self.lock();
             let least = LEAST_WHEN_SHORT.max(u64::from(st.segment_blocks) * st.segments.len() as u64 / PART_WHEN_SHORT);
+            if st.makes_no_holes || st.trimmed_in_vain.is_some_and(|then| st.died < then + least) {
+                return Ok(0);
+            }
             // On a small disk the one that is being filled may have most of the garbage.
             let filling = st.current.as_ref().and_then(|c| Some(u64::from(c.next).saturating_sub(st.segments.get(&c.segment)?.live)));
             let ends = filling.is_some_and(|garbage| garbage >= least);
@@ -109,10 +117,15 @@ impl FileSystem {
             (least, ends)
         };
         if ended {
-            // What was never synced takes no room that anybody could count.
-            self.fold().await?;
+            // What was never synced may take no room that anybody could count.
+            self.fold_for_room().await?;
         }
-        self.trim(least).await
+        let died = self.lock().died;
+        let gone = self.trim(least).await?;
+        if gone == 0 {
+            self.lock().trimmed_in_vain = Some(died);
+        }
+        Ok(gone)
     }
 
     /// The same for any garbage. For tests and for freeing space now. Returns blocks.
@@ -160,8 +173,8 @@ impl FileSystem {
             counted.is_some() && agree
         });
         drop(view);
-        self.fold().await?;
-        let mut gone = 0;
+        self.fold_for_room().await?;
+        let (mut gone, mut wanted) = (0, 0);
         for (number, marks) in segments {
             let file = {
                 let mut st = self.lock();
@@ -170,15 +183,24 @@ impl FileSystem {
                 }
                 st.segment_file(number)?
             };
-            match blocking(move || punch(&*file, &marks.gaps(blocks))).await {
-                Ok(n) => gone += n,
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::Unsupported) => {
-                    tracing::info!("the host's file system makes no holes; garbage goes with whole segments only");
-                    self.lock().makes_no_holes = true;
-                    break;
-                }
-                Err(e) => tracing::warn!(segment = number, error = %e, "garbage could not be given back"),
+            let (gaps, garbage, live) = (marks.gaps(blocks), marks.1, marks.count());
+            let (taken, less, failed) = blocking(move || punch(&*file, &gaps)).await;
+            gone += less;
+            wanted += garbage;
+            if let Some(e) = failed {
+                tracing::warn!(segment = number, error = %e, "garbage could not be given back");
             }
+            let mut st = self.lock();
+            if st.segments.contains_key(&number) {
+                st.trimmed.insert(number, taken.saturating_sub(1 + live));
+            }
+        }
+        if wanted >= LEAST_WHEN_SHORT && gone < wanted / USEFUL {
+            tracing::warn!(
+                blocks = gone,
+                "the host's file system gives nothing back of a part of a file; garbage goes with whole segments only"
+            );
+            self.lock().makes_no_holes = true;
         }
         Ok(gone)
     }
@@ -195,42 +217,43 @@ impl FileSystem {
             let of = |(number, s): (&u64, &crate::row::Segment)| Candidate {
                 number: *number,
                 path: st.files.path(*number, &s.id),
-                live: s.live,
+                least: 1 + s.live + st.trimmed.get(number).copied().unwrap_or(0),
             };
             let full =
                 st.segments.iter().filter(|(n, s)| Some(**n) != current && !st.pins.contains_key(n) && s.pack.is_none() && s.live > 0);
             (full.map(of).collect::<Vec<_>>(), st.segment_blocks)
         };
-        let most: u64 = candidates.iter().map(|c| u64::from(blocks).saturating_sub(c.live)).sum();
+        let most: u64 = candidates.iter().map(|c| (u64::from(blocks) + 1).saturating_sub(c.least)).sum();
         if most < least {
             return Ok((BTreeMap::new(), blocks));
         }
         let disk = self.disk.clone();
         let mut garbage = blocking(move || {
             let of = |c: Candidate| {
-                // A file that went meanwhile has none. The first block is the header.
-                let taken = disk.open(&c.path).and_then(|f| f.allocated()).unwrap_or(0) / BLOCK;
-                (taken.saturating_sub(1 + c.live), c.number)
+                // A file that went meanwhile has none. What a file system sets aside behind the end is no garbage.
+                let taken = disk.open(&c.path).and_then(|f| Ok(f.allocated()?.min(f.size()?))).unwrap_or(0) / BLOCK;
+                (taken.saturating_sub(c.least), c.number)
             };
             candidates.into_iter().map(of).filter(|(n, _)| *n >= LEAST_OF_ONE.min(least)).collect::<Vec<_>>()
         })
         .await;
-        garbage.sort_unstable_by(|a, b| b.cmp(a));
-        garbage.truncate(SEGMENTS);
         if garbage.iter().map(|(n, _)| n).sum::<u64>() < least {
             return Ok((BTreeMap::new(), blocks));
         }
-        Ok((garbage.into_iter().map(|(_, number)| (number, Marks::new(blocks))).collect(), blocks))
+        garbage.sort_unstable_by(|a, b| b.cmp(a));
+        garbage.truncate(SEGMENTS);
+        Ok((garbage.into_iter().map(|(n, number)| (number, Marks::new(blocks, n))).collect(), blocks))
     }
 }
 
-/// Returns how many blocks less the file takes.
-fn punch(file: &dyn HostFile, gaps: &[Range<u32>]) -> std::io::Result<u64> {
-    let before = file.allocated()?;
-    for gap in gaps {
-        file.punch(offset_of(gap.start), u64::from(gap.end - gap.start) * BLOCK)?;
-    }
-    Ok(before.saturating_sub(file.allocated()?) / BLOCK)
+/// Returns how many blocks the file takes after it, how many less that is, and what went wrong first.
+fn punch(file: &dyn HostFile, gaps: &[Range<u32>]) -> (u64, u64, Option<std::io::Error>) {
+    let taken = || file.allocated().map_or(0, |bytes| bytes / BLOCK);
+    let before = taken();
+    let punched = gaps.iter().map(|gap| file.punch(offset_of(gap.start), u64::from(gap.end - gap.start) * BLOCK));
+    let failed = punched.filter_map(std::io::Result::err).collect::<Vec<_>>().into_iter().next();
+    let after = taken();
+    (after, before.saturating_sub(after), failed)
 }
 
 #[cfg(test)]
@@ -239,13 +262,13 @@ mod tests {
 
     #[test]
     fn gaps_are_what_no_mark_covers() {
-        let mut marks = Marks::new(200);
+        let mut marks = Marks::new(200, 0);
         marks.set(0..1);
         marks.set(63..66);
         marks.set(199..200);
         assert_eq!(marks.count(), 5);
         assert_eq!(marks.gaps(200), [1..63, 66..199]);
-        assert_eq!(Marks::new(130).gaps(130), std::slice::from_ref(&(0..130)));
+        assert_eq!(Marks::new(130, 0).gaps(130), std::slice::from_ref(&(0..130)));
         marks.set(0..200);
         assert!(marks.gaps(200).is_empty());
     }

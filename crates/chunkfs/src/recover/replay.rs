@@ -140,6 +140,7 @@ impl Shell<'_> {
             .map_err(|e| Error::io(journal_dir.display(), &e))?;
         let mut st = self.state(journal, segment_files);
         st.copies = self.copies()?;
+        st.folded_upto = applied;
         let mut outbox = Outbox::new(sent + 1);
         let mut frame = Vec::new();
         for (number, record, origin) in log {
@@ -254,6 +255,7 @@ impl Shell<'_> {
             overlay_weight: 0,
             folding: None,
             stored_below: self.sb.next_ino,
+            folded_upto: 0,
             folds: 0,
             clean: RowCache::new(self.config.cache_bytes),
             sb: self.sb.clone(),
@@ -281,8 +283,11 @@ impl Shell<'_> {
             host_free: 0,
             host_total: 0,
             looked: None,
-            makes_no_holes: false,
+            makes_no_holes: !self.config.host.makes_holes(&self.segment_dir),
             trim_later: None,
+            died: 0,
+            trimmed_in_vain: None,
+            trimmed: HashMap::new(),
             unsynced_bytes: 0,
             broken: None,
             closed: false,

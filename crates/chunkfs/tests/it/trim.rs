@@ -156,3 +156,36 @@ async fn read_all_the_time(
     }
     reads
 }
+
+/// A block that is damaged is told as such, however often its neighbours move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_damaged_block_beside_one_that_is_overwritten_is_an_error() {
+    let (w, fs) = World::new().await;
+    let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
+    let data: Vec<u8> = (0..64).flat_map(|n| block(n, 1)).collect();
+    fs.write(&CX, f.ino, 0, &data).await.expect("written");
+    fs.close().await.expect("closed");
+    let staged = std::fs::read_dir(w.state_dir().join("staged")).expect("there").next().expect("one").expect("read").path();
+    let mut bytes = std::fs::read(&staged).expect("read");
+    let at = bytes.windows(B).position(|b| b == block(7, 1)).expect("the block is there");
+    bytes[at + 100] ^= 1;
+    std::fs::write(&staged, bytes).expect("written");
+    let fs = w.open().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (fs, done) = (fs.clone(), done.clone());
+        async move {
+            while !done.load(Ordering::Acquire) {
+                fs.write(&CX, f.ino, 40 * B as u64, &block(40, 2)).await.expect("written");
+            }
+        }
+    });
+    for _ in 0..50 {
+        let read = tokio::time::timeout(Duration::from_secs(10), fs.read(f.ino, 0, 64 * B as u32)).await.expect("it ends");
+        assert!(matches!(read, Err(orlop_chunkfs::FsError::Corrupt(_))), "{:?}", read.map(|b| b.len()));
+    }
+    done.store(true, Ordering::Release);
+    writer.await.expect("no panic");
+    assert!(fs.read(f.ino, 8 * B as u64, 56 * B as u32).await.is_ok());
+    fs.close().await.expect("closed");
+}

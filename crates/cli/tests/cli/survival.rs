@@ -85,6 +85,28 @@ fn a_keeper_that_dies_is_followed_by_another_at_once() {
 }
 
 #[test]
+fn a_log_that_cannot_be_opened_keeps_no_volume_from_being_served() {
+    if !can_mount("a log that cannot be opened") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    let id = world.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id").to_owned();
+    let log = world.root.join(format!("log/worker-{id}.log"));
+    std::fs::create_dir_all(&log).expect("in its place");
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let mut file = std::fs::File::create(world.path("m/x")).expect("opens");
+    kill(world.worker_pid());
+    writeln!(file, "written").expect("writes");
+    drop(file);
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "written\n");
+    let said = std::fs::read_to_string(world.root.join("log/keeper.log")).expect("reads");
+    assert!(said.contains("a log could not be opened"), "{said}");
+    world.run(&["unmount", &world.dir("m")]).ok();
+    std::fs::remove_dir(log).expect("removed");
+}
+
+#[test]
 fn a_keeper_that_is_told_to_end_waits_for_a_worker_that_is_being_replaced() {
     if !can_mount("keeper told to end") {
         return;

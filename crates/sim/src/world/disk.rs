@@ -96,6 +96,10 @@ impl HostDisk for SimDisk {
         Ok((TOTAL, TOTAL - s.image.used()))
     }
 
+    fn makes_holes(&self, _dir: &Path) -> bool {
+        true
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let mut s = self.shared.lock();
         s.alive(self.life)?;
@@ -199,6 +203,12 @@ impl HostFile for SimFile {
             }
         }
         Ok(())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        let s = self.shared.lock();
+        s.alive(self.life)?;
+        Ok(s.image.allocated(self.node))
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
