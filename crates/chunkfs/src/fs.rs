@@ -134,15 +134,18 @@ impl FileSystem {
     pub(crate) async fn run<T>(&self, mut f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
         self.may_answer().await?;
         loop {
-            let (key, folds) = {
+            let (key, neighbours, folds) = {
                 let mut st = self.lock();
                 match f(&mut st) {
                     Ok(out) => return Ok(out),
                     Err(Stop::Fs(e)) => return Err(e),
-                    Err(Stop::Miss(key)) => (key, st.folds),
+                    Err(Stop::Miss(key)) => (key, st.missed(key), st.folds),
                 }
             };
-            self.fetch(key, folds).await?;
+            match neighbours {
+                Some(all) => self.fetch_all(all, folds).await?,
+                None => self.fetch(key, folds).await?,
+            }
         }
     }
 
@@ -153,7 +156,7 @@ impl FileSystem {
     }
 
     /// What the namespace at rest answers. It asks a store that is away again and again: here the outage policy ends that.
-    async fn at_rest<T>(&self, answer: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+    pub(crate) async fn at_rest<T>(&self, answer: impl Future<Output = FsResult<T>>) -> FsResult<T> {
         let bounded = self.shipping.as_ref().filter(|s| s.config.outage != OutagePolicy::Wait);
         let Some(shipping) = bounded else { return answer.await.map_err(|e| self.heed(e)) };
         tokio::pin!(answer);

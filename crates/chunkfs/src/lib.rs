@@ -23,6 +23,7 @@ mod key;
 mod log;
 mod lookups;
 mod namespace;
+mod neighbours;
 mod open;
 mod ops;
 mod pack;

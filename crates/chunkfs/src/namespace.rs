@@ -116,7 +116,7 @@ impl Namespace {
 
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
-        self.scan_with(from, to, limit, near()).await
+        self.scan_with(from, to, limit, near().with_cache_blocks(true)).await
     }
 
     /// The same for whoever wants all of them, in few requests.

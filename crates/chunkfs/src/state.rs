@@ -13,6 +13,7 @@ use crate::journal::Journal;
 use crate::key::{CHUNK_BLOCKS, Key};
 use crate::log::outbox::Outbox;
 use crate::lookups::Lookups;
+use crate::neighbours::Misses;
 use crate::remote::copies::{Copies, became_pack};
 use crate::row::{Orphan, Row, Segment, Super};
 use crate::segment::{SegmentFiles, write_blocks};
@@ -84,6 +85,7 @@ pub(crate) struct State {
     /// Counts finished folds: a row fetched before one ended may be older than what it folded.
     pub(crate) folds: u64,
     pub(crate) clean: RowCache,
+    pub(crate) misses: Misses,
     pub(crate) sb: Super,
     /// Every segment's row, always in memory.
     pub(crate) segments: HashMap<u64, Segment>,

@@ -12,6 +12,7 @@ use crate::log::outbox::Outbox;
 use crate::log::patience::Patience;
 use crate::lookups::Lookups;
 use crate::namespace::Namespace;
+use crate::neighbours::Misses;
 use crate::open::{OpenConfig, model_error};
 use crate::remote::copies::{Copies, read_source};
 use crate::remote::{Packs, Source};
@@ -258,6 +259,7 @@ impl Shell<'_> {
             folded_upto: 0,
             folds: 0,
             clean: RowCache::new(self.config.cache_bytes),
+            misses: Misses::default(),
             sb: self.sb.clone(),
             segments: self.segments.clone(),
             unpacked: self.segments.values().filter(|s| s.pack.is_none()).count() as u64,
