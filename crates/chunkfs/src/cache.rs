@@ -4,6 +4,7 @@
 
 use crate::fs::FileSystem;
 use crate::key::Key;
+use crate::neighbours::Misses;
 use crate::row::Row;
 use crate::types::Ino;
 use std::collections::HashMap;
@@ -27,7 +28,11 @@ impl FileSystem {
     /// Gives back the memory of rows that the namespace has as well, which are fetched again when they are asked for, and of
     /// reads and uploads that are over.
     pub fn forget_rows(&self) {
-        self.lock().clean.clear();
+        {
+            let mut st = self.lock();
+            st.clean.clear();
+            st.misses = Misses::default();
+        }
         self.buffers.clear();
         if let Some(shipping) = &self.shipping {
             shipping.buffers.clear();

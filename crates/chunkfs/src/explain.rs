@@ -2,6 +2,7 @@
 
 use crate::check::places::{Kind, Places, kind_of};
 use crate::fs::FileSystem;
+use crate::host::taken;
 use crate::key::Key;
 use crate::row::Row;
 use crate::segment::parse_name;
@@ -99,7 +100,7 @@ impl FileSystem {
                 Err(e) => return Err(host_error("reading the volume's folder", &e)),
             };
             for name in names {
-                let size = match self.disk.open(&dir.join(&name)).and_then(|f| f.allocated()) {
+                let size = match self.disk.open(&dir.join(&name)).and_then(|f| taken(&*f)) {
                     Ok(size) => size,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(e) => return Err(host_error("looking at a file", &e)),

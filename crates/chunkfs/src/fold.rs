@@ -98,7 +98,12 @@ impl FileSystem {
             st.writable()?;
             is_fold_due(&st)
         };
-        if is_due { self.fold().await } else { Ok(()) }
+        match is_due {
+            false => Ok(()),
+            // Whoever moves data to make room cannot wait for it.
+            true if self.shipping.is_none() => self.fold_for_room().await,
+            true => self.fold().await,
+        }
     }
 
     /// Makes every change so far durable.

@@ -5,7 +5,7 @@
 
 use crate::buffers::Buffers;
 use crate::fold::Wake;
-use crate::host::HostDisk;
+use crate::host::{HostDisk, taken};
 use crate::key::Key;
 use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
@@ -143,8 +143,9 @@ impl FileSystem {
                 }
             };
             match neighbours {
-                Some(all) => self.fetch_all(all, folds).await?,
-                None => self.fetch(key, folds).await?,
+                // One of the others may be damaged: that is not this row's fault.
+                Some(all) if self.fetch_all(all, folds).await.is_ok() => {}
+                _ => self.fetch(key, folds).await?,
             }
         }
     }
@@ -288,7 +289,7 @@ impl FileSystem {
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
         };
         // A segment that goes away meanwhile counts for nothing.
-        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| f.allocated()).ok()).sum::<u64>();
+        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| taken(&*f)).ok()).sum::<u64>();
         usage
     }
 

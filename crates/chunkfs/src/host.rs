@@ -49,6 +49,11 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Bytes of the disk that hold a file's own: neither its holes nor what is set aside behind its end.
+pub(crate) fn taken(file: &dyn HostFile) -> io::Result<u64> {
+    Ok(file.allocated()?.min(file.size()?))
+}
+
 /// The host's disk below one folder tree.
 pub trait HostDisk: Send + Sync + std::fmt::Debug {
     /// Creates a file for reading and writing; an existing one is an error.

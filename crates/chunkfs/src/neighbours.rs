@@ -12,11 +12,12 @@ use crate::types::{FsResult, Ino};
 /// Inodes of a neighbourhood: so many numbers side by side.
 const INODES: u64 = 128;
 /// A folder with more names is read name by name.
-const NAMES: u64 = 1024;
-/// Rows of chunks at most: one of a large file has 5 KiB.
-const ROWS: usize = 256;
-/// Neighbourhoods of which misses are counted.
-const PLACES: usize = 64;
+const NAMES: u64 = 512;
+/// Rows of one reading at most, and their bytes: a row of a large file's chunks has 5 KiB.
+const ROWS: usize = 1024;
+const BYTES: usize = 128 << 10;
+/// Neighbourhoods of which misses are counted: of some 100,000 files at once, wherever they are looked at next.
+const PLACES: usize = 4096;
 /// Misses after which neighbours are read, once for so many.
 const SECOND: u32 = 2;
 const AGAIN: u32 = 64;
@@ -32,32 +33,36 @@ pub(crate) enum Neighbours {
     Names(Ino),
 }
 
-/// Counts of misses.
-#[derive(Debug)]
+/// Counts of misses; takes memory from the first one on.
+#[derive(Debug, Default)]
 pub(crate) struct Misses(Vec<Option<(Neighbours, u32)>>);
-
-impl Default for Misses {
-    fn default() -> Self {
-        Misses(vec![None; PLACES])
-    }
-}
 
 impl Misses {
     /// Whether it is time to read all of them.
     fn count(&mut self, what: Neighbours) -> bool {
+        let place = self.place(what);
+        let n = match place {
+            Some((before, n)) if *before == what => n.saturating_add(1),
+            _ => 1,
+        };
+        *place = Some((what, n));
+        n < u32::MAX && n % AGAIN == SECOND
+    }
+
+    /// Never again, until another takes its place.
+    fn give_up(&mut self, what: Neighbours) {
+        *self.place(what) = Some((what, u32::MAX));
+    }
+
+    fn place(&mut self, what: Neighbours) -> &mut Option<(Neighbours, u32)> {
         let (kind, number) = match what {
             Neighbours::Inodes(n) => (0, n),
             Neighbours::Chunks(n) => (1, n),
             Neighbours::Xattrs(n) => (2, n),
             Neighbours::Names(n) => (3, n),
         };
-        let place = &mut self.0[(number as usize).wrapping_mul(4).wrapping_add(kind) % PLACES];
-        let n = match place {
-            Some((before, n)) if *before == what => n.wrapping_add(1),
-            _ => 1,
-        };
-        *place = Some((what, n));
-        n % AGAIN == SECOND
+        self.0.resize(PLACES, None);
+        &mut self.0[(number as usize).wrapping_mul(4).wrapping_add(kind) % PLACES]
     }
 }
 
@@ -112,12 +117,7 @@ impl FileSystem {
     /// Reads neighbours into memory, as they were when `folds` were made.
     pub(crate) async fn fetch_all(&self, what: Neighbours, folds: u64) -> FsResult<()> {
         let (from, to) = what.range();
-        let most = if matches!(what, Neighbours::Names(_)) { 2 * NAMES as usize } else { ROWS };
-        let rows = match &self.shipping {
-            None => self.at_rest(self.ns.scan(from, to, most)).await?,
-            Some(_) => self.at_rest(self.ns.scan_far(from, to, most)).await?,
-        };
-        let is_all = rows.len() < most;
+        let (rows, is_all) = self.at_rest(self.ns.side_by_side(from, to, ROWS, BYTES, self.shipping.is_some())).await?;
         let mut st = self.lock();
         // A fold that ended meanwhile may have made rows newer than what was read.
         if st.folds != folds {
@@ -128,6 +128,8 @@ impl FileSystem {
             st.learn(key, Some(row));
         }
         if !is_all {
+            // Large ones: whoever wants one of them is better off without the others.
+            st.misses.give_up(what);
             return Ok(());
         }
         // The others are known not to be there.
@@ -158,6 +160,8 @@ mod tests {
         assert!(misses.count(b));
         // Not each time after it.
         assert_eq!((0..128).filter(|_| misses.count(a)).count(), 2);
+        misses.give_up(b);
+        assert_eq!((0..128).filter(|_| misses.count(b)).count(), 0);
         // Another in its place begins anew.
         assert!(!misses.count(Neighbours::Inodes(3 + PLACES as u64)));
         assert!(!misses.count(a));

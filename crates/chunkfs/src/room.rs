@@ -47,7 +47,7 @@ impl FileSystem {
         // One segment at a time, the emptiest first, so that little room is needed to gain some.
         for _ in 0..MOVES {
             let Some(victim) = self.emptiest() else { break };
-            if self.empty(&HashSet::from([victim])).await.is_err() || self.fold_for_room().await.is_err() {
+            if self.may_fold().is_err() || self.empty(&HashSet::from([victim])).await.is_err() || self.fold_for_room().await.is_err() {
                 break;
             }
             made = true;

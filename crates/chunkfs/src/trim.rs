@@ -9,7 +9,7 @@
 
 use crate::fold::blocking;
 use crate::fs::FileSystem;
-use crate::host::HostFile;
+use crate::host::{HostFile, taken};
 use crate::key::Key;
 use crate::row::Row;
 use crate::segment::offset_of;
@@ -147,6 +147,9 @@ impl FileSystem {
         let view = View::take(self)?;
         let mut from = Some(Key::Chunk(0, 0));
         while let Some(start) = from {
+            if self.wake.ending.load(Ordering::Acquire) {
+                return Ok(0);
+            }
             let (rows, next) = view.scan(start, Key::Xattrs(0), ROWS).await?;
             for (_, row) in rows {
                 let Row::Chunk(map) = row else { continue };
@@ -186,9 +189,9 @@ impl FileSystem {
             let (gaps, garbage, live) = (marks.gaps(blocks), marks.1, marks.count());
             let (taken, less, failed) = blocking(move || punch(&*file, &gaps)).await;
             gone += less;
-            wanted += garbage;
-            if let Some(e) = failed {
-                tracing::warn!(segment = number, error = %e, "garbage could not be given back");
+            match failed {
+                None => wanted += garbage,
+                Some(e) => tracing::warn!(segment = number, error = %e, "garbage could not be given back"),
             }
             let mut st = self.lock();
             if st.segments.contains_key(&number) {
@@ -231,7 +234,7 @@ impl FileSystem {
         let mut garbage = blocking(move || {
             let of = |c: Candidate| {
                 // A file that went meanwhile has none. What a file system sets aside behind the end is no garbage.
-                let taken = disk.open(&c.path).and_then(|f| Ok(f.allocated()?.min(f.size()?))).unwrap_or(0) / BLOCK;
+                let taken = disk.open(&c.path).and_then(|f| taken(&*f)).unwrap_or(0) / BLOCK;
                 (taken.saturating_sub(c.least), c.number)
             };
             candidates.into_iter().map(of).filter(|(n, _)| *n >= LEAST_OF_ONE.min(least)).collect::<Vec<_>>()
@@ -248,11 +251,11 @@ impl FileSystem {
 
 /// Returns how many blocks the file takes after it, how many less that is, and what went wrong first.
 fn punch(file: &dyn HostFile, gaps: &[Range<u32>]) -> (u64, u64, Option<std::io::Error>) {
-    let taken = || file.allocated().map_or(0, |bytes| bytes / BLOCK);
-    let before = taken();
+    let blocks = || taken(file).map_or(0, |bytes| bytes / BLOCK);
+    let before = blocks();
     let punched = gaps.iter().map(|gap| file.punch(offset_of(gap.start), u64::from(gap.end - gap.start) * BLOCK));
     let failed = punched.filter_map(std::io::Result::err).collect::<Vec<_>>().into_iter().next();
-    let after = taken();
+    let after = blocks();
     (after, before.saturating_sub(after), failed)
 }
 

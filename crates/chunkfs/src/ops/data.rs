@@ -155,6 +155,7 @@ impl FileSystem {
         if self.shipping.is_some() {
             return Ok(pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !has_row(run))));
         }
+        let mut moved = false;
         for piece in pieces {
             let Piece::Run { block: first, run, source: Source::Staged(file, _) } = piece else { continue };
             for n in bad_blocks(&**file, run).unwrap_or_else(|_| (0..run.len).collect()) {
@@ -164,9 +165,10 @@ impl FileSystem {
                 if place == Some((run.segment, run.at + u32::from(n))) {
                     return Ok(false);
                 }
+                moved = true;
             }
         }
-        Ok(true)
+        Ok(moved)
     }
 
     /// Fills all of a buffer that starts at block `first`, whatever it held. What has to come from the store comes side by side.
