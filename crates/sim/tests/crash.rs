@@ -99,7 +99,6 @@ matrix![
     names_of_every_kind,
     holes_and_ends,
     deleted_and_collected,
-    trimmed_where_it_lies,
     a_database_of_pages,
     generated,
 ];

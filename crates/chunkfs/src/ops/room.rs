@@ -47,10 +47,10 @@ impl FileSystem {
     /// Asks for room for bytes that will be sent later; what nothing refers to is given back before that is refused.
     pub async fn room_to_gather(&self) -> FsResult<()> {
         for n in 0..ATTEMPTS {
-            let (enough, wanted, folding, removed) = {
+            let (enough, folding, removed) = {
                 let mut st = self.lock();
                 st.look()?;
-                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.gathered(), st.folding.is_some(), !st.orphans.is_empty())
+                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.folding.is_some(), !st.orphans.is_empty())
             };
             if enough {
                 return Ok(());
@@ -60,7 +60,7 @@ impl FileSystem {
                 tokio::time::sleep(FORGOTTEN_WITHIN).await;
             }
             // A fold under way may be giving it back.
-            let made = self.make_room(wanted).await || (folding && self.fold_for_room().await.is_ok());
+            let made = self.make_room().await || (folding && self.fold().await.is_ok());
             if !made && n > 0 {
                 break;
             }

@@ -9,5 +9,4 @@ mod mend;
 mod packs;
 mod remote;
 mod remote_flip;
-mod trim;
 mod world;

@@ -54,7 +54,6 @@ pub fn workloads() -> Vec<Workload> {
         Workload { name: "names_of_every_kind", ops: names() },
         Workload { name: "holes_and_ends", ops: holes_and_ends() },
         Workload { name: "deleted_and_collected", ops: deleted_and_collected() },
-        Workload { name: "trimmed_where_it_lies", ops: trimmed() },
         Workload { name: "a_database_of_pages", ops: database() },
         Workload { name: "generated", ops: generated() },
     ]
@@ -174,19 +173,6 @@ fn deleted_and_collected() -> Vec<Op> {
     ops.extend([Op::Reopen, unlink(&[0]), unlink(&[1]), write(&[2], 8192, 4096, 9), Op::Compact]);
     ops.extend([file(&[0]), write(&[0], 0, 20_000, 10), fsync(&[0]), Op::Reopen, Op::Compact, unlink(&[3]), Op::Idle]);
     ops.extend([write(&[0], 4096, 12_288, 11), Op::Reopen, write(&[2], 0, 10, 12), Op::Compact, Op::Idle]);
-    ops
-}
-
-/// Garbage that goes back to the disk between blocks that stay, some of it only just made.
-fn trimmed() -> Vec<Op> {
-    let mut ops = Vec::new();
-    for i in 0..4u8 {
-        ops.extend([file(&[i]), write(&[i], 0, 50_000, i + 1)]);
-    }
-    ops.extend([Op::Reopen, write(&[0], 4096, 12_288, 5), unlink(&[1]), truncate(&[2], 20_001), write(&[3], 9000, 100, 6), Op::Trim]);
-    ops.extend([write(&[0], 30_000, 8192, 7), write(&[3], 9050, 100, 8), fsync(&[3]), write(&[2], 4096, 4096, 9), Op::Trim, Op::SyncAll]);
-    ops.extend([write(&[0], 0, 4096, 10), unlink(&[3]), Op::Reopen, write(&[0], 5, 4, 11), Op::Trim, write(&[2], 0, 8192, 12), Op::Trim]);
-    ops.extend([file(&[1]), write(&[1], 0, 20_000, 13), fsync(&[1]), write(&[0], 8192, 4096, 14), Op::Idle, Op::Trim]);
     ops
 }
 
