@@ -76,7 +76,7 @@ impl FileSystem {
         let view = View::take(self)?;
         let listed = Places::of(self, &view).list().await.map_err(|e| FsError::Io(format!("listing the store: {e}")))?;
         // A fold takes rows away before that is durable, and until then a recovery may need what they named. Between
-        // folds every segment that a recovery can ask for has its row in memory.
+        // folds every segment that a recovery can ask for has its row in memory, or had it in what was replayed.
         let _no_fold = self.fold_turn.lock().await;
         let staged_dir = self.state_dir.join("staged");
         let names = self.disk.list(&staged_dir).map_err(|e| host_error("reading staged files", &e))?;
@@ -87,7 +87,8 @@ impl FileSystem {
             if st.folding.is_some() {
                 return Err(FsError::Io("a fold is unfinished; collect when the store takes it".to_owned()));
             }
-            (st.segments.values().map(|s| s.id).collect::<BTreeSet<[u8; 16]>>(), self.log_start())
+            let ids = st.segments.values().map(|s| s.id).chain(st.dead.iter().map(|d| d.id));
+            (ids.collect::<BTreeSet<[u8; 16]>>(), self.log_start())
         };
         let mut found = Vec::new();
         for name in names {

@@ -10,7 +10,7 @@ use crate::host::HostFile;
 use crate::key::Key;
 use crate::log::ship::{Shipping, Waits};
 use crate::row::{Row, Segment};
-use crate::state::{Bases, State, host_error};
+use crate::state::{Bases, Dead, State, host_error};
 use crate::types::{FsError, FsResult, Ino};
 use orlop_model::Durability;
 use std::collections::{BTreeMap, HashSet};
@@ -284,7 +284,7 @@ impl FileSystem {
             let mut gone = st.journal.take_folded(cut);
             for segment in &dead {
                 st.files.forget(segment.number);
-                gone.push(segment.file.clone());
+                gone.push(st.files.path(segment.number, &segment.id));
             }
             gone
         };
@@ -378,16 +378,13 @@ impl FileSystem {
             st.current = None;
         }
         let current = st.current.as_ref().map(|c| c.segment);
-        let dead: Vec<Dead> = st
-            .segments
-            .iter()
-            .filter(|(n, s)| s.live == 0 && Some(**n) != current && !st.pins.contains_key(n))
-            .map(|(n, s)| Dead { number: *n, file: st.files.path(*n, &s.id), id: s.id, packed: s.pack.is_some() })
-            .collect();
+        let dead = st.segments.iter().filter(|(n, s)| s.live == 0 && Some(**n) != current && !st.pins.contains_key(n));
+        let mut dead: Vec<Dead> = dead.map(|(n, s)| Dead::new(*n, s)).collect();
         if !dead.is_empty() {
             let changes = dead.iter().map(|d| Change::Delete(Key::Segment(d.number))).collect();
             st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
         }
+        dead.append(&mut st.dead);
         Ok(dead)
     }
 
@@ -547,15 +544,6 @@ impl FileSystem {
             let _ = t.await;
         }
     }
-}
-
-/// A segment that nothing refers to.
-struct Dead {
-    number: u64,
-    id: [u8; 16],
-    /// Its file on the host, which may be gone already.
-    file: PathBuf,
-    packed: bool,
 }
 
 struct SyncWork {

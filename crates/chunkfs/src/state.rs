@@ -68,6 +68,21 @@ pub(crate) struct Reserved {
     pub(crate) file: Arc<dyn HostFile>,
 }
 
+/// A segment that lost its row, because nothing refers to it. Its file on the host, which may be gone already, and its pack go once
+/// a fold has made that durable: until then a recovery reads what was there before it died.
+#[derive(Debug)]
+pub(crate) struct Dead {
+    pub(crate) number: u64,
+    pub(crate) id: [u8; 16],
+    pub(crate) packed: bool,
+}
+
+impl Dead {
+    pub(crate) fn new(number: u64, row: &Segment) -> Dead {
+        Dead { number, id: row.id, packed: row.pack.is_some() }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) journal: Journal,
@@ -87,6 +102,8 @@ pub(crate) struct State {
     pub(crate) segments: HashMap<u64, Segment>,
     /// How many of them are no pack.
     pub(crate) unpacked: u64,
+    /// Segments that had lost their rows when the volume was opened, until the next fold.
+    pub(crate) dead: Vec<Dead>,
     /// What of the segments is on this host.
     pub(crate) copies: Copies,
     pub(crate) current: Option<Current>,
@@ -532,7 +549,8 @@ impl State {
         let current = self.current.as_ref().filter(|c| c.next == 0).map(|c| c.segment);
         let dead = self.segments.iter().filter(|(n, s)| s.live == 0 && Some(**n) != current && !self.pins.contains_key(n));
         let filling = self.current.as_ref().map_or((0, 0), |c| (c.segment, u64::from(c.next)));
-        dead.map(|(n, _)| if *n == filling.0 { filling.1 } else { u64::from(self.segment_blocks) }).sum()
+        let of = |n: u64| if n == filling.0 { filling.1 } else { u64::from(self.segment_blocks) };
+        dead.map(|(n, _)| of(*n)).chain(self.dead.iter().map(|d| of(d.number))).sum()
     }
 
     /// Bytes acknowledged and not yet safe in the volume's durability class.

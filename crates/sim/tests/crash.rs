@@ -99,6 +99,7 @@ matrix![
     names_of_every_kind,
     holes_and_ends,
     deleted_and_collected,
+    died_between_two_folds,
     a_database_of_pages,
     generated,
 ];

@@ -17,7 +17,7 @@ use crate::remote::copies::{Copies, read_source};
 use crate::remote::{Packs, Source};
 use crate::row::{Pack, Row, Segment, Super};
 use crate::segment::{PACK_BLOCKS, SEGMENT_BLOCKS, SegmentFiles, parse_name, write_blocks};
-use crate::state::{Bases, Page, State, Stop};
+use crate::state::{Bases, Dead, Page, State, Stop};
 use crate::synced::Synced;
 use crate::types::{BLOCK, FsError, FsResult};
 use orlop_model::{Durability, Error, Result};
@@ -259,6 +259,7 @@ impl Shell<'_> {
             sb: self.sb.clone(),
             segments: self.segments.clone(),
             unpacked: self.segments.values().filter(|s| s.pack.is_none()).count() as u64,
+            dead: Vec::new(),
             copies: Copies::default(),
             current: None,
             pins: HashMap::new(),
@@ -341,6 +342,12 @@ impl Shell<'_> {
                 let first = chunk * CHUNK_BLOCKS + u64::from(run.start);
                 self.baseless.retain(|(i, b)| i != ino || !(first..first + u64::from(run.len)).contains(b));
             }
+            if let Change::Delete(Key::Segment(n)) = &c
+                && let Some(row) = st.segments.get(n)
+            {
+                let dead = Dead::new(*n, row);
+                st.dead.push(dead);
+            }
             match &c {
                 Change::Patch { ino, block, .. } if self.baseless.contains(&(*ino, *block)) => {}
                 _ => st.apply(c, &bases)?,
@@ -378,16 +385,17 @@ impl Shell<'_> {
         Ok(page.into())
     }
 
-    /// Removes staged files that no row names: made just before a crash and never referred to. Of the others, a head that
-    /// a power failure took is written again.
+    /// Removes staged files that no row ever named: made just before a crash and never referred to. Those that lost their rows in what
+    /// was replayed stay: should this process die before its first fold, all of it is replayed again, and read from them. A head that a
+    /// power failure took is written again.
     fn tidy_segments(&self, st: &mut State) -> std::io::Result<()> {
         let disk = &*self.config.host;
         for name in disk.list(&self.segment_dir)? {
             let Some((number, id)) = parse_name(&name) else { continue };
-            let is_here = |segments: &HashMap<u64, Segment>| segments.get(&number).is_some_and(|s| s.id == id);
+            let is_named = st.segments.get(&number).is_some_and(|s| s.id == id) || st.dead.iter().any(|d| d.id == id);
             // Of a pack that the namespace knows only a whole copy is of use.
             let stale = self.is_packed(number) && !st.copies.is_staged(number);
-            if stale || !is_here(&st.segments) && !is_here(&self.segments) {
+            if stale || !is_named {
                 tracing::info!(%name, "removing a staged segment that nothing refers to");
                 disk.remove(&self.segment_dir.join(name))?;
             } else if st.files.write_lost_header(number, &id)? {

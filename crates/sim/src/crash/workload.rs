@@ -54,6 +54,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload { name: "names_of_every_kind", ops: names() },
         Workload { name: "holes_and_ends", ops: holes_and_ends() },
         Workload { name: "deleted_and_collected", ops: deleted_and_collected() },
+        Workload { name: "died_between_two_folds", ops: died_between_two_folds() },
         Workload { name: "a_database_of_pages", ops: database() },
         Workload { name: "generated", ops: generated() },
     ]
@@ -173,6 +174,18 @@ fn deleted_and_collected() -> Vec<Op> {
     ops.extend([Op::Reopen, unlink(&[0]), unlink(&[1]), write(&[2], 8192, 4096, 9), Op::Compact]);
     ops.extend([file(&[0]), write(&[0], 0, 20_000, 10), fsync(&[0]), Op::Reopen, Op::Compact, unlink(&[3]), Op::Idle]);
     ops.extend([write(&[0], 4096, 12_288, 11), Op::Reopen, write(&[2], 0, 10, 12), Op::Compact, Op::Idle]);
+    ops
+}
+
+/// Segments that are made and die before a fold knows of them, with small writes to what they held: until one is done, every opening
+/// needs them.
+fn died_between_two_folds() -> Vec<Op> {
+    let mut ops = vec![file(&[0]), Op::Idle];
+    for i in 0..3u8 {
+        ops.extend([write(&[0], 0, 12_288, i + 1), write(&[0], 100, 50, i + 11), Op::Kill]);
+        ops.extend([write(&[0], 0, 12_288, i + 21), write(&[0], 9000, 50, i + 31), Op::SyncAll, Op::Kill]);
+        ops.extend([write(&[0], 0, 12_288, i + 41), Op::Idle, write(&[0], 5000, 50, i + 51)]);
+    }
     ops
 }
 
