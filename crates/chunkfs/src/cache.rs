@@ -4,8 +4,13 @@
 
 use crate::fs::FileSystem;
 use crate::key::Key;
+use crate::neighbours::Misses;
 use crate::row::Row;
+use crate::types::Ino;
 use std::collections::HashMap;
+
+/// Folders that are known whole, at most.
+const WHOLE: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct RowCache {
@@ -13,13 +18,21 @@ pub(crate) struct RowCache {
     old: HashMap<Key, Option<Row>>,
     young_weight: usize,
     cap: usize,
+    /// How often the old generation was dropped.
+    dropped: u64,
+    /// Folders of which every name that is there was put in, and since when.
+    whole: HashMap<Ino, u64>,
 }
 
 impl FileSystem {
     /// Gives back the memory of rows that the namespace has as well, which are fetched again when they are asked for, and of
     /// reads and uploads that are over.
     pub fn forget_rows(&self) {
-        self.lock().clean.clear();
+        {
+            let mut st = self.lock();
+            st.clean.clear();
+            st.misses = Misses::default();
+        }
         self.buffers.clear();
         if let Some(shipping) = &self.shipping {
             shipping.buffers.clear();
@@ -41,7 +54,7 @@ fn weight(row: &Option<Row>) -> usize {
 impl RowCache {
     /// Holds rows of at most this weight in all.
     pub(crate) fn new(cap: usize) -> Self {
-        RowCache { young: HashMap::new(), old: HashMap::new(), young_weight: 0, cap }
+        RowCache { young: HashMap::new(), old: HashMap::new(), young_weight: 0, cap, dropped: 0, whole: HashMap::new() }
     }
 
     /// The row, if it is known to be there (`Some(Some)`) or absent (`Some(None)`).
@@ -49,9 +62,36 @@ impl RowCache {
         if let Some(row) = self.young.get(key) {
             return Some(row.clone());
         }
-        let row = self.old.remove(key)?;
+        let Some(row) = self.old.remove(key) else { return self.is_no_name(key).then_some(None) };
         self.put(*key, row.clone());
         Some(row)
+    }
+
+    /// Whether it is a name of a folder all of whose names are here, and not one of them.
+    fn is_no_name(&self, key: &Key) -> bool {
+        let Key::Dirent(folder, _) = key else { return false };
+        self.whole.get(folder).is_some_and(|since| self.lasts(*since))
+    }
+
+    /// Whether nothing was dropped of what was put in since: what is young becomes old first.
+    fn lasts(&self, since: u64) -> bool {
+        self.dropped <= since + 1
+    }
+
+    /// For `has_all_names`: to be asked for before the names are put in.
+    pub(crate) fn generation(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Every name that the folder has at rest was put in since.
+    pub(crate) fn has_all_names(&mut self, folder: Ino, since: u64) {
+        if self.whole.len() >= WHOLE {
+            let dropped = self.dropped;
+            self.whole.retain(|_, since| dropped <= *since + 1);
+        }
+        if self.whole.len() < WHOLE {
+            self.whole.insert(folder, since);
+        }
     }
 
     pub(crate) fn put(&mut self, key: Key, row: Option<Row>) {
@@ -63,6 +103,7 @@ impl RowCache {
         if self.young_weight > self.cap / 2 {
             self.old = std::mem::take(&mut self.young);
             self.young_weight = 0;
+            self.dropped += 1;
         }
     }
 
@@ -76,5 +117,45 @@ impl RowCache {
             self.young_weight -= weight(&before);
         }
         self.old.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Orphan;
+
+    fn full(cache: &mut RowCache, from: u64) {
+        let before = cache.dropped;
+        for n in from.. {
+            cache.put(Key::Orphan(n), Some(Row::Orphan(Orphan::Unlinked)));
+            if cache.dropped > before {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_is_known_whole_for_as_long_as_all_its_names_are() {
+        let mut cache = RowCache::new(1000);
+        let (name, other) = (Key::Dirent(7, 100), Key::Dirent(7, 200));
+        assert_eq!(cache.get(&other), None);
+        full(&mut cache, 1000);
+        let since = cache.generation();
+        cache.put(name, Some(Row::Orphan(Orphan::Unlinked)));
+        cache.has_all_names(7, since);
+        assert_eq!(cache.get(&other), Some(None));
+        assert_eq!(cache.get(&Key::Dirent(8, 200)), None);
+        assert_eq!(cache.get(&Key::Inode(7)), None);
+        // The names are old now, and still there.
+        full(&mut cache, 2000);
+        assert_eq!(cache.get(&other), Some(None));
+        // Now they are gone.
+        full(&mut cache, 3000);
+        assert_eq!(cache.get(&name), None);
+        assert_eq!(cache.get(&other), None);
+        cache.has_all_names(7, cache.generation());
+        cache.clear();
+        assert_eq!(cache.get(&other), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::state::{Reserved, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 const B: usize = BLOCK as usize;
 
@@ -26,24 +27,30 @@ const SMALL_PACKS: usize = 64;
 impl FileSystem {
     /// Moves what is live out of segments that are mostly garbage, if there is much of it.
     pub(crate) async fn compact(&self) -> FsResult<()> {
+        let _turn = self.room_turn.lock().await;
         let victims = self.victims(false);
-        if victims.is_empty() {
-            return Ok(());
+        if !victims.is_empty() {
+            tracing::info!(segments = victims.len(), "compacting");
+            self.empty(&victims).await?;
         }
-        tracing::info!(segments = victims.len(), "compacting");
-        self.empty(&victims).await
+        self.trim_if_worth_it().await
     }
 
     /// Moves what is live out of every segment that holds any garbage. For tests and for freeing space now.
     pub async fn compact_all(&self) -> FsResult<()> {
+        let _turn = self.room_turn.lock().await;
         let victims = self.victims(true);
         self.empty(&victims).await?;
         self.fold().await
     }
 
-    /// The segment of which least is referred to, if a sixteenth of it is garbage and the host has room to move the rest.
+    /// The segment of which least is referred to, if a sixteenth of it is garbage and the host has room to move the rest. None where
+    /// trimming does it.
     pub(crate) fn emptiest(&self) -> Option<u64> {
         let mut st = self.lock();
+        if !st.makes_no_holes {
+            return None;
+        }
         st.look().ok()?;
         let current = st.current.as_ref().map(|c| c.segment);
         let most = (u64::from(st.segment_blocks) * 15 / 16).min(st.host_free.saturating_sub(st.last_room()) / BLOCK);
@@ -51,7 +58,8 @@ impl FileSystem {
         sealed.min_by_key(|(_, s)| s.live).map(|(n, _)| *n)
     }
 
-    /// Segments worth emptying: those less than half live, if there is much garbage in all; or all with any garbage.
+    /// Segments worth emptying: those less than half live, if there is much garbage in all; or all with any garbage. Where trimming gives
+    /// garbage back, those less than an eighth live, to have fewer files.
     fn victims(&self, all: bool) -> HashSet<u64> {
         let st = self.lock();
         let current = st.current.as_ref().map(|c| c.segment);
@@ -60,7 +68,8 @@ impl FileSystem {
         let garbage: u64 = sealed().map(|(_, s)| st.blocks_of(s).saturating_sub(s.live)).sum();
         let mut victims = HashSet::new();
         if all || garbage >= GARBAGE_MIN.max(live / 4) {
-            let limit = |s: &crate::row::Segment| if all { st.blocks_of(s) } else { st.blocks_of(s) / 2 };
+            let part = if st.outbox.is_some() || st.makes_no_holes { 2 } else { 8 };
+            let limit = |s: &crate::row::Segment| if all { st.blocks_of(s) } else { st.blocks_of(s) / part };
             victims.extend(sealed().filter(|(_, s)| s.live < limit(s)).map(|(n, _)| *n));
         }
         // Folds of a quiet volume leave small packs; many of them become few.
@@ -85,6 +94,9 @@ impl FileSystem {
             for (key, row) in rows {
                 let (Key::Chunk(ino, chunk), Row::Chunk(map)) = (key, row) else { continue };
                 for run in map.runs.iter().filter(|r| victims.contains(&r.segment)) {
+                    if self.wake.ending.load(Ordering::Acquire) {
+                        return Err(FsError::Io("the volume is being closed".to_owned()));
+                    }
                     self.fold_if_due().await?;
                     self.move_run(ino, chunk, run).await?;
                 }

@@ -2,6 +2,7 @@
 
 use crate::check::places::{Kind, Places, kind_of};
 use crate::fs::FileSystem;
+use crate::host::taken;
 use crate::key::Key;
 use crate::row::Row;
 use crate::segment::parse_name;
@@ -99,7 +100,7 @@ impl FileSystem {
                 Err(e) => return Err(host_error("reading the volume's folder", &e)),
             };
             for name in names {
-                let size = match self.disk.open(&dir.join(&name)).and_then(|f| f.size()) {
+                let size = match self.disk.open(&dir.join(&name)).and_then(|f| taken(&*f)) {
                     Ok(size) => size,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                     Err(e) => return Err(host_error("looking at a file", &e)),
@@ -143,6 +144,7 @@ fn staged(sums: &mut Sums, view: &View, number: u64, id: [u8; 16], size: u64) {
         Some(s) if s.pack.is_some() => sums.add("staged copies", size, 1),
         Some(s) if s.live == 0 && view.current.is_none_or(|(c, _)| c != number) => sums.add("staged dead", size, 1),
         Some(s) => {
+            // What was not written back yet may take nothing so far.
             let live = (s.live * BLOCK).min(size);
             sums.add("staged live", live, 1);
             sums.add("staged garbage", size - live, 0);

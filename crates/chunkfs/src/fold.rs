@@ -13,12 +13,12 @@ use crate::row::{Row, Segment};
 use crate::state::{Bases, Dead, State, host_error};
 use crate::types::{FsError, FsResult, Ino};
 use orlop_model::Durability;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 
 /// Weight of changed rows at which a fold is started.
 const FOLD_WEIGHT: usize = 16 << 20;
@@ -55,6 +55,9 @@ pub(crate) struct Wake {
     pub(crate) fold: Notify,
     pub(crate) folded: Notify,
     pub(crate) reap: Notify,
+    pub(crate) compact: Notify,
+    /// The volume is being closed: nothing is moved any more.
+    pub(crate) ending: AtomicBool,
     pub(crate) stop: AtomicBool,
     pub(crate) stopped: Notify,
     pub(crate) reap_queue: parking_lot::Mutex<Vec<Ino>>,
@@ -95,7 +98,12 @@ impl FileSystem {
             st.writable()?;
             is_fold_due(&st)
         };
-        if is_due { self.fold().await } else { Ok(()) }
+        match is_due {
+            false => Ok(()),
+            // Whoever moves data to make room cannot wait for it.
+            true if self.shipping.is_none() => self.fold_for_room().await,
+            true => self.fold().await,
+        }
     }
 
     /// Makes every change so far durable.
@@ -208,12 +216,16 @@ impl FileSystem {
 
     /// Moves all changed rows into the namespace.
     pub(crate) async fn fold(&self) -> FsResult<()> {
-        let _turn = self.fold_turn.lock().await;
-        let (rows, cut, dead) = {
+        self.fold_in(self.fold_turn.lock().await).await
+    }
+
+    /// The same in a turn. It must not be dropped before its end: what it has begun would block every later one.
+    pub(crate) async fn fold_in(&self, _turn: MutexGuard<'_, ()>) -> FsResult<()> {
+        let (rows, cut, folds_nothing, dead) = {
             let mut st = self.lock();
             match st.folding.clone() {
                 // An earlier fold failed half-way: it is tried again as it was.
-                Some(_) => (None, 0, Vec::new()),
+                Some(_) => (None, 0, true, Vec::new()),
                 None => {
                     st.writable()?;
                     st.flush_dirty()?;
@@ -228,7 +240,9 @@ impl FileSystem {
                     let rows = Arc::new(std::mem::take(&mut st.overlay));
                     st.folding = Some(rows.clone());
                     st.stored_below = st.sb.next_ino;
-                    (Some(rows), cut, dead)
+                    // A record may change nothing, and still be the last one that the namespace has to know of.
+                    let folds_nothing = rows.is_empty() && cut == st.folded_upto;
+                    (Some(rows), cut, folds_nothing, dead)
                 }
             }
         };
@@ -243,7 +257,7 @@ impl FileSystem {
             }
             Some(shipping) => self.bring_to_store(shipping, &rows, cut).await?,
         };
-        if !rows.is_empty() {
+        if !folds_nothing {
             loop {
                 match self.ns.fold(&rows, &beside, cut).await {
                     Ok(()) => break,
@@ -280,17 +294,19 @@ impl FileSystem {
         let gone = {
             let mut st = self.lock();
             st.folding = None;
+            st.folded_upto = cut;
             st.folds += 1;
             let mut gone = st.journal.take_folded(cut);
             for segment in &dead {
                 st.files.forget(segment.number);
                 gone.push(st.files.path(segment.number, &segment.id));
+                st.trimmed.remove(&segment.number);
             }
             gone
         };
         self.wake.folded.notify_waiters();
         // A fold of nothing wrote nothing: recovery still starts where it did, and needs the log from there on.
-        if let Some(shipping) = self.shipping.as_ref().filter(|_| !rows.is_empty()) {
+        if let Some(shipping) = self.shipping.as_ref().filter(|_| !folds_nothing) {
             let packs = dead.iter().filter(|d| d.packed).map(|d| crate::pack::path(&shipping.prefix, &d.id));
             let mut objects: Vec<_> = packs.collect();
             for (key, row) in &beside {
@@ -327,44 +343,6 @@ impl FileSystem {
     /// Whether a fold would give segments back to the host.
     fn has_dead(&self) -> bool {
         self.lock().dead_blocks() > 0
-    }
-
-    /// When the host's disk is short: waits for what was just removed to go, and gives back what is garbage.
-    /// Tells whether trying again makes sense.
-    pub(crate) async fn make_room(&self) -> bool {
-        self.free_orphans().await;
-        if let Some(shipping) = &self.shipping {
-            return self.send_for_room(shipping).await;
-        }
-        let _turn = self.room_turn.lock().await;
-        let mut made = false;
-        if self.has_dead() {
-            made = self.fold().await.is_ok();
-        }
-        // One segment at a time, the emptiest first, so that little room is needed to gain some.
-        for _ in 0..4 {
-            let Some(victim) = self.emptiest() else { break };
-            if self.empty(&HashSet::from([victim])).await.is_err() || self.fold().await.is_err() {
-                break;
-            }
-            made = true;
-        }
-        made
-    }
-
-    /// The same on a volume whose home is the store: copies go, and what is only here is sent first.
-    async fn send_for_room(&self, shipping: &Shipping) -> bool {
-        loop {
-            if self.evict(0).await > 0 {
-                return true;
-            }
-            if self.lock().unpacked_bytes() == 0 || shipping.check_outage().is_err() {
-                return false;
-            }
-            let folded = self.wake.folded.notified();
-            self.wake.fold.notify_one();
-            let _ = tokio::time::timeout(Duration::from_secs(1), folded).await;
-        }
     }
 
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
@@ -453,10 +431,8 @@ impl FileSystem {
                 let done = if due { fs.fold().await } else { fs.sync_all().await };
                 if due {
                     quiet = Duration::ZERO;
-                    if done.is_ok()
-                        && let Err(e) = fs.compact().await
-                    {
-                        tracing::warn!(error = %e, "compaction stopped");
+                    if done.is_ok() {
+                        wake.compact.notify_one();
                     }
                 }
                 if let Err(e) = done {
@@ -465,6 +441,20 @@ impl FileSystem {
                     wake.folded.notify_waiters();
                     drop(fs);
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }));
+        // Beside it: what is written meanwhile is synced as ever.
+        let (fs, wake) = (Arc::downgrade(self), self.wake.clone());
+        tasks.push(tokio::spawn(async move {
+            while !wake.stop.load(Ordering::Acquire) {
+                tokio::select! {
+                    () = wake.compact.notified() => {}
+                    () = wake.stopped.notified() => break,
+                }
+                let Some(fs) = fs.upgrade() else { break };
+                if let Err(e) = fs.compact().await {
+                    tracing::warn!(error = %e, "compaction stopped");
                 }
             }
         }));
@@ -490,6 +480,9 @@ impl FileSystem {
     /// journal, and durable there.
     pub async fn close(&self) -> FsResult<()> {
         self.reap_queued().await;
+        // What is moved after the last fold would be in the journal alone.
+        self.wake.ending.store(true, Ordering::Release);
+        let _turn = tokio::time::timeout(FOLD_WITHIN, self.room_turn.lock()).await;
         let broken = self.lock().broken.clone();
         let mut unfolded = false;
         let result = match (broken, &self.shipping) {

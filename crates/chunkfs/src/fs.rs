@@ -5,7 +5,7 @@
 
 use crate::buffers::Buffers;
 use crate::fold::Wake;
-use crate::host::HostDisk;
+use crate::host::{HostDisk, taken};
 use crate::key::Key;
 use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
@@ -134,15 +134,19 @@ impl FileSystem {
     pub(crate) async fn run<T>(&self, mut f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
         self.may_answer().await?;
         loop {
-            let (key, folds) = {
+            let (key, neighbours, folds) = {
                 let mut st = self.lock();
                 match f(&mut st) {
                     Ok(out) => return Ok(out),
                     Err(Stop::Fs(e)) => return Err(e),
-                    Err(Stop::Miss(key)) => (key, st.folds),
+                    Err(Stop::Miss(key)) => (key, st.missed(key), st.folds),
                 }
             };
-            self.fetch(key, folds).await?;
+            match neighbours {
+                // One of the others may be damaged: that is not this row's fault.
+                Some(all) if self.fetch_all(all, folds).await.is_ok() => {}
+                _ => self.fetch(key, folds).await?,
+            }
         }
     }
 
@@ -153,7 +157,7 @@ impl FileSystem {
     }
 
     /// What the namespace at rest answers. It asks a store that is away again and again: here the outage policy ends that.
-    async fn at_rest<T>(&self, answer: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+    pub(crate) async fn at_rest<T>(&self, answer: impl Future<Output = FsResult<T>>) -> FsResult<T> {
         let bounded = self.shipping.as_ref().filter(|s| s.config.outage != OutagePolicy::Wait);
         let Some(shipping) = bounded else { return answer.await.map_err(|e| self.heed(e)) };
         tokio::pin!(answer);
@@ -285,7 +289,7 @@ impl FileSystem {
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
         };
         // A segment that goes away meanwhile counts for nothing.
-        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| f.size()).ok()).sum::<u64>();
+        usage.host_bytes += paths.iter().filter_map(|p| self.disk.open(p).and_then(|f| taken(&*f)).ok()).sum::<u64>();
         usage
     }
 

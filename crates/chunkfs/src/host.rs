@@ -7,9 +7,10 @@
 //! 3. Bytes are durable only after `sync_data` returned on that file; a new, renamed or removed name only after
 //!    `sync_dir` of its folder.
 //! 4. A handle stays readable after its name was removed.
+//! 5. A range that `punch` gave back reads as it was or as zeros after a crash, and nothing beside it changes.
 
-use crate::types::Time;
-use rustix::fs::{Advice, fadvise};
+use crate::types::{BLOCK, Time};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
@@ -38,6 +39,19 @@ pub trait HostFile: Send + Sync + std::fmt::Debug {
     fn size(&self) -> io::Result<u64>;
     /// Cuts or extends the file.
     fn set_size(&self, size: u64) -> io::Result<()>;
+    /// Gives the disk back what a range within the file takes, which reads as zeros from then on.
+    fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Bytes of the disk that the file takes.
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
+    }
+}
+
+/// Bytes of the disk that hold a file's own: neither its holes nor what is set aside behind its end.
+pub(crate) fn taken(file: &dyn HostFile) -> io::Result<u64> {
+    Ok(file.allocated()?.min(file.size()?))
 }
 
 /// The host's disk below one folder tree.
@@ -58,6 +72,10 @@ pub trait HostDisk: Send + Sync + std::fmt::Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes in all and bytes free where `dir` lies.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
+    /// Whether files there give back what `punch` takes out of them, block by block.
+    fn makes_holes(&self, _dir: &Path) -> bool {
+        false
+    }
     /// Takes the exclusive lock of a path, held until the guard is dropped; `WouldBlock` if another holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Changes whenever what was in memory was lost: after a power failure or reboot, not after a killed process.
@@ -173,6 +191,15 @@ impl HostFile for RealFile {
     fn set_size(&self, size: u64) -> io::Result<()> {
         self.file.set_len(size)
     }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
 }
 
 impl HostDisk for RealDisk {
@@ -215,6 +242,14 @@ impl HostDisk for RealDisk {
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         let s = rustix::fs::statvfs(dir)?;
         Ok((s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize))
+    }
+
+    fn makes_holes(&self, dir: &Path) -> bool {
+        // Those keep an extent or a record for as long as any block of it is in use; so does a file system of larger blocks.
+        const BTRFS: u32 = 0x9123_683e;
+        const ZFS: u32 = 0x2fc1_2fc1;
+        const BCACHEFS: u32 = 0xca45_1a4e;
+        rustix::fs::statfs(dir).is_ok_and(|s| ![BTRFS, ZFS, BCACHEFS].contains(&(s.f_type as u32)) && s.f_bsize as u64 <= BLOCK)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

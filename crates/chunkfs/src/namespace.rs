@@ -125,6 +125,27 @@ impl Namespace {
         self.scan_with(from, to, limit, options).await
     }
 
+    /// A few rows that lie side by side, until there are so many or they have so many bytes; and whether that is all of them.
+    pub(crate) async fn side_by_side(
+        &self,
+        from: Key,
+        to: Key,
+        rows: usize,
+        bytes: usize,
+        is_far: bool,
+    ) -> FsResult<(Vec<(Key, Row)>, bool)> {
+        let options = if is_far { near().with_read_ahead_bytes(bytes) } else { near() }.with_cache_blocks(true);
+        let mut it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
+        let (mut out, mut weight) = (Vec::new(), 0);
+        while out.len() < rows && weight < bytes {
+            let Some(kv) = it.next().await.map_err(|e| fs_error(&e))? else { return Ok((out, true)) };
+            let key = Key::decode(&kv.key).map_err(|e| FsError::Corrupt(format!("namespace: {e}")))?;
+            weight += kv.value.len();
+            out.push((key, decode(key, &kv.value)?));
+        }
+        Ok((out, false))
+    }
+
     async fn scan_with(&self, from: Key, to: Key, limit: usize, options: ScanOptions) -> FsResult<Vec<(Key, Row)>> {
         let it = self.db().scan_with_options(from.encode()..to.encode(), &options).await.map_err(|e| fs_error(&e))?;
         collect(it, limit).await

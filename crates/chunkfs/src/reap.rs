@@ -179,24 +179,27 @@ impl FileSystem {
         }
     }
 
-    /// When space is short: waits a moment for unlinked files to go. Tells whether any went.
+    /// When space is short: waits a moment for the files to go that have no name by now. Tells whether any went.
     ///
-    /// The kernel forgets a removed file a little after it removed it, and a person who frees space expects it.
+    /// The kernel forgets a removed file a little after it removed it, and a person who frees space expects it. One that somebody has
+    /// open stays; a large one goes in several steps, and its segments only with the last.
     pub(crate) async fn free_orphans(&self) -> bool {
-        let (before, any) = {
+        let (before, mut waited_for) = {
             let st = self.lock();
-            (st.sb.used_blocks, !st.orphans.is_empty())
+            (st.sb.used_blocks, st.orphans.clone())
         };
-        if !any {
-            return false;
-        }
+        let all = waited_for.len();
         for _ in 0..10 {
-            if self.lock().sb.used_blocks < before {
-                return true;
+            {
+                let st = self.lock();
+                waited_for.retain(|ino| st.orphans.contains(ino));
+            }
+            if waited_for.is_empty() {
+                break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.lock().sb.used_blocks < before
+        waited_for.len() < all || self.lock().sb.used_blocks < before
     }
 }
 

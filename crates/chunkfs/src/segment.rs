@@ -171,3 +171,13 @@ pub(crate) fn read_run(file: &dyn HostFile, run: &Run, out: &mut [u8]) -> FsResu
     }
     Ok(())
 }
+
+/// Blocks of the run that are not what the run says, by their place in it.
+pub(crate) fn bad_blocks(file: &dyn HostFile, run: &Run) -> io::Result<Vec<u16>> {
+    let mut buffer = vec![0; usize::from(run.len) * B];
+    let got = file.read_at(&mut buffer, offset_of(run.at))?;
+    let bytes = &buffer[..got];
+    let right =
+        |n: u16| bytes.get(usize::from(n) * B..(usize::from(n) + 1) * B).is_some_and(|b| crc32c::crc32c(b) == run.crcs[usize::from(n)]);
+    Ok((0..run.len).filter(|n| !right(*n)).collect())
+}

@@ -13,6 +13,7 @@ use crate::journal::Journal;
 use crate::key::{CHUNK_BLOCKS, Key};
 use crate::log::outbox::Outbox;
 use crate::lookups::Lookups;
+use crate::neighbours::Misses;
 use crate::remote::copies::{Copies, became_pack};
 use crate::row::{Orphan, Row, Segment, Super};
 use crate::segment::{SegmentFiles, write_blocks};
@@ -94,9 +95,12 @@ pub(crate) struct State {
     pub(crate) folding: Option<Arc<BTreeMap<Key, Option<Row>>>>,
     /// The namespace at rest has no row of an inode from this number on: all that there is of those is in memory.
     pub(crate) stored_below: Ino,
+    /// The last record that the namespace at rest has.
+    pub(crate) folded_upto: u64,
     /// Counts finished folds: a row fetched before one ended may be older than what it folded.
     pub(crate) folds: u64,
     pub(crate) clean: RowCache,
+    pub(crate) misses: Misses,
     pub(crate) sb: Super,
     /// Every segment's row, always in memory.
     pub(crate) segments: HashMap<u64, Segment>,
@@ -140,6 +144,15 @@ pub(crate) struct State {
     pub(crate) host_total: u64,
     /// When it was looked at.
     pub(crate) looked: Option<Instant>,
+    /// The host's file system gives nothing back of a part of a file.
+    pub(crate) makes_no_holes: bool,
+    /// When the background looks for garbage again.
+    pub(crate) trim_later: Option<Instant>,
+    /// Blocks that became garbage since the volume was opened, and how many there were when trimming gained nothing.
+    pub(crate) died: u64,
+    pub(crate) trimmed_in_vain: Option<u64>,
+    /// Blocks of the disk that a segment took after it was trimmed, beside those that something referred to.
+    pub(crate) trimmed: HashMap<u64, u64>,
     /// Bytes not yet covered by a sync.
     pub(crate) unsynced_bytes: u64,
     /// Why nothing can be changed any more, until the volume is opened again.
@@ -280,7 +293,7 @@ impl State {
                             self.copies.packed(*n, self.journal.seq(), &pack);
                         }
                         let before = self.segments.insert(*n, s.clone());
-                        self.count_unpacked(before.as_ref(), Some(s));
+                        self.count_segment(before.as_ref(), Some(s));
                     }
                     (Key::Orphan(ino), Row::Orphan(Orphan::Unlinked)) => {
                         self.orphans.insert(*ino);
@@ -293,7 +306,7 @@ impl State {
                 match key {
                     Key::Segment(n) => {
                         let before = self.segments.remove(&n);
-                        self.count_unpacked(before.as_ref(), None);
+                        self.count_segment(before.as_ref(), None);
                         self.copies.dropped(n);
                     }
                     Key::Orphan(ino) => {
@@ -571,7 +584,9 @@ impl State {
         self.unpacked * u64::from(self.segment_blocks) * BLOCK
     }
 
-    fn count_unpacked(&mut self, before: Option<&Segment>, now: Option<&Segment>) {
+    fn count_segment(&mut self, before: Option<&Segment>, now: Option<&Segment>) {
+        let live = |s: Option<&Segment>| s.map_or(0, |s| s.live);
+        self.died += live(before).saturating_sub(live(now));
         let only_here = |s: Option<&Segment>| u64::from(s.is_some_and(|s| s.pack.is_none()));
         self.unpacked = self.unpacked + only_here(now) - only_here(before);
     }

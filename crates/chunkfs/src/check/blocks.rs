@@ -7,11 +7,10 @@ use super::{Damage, Gathered};
 use crate::chunk::{Chunk, Run};
 use crate::fold::blocking;
 use crate::fs::FileSystem;
-use crate::host::HostFile;
 use crate::key::CHUNK_BLOCKS;
 use crate::pack::{FRAME_BLOCKS, Of, Whole};
 use crate::remote::{PackAt, Source};
-use crate::segment::offset_of;
+use crate::segment::bad_blocks;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use orlop_model::FindingKind;
 use std::collections::{BTreeMap, HashSet};
@@ -206,14 +205,4 @@ fn named(ino: Ino, chunk: u64, run: &Run, n: u16) -> Named {
 fn hit(d: &mut Damage, n: &Named) {
     d.blocks.insert(n.at);
     d.inos.insert(n.ino);
-}
-
-/// Blocks of the run that are not what the run says, by their place in it.
-fn bad_blocks(file: &dyn HostFile, run: &Run) -> std::io::Result<Vec<u16>> {
-    let mut buffer = vec![0; usize::from(run.len) * B];
-    let got = file.read_at(&mut buffer, offset_of(run.at))?;
-    let bytes = &buffer[..got];
-    let right =
-        |n: u16| bytes.get(usize::from(n) * B..(usize::from(n) + 1) * B).is_some_and(|b| crc32c::crc32c(b) == run.crcs[usize::from(n)]);
-    Ok((0..run.len).filter(|n| !right(*n)).collect())
 }

@@ -53,7 +53,10 @@ impl FileSystem {
         let fits = self.fits(ino, first, last).await;
         let again = match fits {
             Err(FsError::Quota) => self.apart(ino, turn, self.free_orphans()).await,
-            Err(FsError::NoSpace) => self.apart(ino, turn, self.make_room()).await,
+            Err(FsError::NoSpace) => {
+                let wanted = (last - first) * BLOCK + self.lock().gathered();
+                self.apart(ino, turn, self.make_room(wanted)).await
+            }
             _ => false,
         };
         if again {

@@ -11,7 +11,7 @@ use crate::key::CHUNK_BLOCKS;
 use crate::ops::attr::{MAX_FILE, reserve_one};
 use crate::remote::Source;
 use crate::remote::copies::read_source;
-use crate::segment::{offset_of, write_blocks};
+use crate::segment::{bad_blocks, offset_of, write_blocks};
 use crate::state::{Page, Reserved, State, Step, host_error};
 use crate::tx::Tx;
 use crate::types::{BLOCK, Caller, FileKind, FsError, FsResult, Ino};
@@ -22,6 +22,9 @@ const B: usize = BLOCK as usize;
 
 /// Bytes of one write from which on the disk is given them at once: more will follow, and whoever syncs waits for all of it.
 const LARGE: usize = 256 << 10;
+
+/// How often blocks are looked for that were overwritten and collected before they were read.
+const READINGS: usize = 100;
 
 /// Where some blocks of a reading come from; holes come from nowhere.
 pub(super) enum Piece {
@@ -105,15 +108,17 @@ impl<'a> WritePlan<'a> {
 impl FileSystem {
     /// Bytes of a file from an offset, fewer only at its end.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Bytes> {
+        let mut left = READINGS;
         loop {
-            if let Some(bytes) = self.read_once(ino, offset, len).await? {
+            left -= 1;
+            if let Some(bytes) = self.read_once(ino, offset, len, left > 0).await? {
                 return Ok(bytes);
             }
         }
     }
 
-    /// `None` if what was to be read was overwritten, and its segment collected, before it was read.
-    async fn read_once(&self, ino: Ino, offset: u64, len: u32) -> FsResult<Option<Bytes>> {
+    /// `None` if what was to be read was overwritten, and collected, before it was read, and it may be tried `again`.
+    async fn read_once(&self, ino: Ino, offset: u64, len: u32, again: bool) -> FsResult<Option<Bytes>> {
         let found = self
             .run(|st| {
                 let inode = Tx::new(st).inode(ino)?;
@@ -134,7 +139,7 @@ impl FileSystem {
         let mut buffer = self.buffers.take(((end.div_ceil(BLOCK) - first) as usize) * B);
         self.read_ahead(ino, first..end.div_ceil(BLOCK), blocks).await;
         if let Err(e) = self.fill(&pieces, first, buffer.space()).await {
-            if self.any_collected(&pieces) {
+            if again && self.is_elsewhere(ino, &pieces).await? {
                 return Ok(None);
             }
             tracing::error!(ino, offset, error = %e, "a read failed");
@@ -144,10 +149,26 @@ impl FileSystem {
         Ok(Some(buffer.part(skip..skip + (end - offset) as usize)))
     }
 
-    /// Whether a segment of these lost its row since they were located: what they name is no longer there.
-    fn any_collected(&self, pieces: &[Piece]) -> bool {
-        let st = self.lock();
-        pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !st.segments.contains_key(&run.segment)))
+    /// Whether what could not be read was garbage by then, and gone: with its segment, or without. What is where it was found is damaged.
+    async fn is_elsewhere(&self, ino: Ino, pieces: &[Piece]) -> FsResult<bool> {
+        let has_row = |run: &Run| self.lock().segments.contains_key(&run.segment);
+        if self.shipping.is_some() {
+            return Ok(pieces.iter().any(|p| matches!(p, Piece::Run { run, .. } if !has_row(run))));
+        }
+        let mut moved = false;
+        for piece in pieces {
+            let Piece::Run { block: first, run, source: Source::Staged(file, _) } = piece else { continue };
+            for n in bad_blocks(&**file, run).unwrap_or_else(|_| (0..run.len).collect()) {
+                let (chunk, within) = ((first + u64::from(n)) / CHUNK_BLOCKS, run.start + n);
+                let now = self.run(|st| st.chunk(ino, chunk)).await?;
+                let place = now.at(within).map(|r| (r.segment, r.at + u32::from(within - r.start)));
+                if place == Some((run.segment, run.at + u32::from(n))) {
+                    return Ok(false);
+                }
+                moved = true;
+            }
+        }
+        Ok(moved)
     }
 
     /// Fills all of a buffer that starts at block `first`, whatever it held. What has to come from the store comes side by side.
@@ -180,6 +201,7 @@ impl FileSystem {
 
     /// What a block holds now; `None` if it is a hole or only reserved.
     pub(crate) async fn page(&self, ino: Ino, block: u64) -> FsResult<Option<Page>> {
+        let mut left = READINGS;
         loop {
             let pieces = self.run(|st| locate(st, ino, block..block + 1)).await?;
             if pieces.is_empty() {
@@ -188,8 +210,12 @@ impl FileSystem {
             let mut page = vec![0; B];
             match self.fill(&pieces, block, &mut page).await {
                 Ok(()) => return Ok(Some(page.into())),
-                Err(_) if self.any_collected(&pieces) => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    left -= 1;
+                    if left == 0 || !self.is_elsewhere(ino, &pieces).await? {
+                        return Err(e);
+                    }
+                }
             }
         }
     }
@@ -215,7 +241,7 @@ impl FileSystem {
         let first = self.write_once(cx, ino, offset, data, gathered).await;
         match first {
             Err(FsError::Quota) if self.free_orphans().await => self.write_once(cx, ino, offset, data, gathered).await,
-            Err(FsError::NoSpace) if self.make_room().await => self.write_once(cx, ino, offset, data, gathered).await,
+            Err(FsError::NoSpace) if self.make_room(data.len() as u64).await => self.write_once(cx, ino, offset, data, gathered).await,
             _ => first,
         }
     }

@@ -7,7 +7,6 @@
 
 use crate::fs::FileSystem;
 use crate::types::{FsError, FsResult};
-use std::time::Duration;
 
 /// What a kernel that gathers writes is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +21,6 @@ pub struct Gathering {
 const PART: u64 = 8;
 /// How often room is made before there is none.
 const ATTEMPTS: usize = 4;
-/// How long a file without a name is waited for, once.
-const FORGOTTEN_WITHIN: Duration = Duration::from_millis(30);
 /// The most that it is held to.
 const LARGEST: u64 = 2 << 30;
 
@@ -46,22 +43,18 @@ impl FileSystem {
 
     /// Asks for room for bytes that will be sent later; what nothing refers to is given back before that is refused.
     pub async fn room_to_gather(&self) -> FsResult<()> {
-        for n in 0..ATTEMPTS {
-            let (enough, folding, removed) = {
+        for _ in 0..ATTEMPTS {
+            let (enough, wanted, folding) = {
                 let mut st = self.lock();
                 st.look()?;
-                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.folding.is_some(), !st.orphans.is_empty())
+                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.gathered(), st.folding.is_some())
             };
             if enough {
                 return Ok(());
             }
-            if n == 0 && removed {
-                // What was removed just now goes when the kernel has forgotten it, which it says a moment later.
-                tokio::time::sleep(FORGOTTEN_WITHIN).await;
-            }
             // A fold under way may be giving it back.
-            let made = self.make_room().await || (folding && self.fold().await.is_ok());
-            if !made && n > 0 {
+            let made = self.make_room(wanted).await || (folding && self.fold_for_room().await.is_ok());
+            if !made {
                 break;
             }
         }

@@ -9,4 +9,5 @@ mod mend;
 mod packs;
 mod remote;
 mod remote_flip;
+mod trim;
 mod world;

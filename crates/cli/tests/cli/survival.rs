@@ -85,6 +85,28 @@ fn a_keeper_that_dies_is_followed_by_another_at_once() {
 }
 
 #[test]
+fn a_log_that_cannot_be_opened_keeps_no_volume_from_being_served() {
+    if !can_mount("a log that cannot be opened") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    let id = world.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id").to_owned();
+    let log = world.root.join(format!("log/worker-{id}.log"));
+    std::fs::create_dir_all(&log).expect("in its place");
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let mut file = std::fs::File::create(world.path("m/x")).expect("opens");
+    kill(world.worker_pid());
+    writeln!(file, "written").expect("writes");
+    drop(file);
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "written\n");
+    let said = std::fs::read_to_string(world.root.join("log/keeper.log")).expect("reads");
+    assert!(said.contains("a log could not be opened"), "{said}");
+    world.run(&["unmount", &world.dir("m")]).ok();
+    std::fs::remove_dir(log).expect("removed");
+}
+
+#[test]
 fn a_keeper_that_is_told_to_end_waits_for_a_worker_that_is_being_replaced() {
     if !can_mount("keeper told to end") {
         return;
@@ -93,18 +115,18 @@ fn a_keeper_that_is_told_to_end_waits_for_a_worker_that_is_being_replaced() {
     world.run(&["volume", "create", "db"]).ok();
     world.run(&["mount", "db", &world.dir("m")]).ok();
     let (keeper, worker) = (world.keeper_pid(), world.worker_pid());
-    // No worker starts while its log cannot be opened. Nothing of the volume is open here and no program is started meanwhile: to
+    // No worker serves a volume whose lock cannot be opened. Nothing of the volume is open here and no program is started meanwhile: to
     // start one closes what is open, which waits for a worker, and /proc waits for that.
-    let log = world.root.join(format!("log/worker-{}.log", world.keeper_record()["volumes"][0]["plan"]["volume"].as_str().expect("an id")));
-    std::fs::remove_file(&log).expect("removes");
-    std::fs::create_dir(&log).expect("in its way");
+    let lock = world.root.join(format!("state/{}/lock", world.keeper_record()["volumes"][0]["plan"]["volume"].as_str().expect("an id")));
+    std::fs::remove_file(&lock).expect("removes");
+    std::fs::create_dir(&lock).expect("in its way");
     kill(worker);
     let keeper_log = || std::fs::read_to_string(world.root.join("log/keeper.log")).expect("a log");
     wait("the keeper knows", || keeper_log().contains("no other worker yet"));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGTERM).expect("sent");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(alive(keeper), "it waits");
-    std::fs::remove_dir(&log).expect("removes");
+    std::fs::remove_dir(&lock).expect("removes");
     wait("it ends when a worker has the mount", || !alive(keeper));
     std::fs::write(world.path("m/x"), "went on").expect("the mount lives");
     wait("the next keeper has it", || world.run(&["status"]).out.contains("serving"));

@@ -1,5 +1,6 @@
 //! Changing how a store is reached: other credentials, other settings. Where it is stays: a change under which the volumes
-//! that live there are not found is refused, and so is one that leads to a copy of them. Mounted volumes are told at once, without being unmounted.
+//! that live there are not found is refused, and so is one that leads to a copy of them. Mounted volumes are told at once,
+//! without being unmounted.
 
 use crate::apply::Changed;
 use crate::inner::Inner;

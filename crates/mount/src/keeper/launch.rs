@@ -24,18 +24,24 @@ const SERVING: Duration = Duration::from_secs(60);
 /// How long a keeper may take to listen: it asks every worker for its descriptor first.
 const KEEPER: Duration = Duration::from_secs(60);
 
-fn open_log(path: &Path) -> Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| Error::io(format_args!("opening the log {}", path.display()), &e))
+/// Where a process writes its log. One that cannot be opened keeps no volume from being served: the lines go where those of this
+/// process go.
+fn outputs(log: &Path) -> (Stdio, Stdio) {
+    let open = || {
+        let out = File::options().create(true).append(true).mode(0o600).open(log)?;
+        std::io::Result::Ok((out.try_clone()?, out))
+    };
+    match open() {
+        Ok((out, err)) => (out.into(), err.into()),
+        Err(e) => {
+            tracing::warn!(log = %log.display(), error = %e, "a log could not be opened; its lines come here");
+            (Stdio::null(), Stdio::inherit())
+        }
+    }
 }
 
-fn command(launcher: &Launcher, root: &Path, log: &Path) -> Result<Command> {
-    let out = open_log(log)?;
-    let err = out.try_clone().map_err(|e| Error::io("sharing a log", &e))?;
+fn command(launcher: &Launcher, root: &Path, log: &Path) -> Command {
+    let (out, err) = outputs(log);
     let mut command = Command::new(&launcher.program);
     command
         .args(&launcher.args)
@@ -46,7 +52,7 @@ fn command(launcher: &Launcher, root: &Path, log: &Path) -> Result<Command> {
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err);
-    Ok(command)
+    command
 }
 
 /// A worker that has opened its volume and does not serve it yet.
@@ -66,7 +72,7 @@ impl Launched {
     pub(super) fn start_from(keeper: &Keeper, launcher: &Launcher, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
         let log = keeper.layout.worker_log(plan.volume);
         let (ours, theirs) = UnixStream::pair().map_err(|e| Error::io("making a socket for a worker", &e))?;
-        let mut command = command(launcher, keeper.layout.root(), &log)?;
+        let mut command = command(launcher, keeper.layout.root(), &log);
         command.arg("--volume").arg(plan.volume.to_string()).stdin(OwnedFd::from(theirs));
         let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
         // The command holds the worker's end of the socket; without it, a worker's death is seen at once.
@@ -142,7 +148,7 @@ pub(crate) fn start_keeper(launcher: &Launcher, root: &Path) -> Result<()> {
     layout.prepare()?;
     let log = layout.keeper_log();
     let mut child =
-        command(launcher, root, &log)?.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
+        command(launcher, root, &log).spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
     let until = Instant::now() + KEEPER;
     loop {
         let last = match Connection::connect(&layout.keeper_socket()) {

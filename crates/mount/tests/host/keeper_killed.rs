@@ -186,10 +186,10 @@ fn a_keeper_is_not_changed_over_while_a_volume_has_no_worker() {
     let keeper = world.keeper();
     let plan = world.volume("data");
     let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
-    // No worker starts while its log cannot be opened.
-    let log = world.root().join(format!("log/worker-{}.log", plan.volume));
-    std::fs::remove_file(&log).expect("removed");
-    std::fs::create_dir(&log).expect("in its way");
+    // No worker serves a volume whose lock cannot be opened.
+    let lock = world.root().join(format!("state/{}/lock", plan.volume));
+    std::fs::remove_file(&lock).expect("removed");
+    std::fs::create_dir(&lock).expect("in its way");
     kill(worker);
     until("no worker starts", || {
         let list = world.runtime.block_on(keeper.list()).expect("listed");
@@ -199,7 +199,7 @@ fn a_keeper_is_not_changed_over_while_a_volume_has_no_worker() {
     let error = orlop_mount::keeper::change_over(&world.root(), &launcher("keeper_process")).expect_err("the volume has no worker");
     assert!(error.message.contains("data") && error.remedy.is_some(), "{error}");
     assert!(alive(keeper_pid), "it was left as it is");
-    std::fs::remove_dir(&log).expect("removed");
+    std::fs::remove_dir(&lock).expect("removed");
     world.await_successor(&keeper, worker);
     std::fs::write(Path::new(&plan.mountpoint).join("f"), "went on").expect("written");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");

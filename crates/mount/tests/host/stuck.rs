@@ -172,10 +172,15 @@ fn a_hundred_who_wait_stop_nobody_who_has_what_he_wants() {
     const STUCK: usize = 100;
     let cold = Cold::new(|point| {
         fs::create_dir(point.join("cold")).expect("made");
-        fs::create_dir(point.join("warm")).expect("made");
+        fs::create_dir(point.join("between")).expect("made");
         for n in 0..STUCK {
             fs::write(point.join(format!("cold/{n}")), vec![7; 300 << 10]).expect("written");
         }
+        // Rows that lie beside those that were read come with them.
+        for n in 0..300 {
+            fs::write(point.join(format!("between/{n}")), "").expect("written");
+        }
+        fs::create_dir(point.join("warm")).expect("made");
         for n in 0..10 {
             fs::write(point.join(format!("warm/{n}")), vec![8; 300 << 10]).expect("written");
         }

@@ -55,6 +55,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload { name: "holes_and_ends", ops: holes_and_ends() },
         Workload { name: "deleted_and_collected", ops: deleted_and_collected() },
         Workload { name: "died_between_two_folds", ops: died_between_two_folds() },
+        Workload { name: "trimmed_where_it_lies", ops: trimmed() },
         Workload { name: "a_database_of_pages", ops: database() },
         Workload { name: "generated", ops: generated() },
     ]
@@ -186,6 +187,19 @@ fn died_between_two_folds() -> Vec<Op> {
         ops.extend([write(&[0], 0, 12_288, i + 21), write(&[0], 9000, 50, i + 31), Op::SyncAll, Op::Kill]);
         ops.extend([write(&[0], 0, 12_288, i + 41), Op::Idle, write(&[0], 5000, 50, i + 51)]);
     }
+    ops
+}
+
+/// Garbage that goes back to the disk between blocks that stay, some of it only just made.
+fn trimmed() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for i in 0..4u8 {
+        ops.extend([file(&[i]), write(&[i], 0, 50_000, i + 1)]);
+    }
+    ops.extend([Op::Reopen, write(&[0], 4096, 12_288, 5), unlink(&[1]), truncate(&[2], 20_001), write(&[3], 9000, 100, 6), Op::Trim]);
+    ops.extend([write(&[0], 30_000, 8192, 7), write(&[3], 9050, 100, 8), fsync(&[3]), write(&[2], 4096, 4096, 9), Op::Trim, Op::SyncAll]);
+    ops.extend([write(&[0], 0, 4096, 10), unlink(&[3]), Op::Reopen, write(&[0], 5, 4, 11), Op::Trim, write(&[2], 0, 8192, 12), Op::Trim]);
+    ops.extend([file(&[1]), write(&[1], 0, 20_000, 13), fsync(&[1]), write(&[0], 8192, 4096, 14), Op::Idle, Op::Trim]);
     ops
 }
 

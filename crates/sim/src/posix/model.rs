@@ -428,7 +428,7 @@ impl Model {
             }
             Op::Fsync { at } => self.at(at).map(|_| Out::Unit),
             Op::Totals => Ok(Out::Totals(self.nodes.values().map(|n| n.data.len() as u64).sum(), self.nodes.len() as u64)),
-            Op::SyncAll | Op::Kill | Op::Idle | Op::Compact => Ok(Out::Unit),
+            Op::SyncAll | Op::Kill | Op::Idle | Op::Compact | Op::Trim => Ok(Out::Unit),
             Op::Reopen | Op::SyncAndCutPower => {
                 self.release_all();
                 Ok(Out::Unit)

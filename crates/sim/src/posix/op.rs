@@ -144,6 +144,8 @@ pub enum Op {
     Idle,
     /// Segments with garbage are emptied.
     Compact,
+    /// Garbage goes back to the host's disk where it lies.
+    Trim,
     /// Closed and opened again; nothing is held any more.
     Reopen,
     /// The process dies and another takes over from the same kernel: what is held stays held.
@@ -309,7 +311,7 @@ impl Gen {
             93 => Op::SyncAll,
             94 => Op::Totals,
             _ if !self.taste.ends => Op::Attr { at: self.at() },
-            95 => [Op::Reopen, Op::Idle, Op::Compact][self.rng.below(3) as usize].clone(),
+            95 => [Op::Reopen, Op::Idle, Op::Compact, Op::Trim][self.rng.below(4) as usize].clone(),
             96 => Op::Reopen,
             97..=98 => Op::Kill,
             _ => Op::SyncAndCutPower,

@@ -252,6 +252,7 @@ impl Real {
                 Ok(Out::Unit)
             }
             Op::Compact => self.fs.compact_all().await.map(|()| Out::Unit).map_err(errno),
+            Op::Trim => self.fs.trim_all().await.map(|_| Out::Unit).map_err(errno),
             Op::Totals => {
                 let usage = self.fs.usage();
                 Ok(Out::Totals(usage.used_bytes / 4096, usage.inodes))

@@ -96,6 +96,10 @@ impl HostDisk for SimDisk {
         Ok((TOTAL, TOTAL - s.image.used()))
     }
 
+    fn makes_holes(&self, _dir: &Path) -> bool {
+        true
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let mut s = self.shared.lock();
         s.alive(self.life)?;
@@ -199,5 +203,32 @@ impl HostFile for SimFile {
             }
         }
         Ok(())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        let s = self.shared.lock();
+        s.alive(self.life)?;
+        Ok(s.image.allocated(self.node))
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut s = self.shared.lock();
+        let fate = s.step(self.life, Step::Punch(name(&self.path), offset, length))?;
+        // It keeps the length, and a crash may undo any part of it.
+        let end = s.image.size(self.node).min(offset + length);
+        let zeros = vec![0; end.saturating_sub(offset) as usize];
+        let does = match fate {
+            Fate::Do | Fate::Hold => true,
+            Fate::Skip | Fate::Fail(_) => false,
+            Fate::Stop(takes_effect) => takes_effect,
+        };
+        if does && !zeros.is_empty() {
+            s.image.write(self.node, offset, &zeros);
+        }
+        match fate {
+            Fate::Fail(code) => Err(errno(code)),
+            Fate::Stop(_) => Err(gone()),
+            _ => Ok(()),
+        }
     }
 }

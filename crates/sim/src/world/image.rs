@@ -343,6 +343,12 @@ impl Image {
         self.live.iter().map(|(p, id)| (p.to_string_lossy().into_owned(), self.size(*id))).collect()
     }
 
+    /// Bytes of a file that are no holes, as far as anybody can tell.
+    pub(crate) fn allocated(&self, node: u64) -> u64 {
+        let blocks = self.nodes[&node].live.chunks(4096);
+        blocks.filter(|b| b.iter().any(|byte| *byte != 0)).count() as u64 * 4096
+    }
+
     pub(crate) fn used(&self) -> u64 {
         self.live.values().map(|id| self.size(*id)).sum()
     }

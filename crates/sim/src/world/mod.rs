@@ -46,6 +46,8 @@ pub enum Step {
     Write(String, u64, usize),
     /// A file is cut or extended.
     Resize(String, u64),
+    /// A range of a file is given back to the disk.
+    Punch(String, u64, u64),
     /// A file's bytes are made durable.
     SyncData(String),
     /// The names in a folder are made durable.
