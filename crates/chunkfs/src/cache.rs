@@ -5,7 +5,7 @@
 use crate::fs::FileSystem;
 use crate::key::Key;
 use crate::neighbours::Misses;
-use crate::row::Row;
+use crate::row::{Row, weight};
 use crate::types::Ino;
 use std::collections::HashMap;
 
@@ -45,10 +45,6 @@ impl FileSystem {
     pub fn forget_blocks(&self) {
         self.ns.forget();
     }
-}
-
-fn weight(row: &Option<Row>) -> usize {
-    32 + row.as_ref().map_or(0, Row::weight)
 }
 
 impl RowCache {
@@ -96,9 +92,9 @@ impl RowCache {
 
     pub(crate) fn put(&mut self, key: Key, row: Option<Row>) {
         self.old.remove(&key);
-        self.young_weight += weight(&row);
+        self.young_weight += weight(row.as_ref());
         if let Some(before) = self.young.insert(key, row) {
-            self.young_weight -= weight(&before);
+            self.young_weight -= weight(before.as_ref());
         }
         if self.young_weight > self.cap / 2 {
             self.old = std::mem::take(&mut self.young);
@@ -114,7 +110,7 @@ impl RowCache {
 
     pub(crate) fn remove(&mut self, key: &Key) {
         if let Some(before) = self.young.remove(key) {
-            self.young_weight -= weight(&before);
+            self.young_weight -= weight(before.as_ref());
         }
         self.old.remove(key);
     }

@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, Notify};
 
 /// Weight of changed rows at which a fold is started.
-const FOLD_WEIGHT: usize = 16 << 20;
+const FOLD_WEIGHT: usize = 20 << 20;
 /// Weight at which changes wait for the fold to end.
-const STOP_WEIGHT: usize = 96 << 20;
+const STOP_WEIGHT: usize = 64 << 20;
 /// Bytes of journal at which a fold is started.
 const FOLD_JOURNAL: u64 = 64 << 20;
 /// Changes that lie longer than this are synced in the background, which bounds what a power failure takes.
@@ -281,12 +281,16 @@ impl FileSystem {
                 }
             }
         }
-        // What was just folded stays in memory: in small steps, while the fold's own rows still stand before it.
+        // What was just folded stays in memory: in small steps, while the fold's own rows still stand before it. Nobody asks for the rest
+        // of what was removed.
+        let is_gone = |key: &Key| rows[key].is_none() && key.ino().is_some_and(|i| matches!(rows.get(&Key::Inode(i)), Some(None)));
         let keys: Vec<Key> = rows.keys().copied().collect();
         for part in keys.chunks(512) {
             let mut st = self.lock();
             for key in part {
-                if !st.overlay.contains_key(key) {
+                if is_gone(key) {
+                    st.clean.remove(key);
+                } else if !st.overlay.contains_key(key) {
                     st.clean.put(*key, rows[key].clone());
                 }
             }

@@ -109,7 +109,7 @@ impl OpenConfig {
             fresh_kernel: true,
             host: Arc::new(RealDisk),
             clock: Arc::new(SystemClock),
-            cache_bytes: 24 << 20,
+            cache_bytes: 32 << 20,
             remote: None,
         }
     }

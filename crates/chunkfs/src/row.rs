@@ -159,15 +159,25 @@ pub(crate) fn kind_of(b: u8) -> Decoded<FileKind> {
     })
 }
 
+/// Bytes of memory that a row takes in a map, roughly, also one that is known to be absent: trees and tables are little more than half
+/// full.
+const PLACE: usize = (size_of::<Key>() + size_of::<Option<Row>>()) * 7 / 4;
+
+/// Bytes of memory that a row in a map takes, with what it points to, roughly.
+pub(crate) fn weight(row: Option<&Row>) -> usize {
+    PLACE + row.map_or(0, Row::beside)
+}
+
 impl Row {
-    /// Bytes of memory it takes, roughly.
-    pub(crate) fn weight(&self) -> usize {
-        64 + match self {
-            Row::Chunk(c) => c.weight(),
-            Row::Dirent(d) => d.name.len() + 32,
-            Row::Xattrs(x) => x.iter().map(|(k, v)| k.len() + v.len() + 96).sum(),
-            Row::Inode(i) => 160 + i.target.len(),
-            _ => 32,
+    /// Bytes of memory of what it points to, roughly.
+    fn beside(&self) -> usize {
+        const SHARED: usize = 32;
+        match self {
+            Row::Chunk(c) => SHARED + c.weight(),
+            Row::Dirent(d) => SHARED + d.name.len(),
+            Row::Xattrs(x) => SHARED + x.iter().map(|(k, v)| k.len() + v.len() + 96).sum::<usize>(),
+            Row::Inode(i) => SHARED + size_of::<Inode>() + i.target.len(),
+            Row::Applied(_) | Row::LogStart(_) | Row::Super(_) | Row::Segment(_) | Row::Orphan(_) => 0,
         }
     }
 

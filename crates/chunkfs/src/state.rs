@@ -15,7 +15,7 @@ use crate::log::outbox::Outbox;
 use crate::lookups::Lookups;
 use crate::neighbours::Misses;
 use crate::remote::copies::{Copies, became_pack};
-use crate::row::{Orphan, Row, Segment, Super};
+use crate::row::{Orphan, Row, Segment, Super, weight};
 use crate::segment::{SegmentFiles, write_blocks};
 use crate::synced::Synced;
 use crate::types::{BLOCK, FsError, FsResult, Ino, Time};
@@ -276,9 +276,9 @@ impl State {
 
     fn put_overlay(&mut self, key: Key, row: Option<Row>) {
         self.clean.remove(&key);
-        self.overlay_weight += 48 + row.as_ref().map_or(0, Row::weight);
+        self.overlay_weight += weight(row.as_ref());
         if let Some(before) = self.overlay.insert(key, row) {
-            self.overlay_weight = self.overlay_weight.saturating_sub(48 + before.as_ref().map_or(0, Row::weight));
+            self.overlay_weight = self.overlay_weight.saturating_sub(weight(before.as_ref()));
         }
     }
 

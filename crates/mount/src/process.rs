@@ -46,13 +46,27 @@ const QUIET: u32 = 3;
 const LITTLE: u64 = 10;
 /// Memory of its own that a quiet process may keep, in pages of 4 KiB.
 const KEPT: u64 = (10 << 20) / 4096;
+/// The same for one that is at work, until the allocator is asked for what nobody uses: of what many short-lived rows took, it keeps
+/// several times what is in use.
+const AT_WORK: u64 = (96 << 20) / 4096;
+/// By how much a process has to grow before that is asked again.
+const MORE: u64 = (32 << 20) / 4096;
+/// Looks at the memory of a process that is at work, for each look whether it has become quiet.
+const LOOKS: u32 = 15;
 
 /// Gives memory back when nobody has used a volume for a while, with what `rest` adds: a host has many volumes, and few
-/// are busy.
+/// are busy. From one that is used, only what the allocator holds in vain.
 pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>, rest: impl Fn()) {
-    let (mut used, mut quiet, mut rested) = (processor_time(), 0, false);
+    let (mut used, mut quiet, mut rested, mut most) = (processor_time(), 0, false, AT_WORK);
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        let looks = if quiet == 0 { LOOKS } else { 1 };
+        for _ in 0..looks {
+            tokio::time::sleep(LOOK_EVERY / looks).await;
+            if own_pages() > most {
+                let _ = tokio::task::spawn_blocking(os::give_back_memory).await;
+                most = AT_WORK.max(own_pages() + MORE);
+            }
+        }
         let Some(fs) = fs.upgrade() else { return };
         let now = processor_time();
         if now.saturating_sub(used) >= LITTLE {
