@@ -201,10 +201,16 @@ impl FileSystem {
         let mut data: Vec<Arc<dyn HostFile>> = Vec::new();
         let numbers: Vec<u64> = st.unsynced.iter().copied().collect();
         for number in numbers {
-            // A segment that lost its row holds nothing that anybody refers to; one that is a pack may have no file here.
-            if let Some(row) = st.segments.get(&number).filter(|s| s.pack.is_none() || st.copies.is_staged(number)) {
-                let id = row.id;
-                data.push(st.files.get(number, &id).map_err(|e| host_error("opening a segment", &e))?);
+            // One that is a pack may have no file here. Of one that is dead the records before its death still read.
+            let row = st.segments.get(&number).filter(|s| s.pack.is_none() || st.copies.is_staged(number)).map(|s| s.id);
+            let dead = || st.dead.iter().find(|d| d.number == number && !d.packed).map(|d| d.id);
+            if let Some(id) = row.or_else(dead) {
+                match st.files.get(number, &id) {
+                    Ok(file) => data.push(file),
+                    // It died on another host, and nothing of it was sent.
+                    Err(e) if row.is_none() && e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(host_error("opening a segment", &e)),
+                }
             }
         }
         st.unsynced.clear();
@@ -221,15 +227,15 @@ impl FileSystem {
 
     /// The same in a turn. It must not be dropped before its end: what it has begun would block every later one.
     pub(crate) async fn fold_in(&self, _turn: MutexGuard<'_, ()>) -> FsResult<()> {
-        let (rows, cut, folds_nothing, dead) = {
+        let (rows, cut, folds_nothing) = {
             let mut st = self.lock();
             match st.folding.clone() {
                 // An earlier fold failed half-way: it is tried again as it was.
-                Some(_) => (None, 0, true, Vec::new()),
+                Some(_) => (None, 0, true),
                 None => {
                     st.writable()?;
                     st.flush_dirty()?;
-                    let dead = self.drop_dead(&mut st)?;
+                    self.drop_dead(&mut st)?;
                     if self.shipping.is_some() && st.current.as_ref().is_some_and(|c| c.next > 0) {
                         // What the rows name becomes packs now: nothing more goes into it.
                         st.current = None;
@@ -242,7 +248,7 @@ impl FileSystem {
                     st.stored_below = st.sb.next_ino;
                     // A record may change nothing, and still be the last one that the namespace has to know of.
                     let folds_nothing = rows.is_empty() && cut == st.folded_upto;
-                    (Some(rows), cut, folds_nothing, dead)
+                    (Some(rows), cut, folds_nothing)
                 }
             }
         };
@@ -295,18 +301,20 @@ impl FileSystem {
                 }
             }
         }
-        let gone = {
+        let (dead, gone) = {
             let mut st = self.lock();
             st.folding = None;
             st.folded_upto = cut;
             st.folds += 1;
             let mut gone = st.journal.take_folded(cut);
+            // All of them lost their rows before the cut: only a fold takes rows away.
+            let dead = std::mem::take(&mut st.dead);
             for segment in &dead {
                 st.files.forget(segment.number);
                 gone.push(st.files.path(segment.number, &segment.id));
                 st.trimmed.remove(&segment.number);
             }
-            gone
+            (dead, gone)
         };
         self.wake.folded.notify_waiters();
         // A fold of nothing wrote nothing: recovery still starts where it did, and needs the log from there on.
@@ -350,7 +358,7 @@ impl FileSystem {
     }
 
     /// Takes segments that nothing refers to out of the namespace; their files go after the fold.
-    fn drop_dead(&self, st: &mut State) -> FsResult<Vec<Dead>> {
+    fn drop_dead(&self, st: &mut State) -> FsResult<()> {
         // One that is being filled and holds nothing but garbage is given up too.
         if let Some(c) = &st.current
             && c.next > 0
@@ -365,9 +373,9 @@ impl FileSystem {
         if !dead.is_empty() {
             let changes = dead.iter().map(|d| Change::Delete(Key::Segment(d.number))).collect();
             st.commit(Record { changes, ..Record::default() }, &Bases::new())?;
+            st.dead.append(&mut dead);
         }
-        dead.append(&mut st.dead);
-        Ok(dead)
+        Ok(())
     }
 
     /// On a volume whose home is the store: puts into packs what the rows of a fold name, and sends the log up to its

@@ -70,7 +70,8 @@ pub(crate) struct Reserved {
 }
 
 /// A segment that lost its row, because nothing refers to it. Its file on the host, which may be gone already, and its pack go once
-/// a fold has made that durable: until then a recovery reads what was there before it died.
+/// a fold has made that durable: until then a recovery reads what was there before it died, so that has to be durable like the records
+/// that say it.
 #[derive(Debug)]
 pub(crate) struct Dead {
     pub(crate) number: u64,
@@ -106,7 +107,7 @@ pub(crate) struct State {
     pub(crate) segments: HashMap<u64, Segment>,
     /// How many of them are no pack.
     pub(crate) unpacked: u64,
-    /// Segments that had lost their rows when the volume was opened, until the next fold.
+    /// Segments that lost their rows, until the fold that follows has come to its end.
     pub(crate) dead: Vec<Dead>,
     /// What of the segments is on this host.
     pub(crate) copies: Copies,

@@ -56,7 +56,7 @@ macro_rules! matrix {
     };
 }
 
-matrix![syncs_under_way_together, folds_between_syncs, opened_again_and_again, replaced_by_rename_and_removed];
+matrix![syncs_under_way_together, folds_between_syncs, opened_again_and_again, replaced_by_rename_and_removed, died_before_it_was_sent];
 
 fn pauses(n: u64) -> [Pause; 2] {
     [Pause::Before(n), Pause::After(n)]

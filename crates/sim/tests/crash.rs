@@ -100,6 +100,7 @@ matrix![
     holes_and_ends,
     deleted_and_collected,
     died_between_two_folds,
+    died_before_any_sync,
     trimmed_where_it_lies,
     a_database_of_pages,
     generated,

@@ -94,7 +94,7 @@ impl Recovery {
         let last_found = replay.iter().flat_map(|(_, r)| r).map(|r| r.seq).max().unwrap_or(0).max(sent);
         // The state needs a journal to be; the file it starts is for the record after the last good one.
         let hash_key = *blake3::hash(&volume).as_bytes();
-        let mut shell = Shell { config, ns, volume, segment_dir, hash_key, sb, segments, baseless: HashSet::new() };
+        let mut shell = Shell { config, ns, volume, segment_dir, hash_key, sb, segments, baseless: HashSet::new(), dying: HashSet::new() };
         let (chain, next) = match chain {
             None => (None, None),
             Some((chain, next)) => (Some(chain), Some(next)),
@@ -182,10 +182,12 @@ impl Plan {
             aside(disk, &path)?;
         }
         let durable = self.durable;
+        let mut moved = None;
         for f in found.files {
             let FoundFile { path, file, first, records, same_boot, end, size, .. } = f;
             if first > self.last + 1 || (first == self.last + 1 && !records.is_empty()) {
                 aside(disk, &path)?;
+                moved = path.parent().map(Path::to_owned);
                 continue;
             }
             let last = records.last().map_or(first - 1, |r| r.seq);
@@ -204,6 +206,10 @@ impl Plan {
             finished.push((first, last, path.clone()));
             files.push(file.clone());
             replay.push((FileInfo { path, file, checked: same_boot, durable }, records));
+        }
+        if let Some(dir) = moved {
+            // Before another file takes the place of one that does not count.
+            disk.sync_dir(&dir)?;
         }
         Ok((replay, finished, files))
     }

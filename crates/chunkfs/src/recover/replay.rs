@@ -51,6 +51,14 @@ fn know_packs(log: &mut [(u64, Record, Origin)]) -> HashMap<u64, Pack> {
     packs
 }
 
+/// The segment that a change takes away.
+fn dies(change: &Change) -> Option<u64> {
+    match change {
+        Change::Delete(Key::Segment(n)) => Some(*n),
+        _ => None,
+    }
+}
+
 /// Puts data that travelled in the log where the records that name it expect it on the host.
 fn stage(files: &mut SegmentFiles, extent: &Extent, data: &[u8]) -> std::io::Result<()> {
     let file = match files.get(extent.segment, &extent.id) {
@@ -103,6 +111,8 @@ pub(super) struct Shell<'a> {
     pub(super) segments: HashMap<u64, Segment>,
     /// Blocks whose small writes have lost what they were made to.
     pub(super) baseless: HashSet<(u64, u64)>,
+    /// Segments that a record in the store takes away: of their blocks nothing is left after it, and they may never have been sent.
+    pub(super) dying: HashSet<u64>,
 }
 
 impl Shell<'_> {
@@ -142,6 +152,8 @@ impl Shell<'_> {
         let mut st = self.state(journal, segment_files);
         st.copies = self.copies()?;
         st.folded_upto = applied;
+        let of_store = log.iter().filter(|(_, _, origin)| matches!(origin, Origin::Store));
+        self.dying = of_store.flat_map(|(_, record, _)| &record.changes).filter_map(dies).collect();
         let mut outbox = Outbox::new(sent + 1);
         let mut frame = Vec::new();
         for (number, record, origin) in log {
@@ -329,6 +341,9 @@ impl Shell<'_> {
                     if !st.dirty.contains_key(&at) && !self.baseless.contains(&at) {
                         match self.base(st, *ino, *block).await {
                             Ok(page) => drop(bases.insert(at, page)),
+                            Err(FsError::Corrupt(_)) if self.is_dying(st, *ino, *block) => {
+                                bases.insert(at, vec![0; BLOCK as usize].into());
+                            }
                             // It was there when the write was made, so it is damaged since, and one block of one file is
                             // lost: nobody may read it, and the rest of the volume goes on.
                             Err(FsError::Corrupt(why)) if sure && is_there(st, *ino, *block) => {
@@ -347,9 +362,14 @@ impl Shell<'_> {
             st.remember(record.request, record.answer);
         }
         for c in record.changes {
-            if let Change::Map { ino, chunk, run } = &c {
-                let first = chunk * CHUNK_BLOCKS + u64::from(run.start);
-                self.baseless.retain(|(i, b)| i != ino || !(first..first + u64::from(run.len)).contains(b));
+            let replaced = match &c {
+                Change::Map { ino, chunk, run } => Some((*ino, *chunk, run.start, run.end())),
+                Change::Unmap { ino, chunk, from, to } => Some((*ino, *chunk, *from, *to)),
+                _ => None,
+            };
+            if let Some((ino, chunk, from, to)) = replaced {
+                let blocks = chunk * CHUNK_BLOCKS + u64::from(from)..chunk * CHUNK_BLOCKS + u64::from(to);
+                self.baseless.retain(|(i, b)| *i != ino || !blocks.contains(b));
             }
             if let Change::Delete(Key::Segment(n)) = &c
                 && let Some(row) = st.segments.get(n)
@@ -376,6 +396,11 @@ impl Shell<'_> {
                 }
             }
         }
+    }
+
+    fn is_dying(&self, st: &mut State, ino: u64, block: u64) -> bool {
+        let run = st.chunk(ino, block / CHUNK_BLOCKS).ok().and_then(|map| map.at((block % CHUNK_BLOCKS) as u16).map(|r| r.segment));
+        run.is_some_and(|segment| self.dying.contains(&segment))
     }
 
     /// What a block held before a small write.

@@ -51,6 +51,7 @@ pub fn scripts() -> Vec<Script> {
         Script { name: "folds_between_syncs", lines: folds() },
         Script { name: "opened_again_and_again", lines: reopened() },
         Script { name: "replaced_by_rename_and_removed", lines: replaced() },
+        Script { name: "died_before_it_was_sent", lines: died_unsent() },
     ]
 }
 
@@ -92,6 +93,18 @@ fn reopened() -> Vec<Line> {
         lines.extend([write(&[0], 100, 5000, fill), fsync(&[0]), write(&[0], 6000, 200, fill + 40), Line::Do(end)]);
     }
     lines.extend([write(&[0], 30_000, 10, 5), fsync(&[0])]);
+    lines
+}
+
+/// Segments that are made and die before anything of them is sent, with small writes to what they held.
+fn died_unsent() -> Vec<Line> {
+    let mut lines = vec![file(&[0]), write(&[0], 0, 5000, 1), fsync(&[0]), Line::Do(Op::Idle)];
+    for i in 0..3u8 {
+        lines.extend([file(&[1]), write(&[1], 0, 12_288, 10 + i), write(&[1], 100, 50, 20 + i)]);
+        lines.extend([Line::Do(Op::Truncate { at: At::Path(vec![1]), size: 0 }), file(&[2])]);
+        lines.push(Line::Do([Op::Compact, Op::Idle, Op::Compact][usize::from(i)].clone()));
+        lines.extend([write(&[0], 0, 50, 30 + i), fsync(&[0]), unlink(&[1]), unlink(&[2])]);
+    }
     lines
 }
 

@@ -55,6 +55,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload { name: "holes_and_ends", ops: holes_and_ends() },
         Workload { name: "deleted_and_collected", ops: deleted_and_collected() },
         Workload { name: "died_between_two_folds", ops: died_between_two_folds() },
+        Workload { name: "died_before_any_sync", ops: died_before_any_sync() },
         Workload { name: "trimmed_where_it_lies", ops: trimmed() },
         Workload { name: "a_database_of_pages", ops: database() },
         Workload { name: "generated", ops: generated() },
@@ -186,6 +187,17 @@ fn died_between_two_folds() -> Vec<Op> {
         ops.extend([write(&[0], 0, 12_288, i + 1), write(&[0], 100, 50, i + 11), Op::Kill]);
         ops.extend([write(&[0], 0, 12_288, i + 21), write(&[0], 9000, 50, i + 31), Op::SyncAll, Op::Kill]);
         ops.extend([write(&[0], 0, 12_288, i + 41), Op::Idle, write(&[0], 5000, 50, i + 51)]);
+    }
+    ops
+}
+
+/// The same without any sync from their making to their end: what is made durable reads from them all the same.
+fn died_before_any_sync() -> Vec<Op> {
+    let mut ops = vec![file(&[0]), Op::Idle];
+    for i in 0..3u8 {
+        ops.extend([file(&[1]), write(&[1], 0, 12_288, i + 11), write(&[1], 100, 50, i + 21), truncate(&[1], 0), unlink(&[1])]);
+        ops.extend([file(&[2]), Op::Idle, unlink(&[2])]);
+        ops.push([fsync(&[0]), Op::Kill, Op::Idle][usize::from(i)].clone());
     }
     ops
 }
