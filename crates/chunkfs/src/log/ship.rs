@@ -45,8 +45,10 @@ const LARGE_LOG: u64 = 64 << 20;
 const SEND_AT: usize = 4 << 20;
 /// Bytes of records that may wait in memory; changes wait above it.
 const RECORDS_MAX: usize = 32 << 20;
-/// How long an operation waits to learn whether somebody else took the volume, after a pause of this process.
+/// How long an operation waits to learn whether somebody else took the volume while it is known that the store is away.
 const DOUBT: Duration = Duration::from_millis(400);
+/// The same after a pause of this process: a store that is only slow is waited for, since somebody else may have the volume by then.
+const SURPRISE: Duration = Duration::from_secs(10);
 
 /// How long somebody waits for the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +99,7 @@ pub(crate) struct Shipping {
     want: AtomicU64,
     wake: Notify,
     /// Why this writer must stop, once somebody else has the volume.
-    fenced: Mutex<Option<String>>,
+    fenced: watch::Sender<Option<String>>,
     /// Until when, by the host's running time, an unreachable store is not asked again by those who wait.
     excused_until: AtomicU64,
     asking: tokio::sync::Mutex<()>,
@@ -143,7 +145,7 @@ impl Shipping {
             arrived: watch::Sender::new(end.sent),
             want: AtomicU64::new(end.sent),
             wake: Notify::new(),
-            fenced: Mutex::new(None),
+            fenced: watch::Sender::new(None),
             excused_until: AtomicU64::new(0),
             asking: tokio::sync::Mutex::new(()),
             uploading: Mutex::new(HashSet::new()),
@@ -195,7 +197,7 @@ impl Shipping {
     }
 
     fn check_fenced(&self) -> FsResult<()> {
-        match &*self.fenced.lock() {
+        match &*self.fenced.borrow() {
             Some(why) => Err(FsError::Fenced(why.clone())),
             None => Ok(()),
         }
@@ -333,6 +335,17 @@ impl FileSystem {
         self.lock().outbox.as_ref().map_or(0, super::outbox::Outbox::unsent)
     }
 
+    /// Ends when it is known that somebody else has the volume; `None` of a volume that nobody else can take.
+    pub fn fenced(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let mut fenced = self.shipping.as_ref()?.fenced.subscribe();
+        Some(async move {
+            // The sender lives as long as the volume.
+            if fenced.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
     /// Returns once the store has every record up to this number, or as the outage policy says.
     pub(crate) async fn ship(&self, shipping: &Shipping, seq: u64, waits: Waits) -> FsResult<()> {
         let mut arrived = shipping.arrived.subscribe();
@@ -377,7 +390,8 @@ impl FileSystem {
         if shipping.lease.is_valid() || excused() {
             return Ok(());
         }
-        match tokio::time::timeout(DOUBT, self.renew(shipping, None)).await {
+        let limit = if shipping.patience.is_away() { DOUBT } else { SURPRISE };
+        match tokio::time::timeout(limit, self.renew(shipping, None)).await {
             Ok(Ok(())) => {}
             Ok(Err(e @ FsError::Fenced(_))) => return Err(e),
             Ok(Err(_)) | Err(_) => {
@@ -398,9 +412,13 @@ impl FileSystem {
 
     /// Stops for good: another host has the volume.
     fn fence(&self, shipping: &Shipping, why: String) -> FsError {
-        shipping.fenced.lock().get_or_insert_with(|| why.clone());
         // From now on everybody asks first, and is told.
         shipping.lease.run_out();
+        shipping.fenced.send_if_modified(|told| {
+            let first = told.is_none();
+            told.get_or_insert_with(|| why.clone());
+            first
+        });
         self.lock().break_down(why.clone());
         shipping.tell_waiters();
         self.wake.folded.notify_waiters();
@@ -444,7 +462,8 @@ impl FileSystem {
         let parcel = outbox.take();
         let mut extents = Vec::with_capacity(parcel.extents.len());
         for (segment, at, blocks) in &parcel.extents {
-            // A segment without a row holds nothing that anybody refers to.
+            // One without a row lost it by a record of this parcel or of an earlier one, and all that its blocks were is replaced by then:
+            // a recovery that reads that far asks for none of them.
             let Some(row) = st.segments.get(segment) else { continue };
             if row.pack.is_none() {
                 let id = row.id;

@@ -4,9 +4,10 @@ use crate::cloud_net::{Net, enter};
 use crate::world::{Ended, World, alive, can_mount, kill, wait};
 use nix::sys::signal::{Signal, kill as send};
 use nix::unistd::Pid;
-use orlop_store::testing::S3Server;
+use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,13 @@ struct Host {
 
 impl Host {
     fn new(server: &S3Server, n: u8) -> Host {
+        Host::by(server, server.addr(), n)
+    }
+
+    /// The same, by another way to the server.
+    fn by(server: &S3Server, way: SocketAddr, n: u8) -> Host {
         let world = World::new();
-        let net = Net::new(n, server.addr());
+        let net = Net::new(n, way);
         let up = enter(&net, &world, &["up", "--no-docker-plugin"]).env("ORLOP_LEASE", LEASE.to_string()).output().expect("nsenter runs");
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         let credentials = format!("file:{}", server.credentials_file().display());
@@ -144,17 +150,32 @@ fn a_host_that_dies_is_succeeded_and_every_synced_byte_is_there() {
 
 #[test]
 fn a_host_that_was_only_paused_does_no_harm() {
-    let Some((_server, one, two)) = two_hosts("a paused host") else { return };
+    let Some((server, _, two)) = two_hosts("a paused host") else { return };
+    let proxy = FaultProxy::start(server.addr());
+    let one = Host::by(&server, proxy.addr(), 3);
     let id = one.create(&[]);
     two.adopt(&id, &[]).ok();
     one.mount().ok();
     one.write("f", b"first").expect("synced");
+    let mut open = File::open(Path::new(&one.dir).join("f")).expect("opens");
+    let mut held = || {
+        let mut bytes = Vec::new();
+        open.rewind().and_then(|()| open.read_to_end(&mut bytes)).map(|_| bytes)
+    };
+    assert_eq!(held().expect("reads"), b"first");
     let worker = one.worker();
     send(Pid::from_raw(worker), Signal::SIGSTOP).expect("stops");
     two.mount().ok();
     assert_eq!(two.read("f").expect("there"), b"first");
     two.write("f", b"second").expect("synced");
+    // The store takes its time to say that somebody else has the volume: it is waited for.
+    proxy.set(Faults::only(Rule::from(Fault::Latency(Duration::from_millis(900)))));
     send(Pid::from_raw(worker), Signal::SIGCONT).expect("goes on");
+    let told = one.read("f");
+    assert!(told.is_err(), "old news after the pause: {told:?}");
+    wait("a file that is open since before is not read from the kernel's memory", || held().is_err());
+    drop(open);
+    proxy.heal();
     the_first_one_is_fenced(&one, &two);
 }
 

@@ -8,7 +8,7 @@ mod open;
 
 pub use open::{LEASE_VARIABLE, lease};
 
-use crate::fuse::Session;
+use crate::fuse::{Session, write_pages};
 use crate::kernel::init::Negotiated;
 use crate::layout::Layout;
 use crate::process;
@@ -17,11 +17,12 @@ use crate::wire::{self, Connection};
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use open::Opened;
+use orlop_chunkfs::FileSystem;
 use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// How a worker gets the store of its volume, sealed if the volume is: from the plan and the root folder.
 pub type OpenStore = for<'a> fn(&'a MountPlan, &'a Path) -> BoxFuture<'a, Result<Arc<dyn ObjectStore>>>;
@@ -133,13 +134,17 @@ fn start(
     };
     let fs = &opened.fs;
     runtime.spawn(signals.outlive(fs.clone()));
+    let device = Arc::new(device);
+    if let Some(fenced) = fs.fenced() {
+        runtime.spawn(forget_when(fenced, Arc::downgrade(fs), device.clone()));
+    }
     let session = Session::start(fs.clone(), device.as_fd(), Path::new(&plan.mountpoint), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),
         served: Served { plan: plan.clone(), negotiated },
         store: opened.store.clone(),
         config,
-        device: Arc::new(device),
+        device,
         runtime: runtime.handle().clone(),
     };
     std::thread::Builder::new()
@@ -147,6 +152,17 @@ fn start(
         .spawn(move || wire::accept_all(&listener, "request", move |connection| control.converse(&connection)))
         .map_err(|e| Error::io("starting the control thread", &e))?;
     Ok(session)
+}
+
+/// Once somebody else has the volume the kernel forgets what it has of it: files that were open before would be read from there, without
+/// anybody being asked. What it was still to write is refused.
+async fn forget_when(fenced: impl Future<Output = ()>, fs: Weak<FileSystem>, device: Arc<OwnedFd>) {
+    fenced.await;
+    let Some(fs) = fs.upgrade() else { return };
+    let forgotten = tokio::task::spawn_blocking(move || write_pages(&device, fs.maybe_held())).await;
+    if let Ok(Err(e)) = forgotten {
+        tracing::warn!("having the kernel forget what another host has now: {e}");
+    }
 }
 
 pub(crate) fn from_fs(what: &str, e: &orlop_chunkfs::FsError) -> Error {
