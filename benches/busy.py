@@ -4,7 +4,7 @@
     benches/busy.py [--store local|s3] [--files N] [--seconds S] [--stream GIB] [--limit MIB] [--check]
 
 Makes files (as many as asked for, or as many as the time allows, and says how many), walks over all of them twice with
-the kernel's caches dropped, streams a file in, syncs it, and streams it out again. Reports for each part the most memory
+the kernel's caches dropped, streams a file in, syncs it, streams it out again, and removes all files. Reports for each part the most memory
 that the worker had: resident, as the kernel counted it, and anonymous, as sampled. With `--limit` the worker is put into a
 memory cgroup of that size; being killed there, or replaced for any other reason, is a failure. `--check` makes more than
 256 MiB, or any failure, exit code 1.
@@ -67,6 +67,14 @@ class Busy:
                 raise Failed(f"{made} files were made and {seen} are there")
         return made
 
+    def remove(self, made, limit):
+        def work():
+            # In a process of its own, as the walk.
+            run(["rm", "-rf", self.orlop.folder("files")], timeout=limit)
+            return made
+
+        self.part("files removed", work)
+
     def walk(self, folder):
         # A stat of each, in a process of its own: what hangs in the mount does not hang this program.
         out = run(["find", folder, "-type", "f", "-size", "-2", "-printf", "x"], timeout=1800)
@@ -114,9 +122,10 @@ def main():
             if args.limit:
                 limit = Limit(f"orlop-busy-{os.getpid()}", args.limit * MIB)
                 limit.move(busy.worker)
-            busy.files(args.files, args.seconds, args.threads)
+            made = busy.files(args.files, args.seconds, args.threads)
             if args.stream:
                 busy.stream(args.stream)
+            busy.remove(made, args.seconds * 2 + 600)
         except (Failed, OSError) as e:
             failure = str(e)
         finally:

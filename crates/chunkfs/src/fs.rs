@@ -7,6 +7,7 @@ use crate::buffers::Buffers;
 use crate::fold::Wake;
 use crate::host::{HostDisk, taken};
 use crate::key::Key;
+use crate::log::outbox::Outbox;
 use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
 use crate::ops::Sequences;
@@ -284,6 +285,7 @@ impl FileSystem {
                 used_bytes: st.sb.used_blocks * crate::types::BLOCK,
                 inodes: st.sb.inodes,
                 unsynced_bytes: st.not_yet_safe(),
+                unsent_bytes: st.outbox.as_ref().map_or(0, Outbox::unsent),
                 host_bytes: st.journal.len() + st.copies.packs.as_ref().map_or(0, |p| p.cached_bytes()),
             };
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())

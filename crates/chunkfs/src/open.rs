@@ -12,7 +12,7 @@ use crate::types::{FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use orlop_model::{Compression, Durability, Error, ErrorKind, OutagePolicy, Result, VolumeId};
+use orlop_model::{Compression, Durability, Error, ErrorKind, LOSS_WINDOW, OutagePolicy, Result, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Default for Remote {
             outage: OutagePolicy::Wait,
             outage_deadline: Duration::from_secs(30),
             lease: Duration::from_secs(30),
-            ship_every: Duration::from_secs(10),
+            ship_every: LOSS_WINDOW,
             holder: String::new(),
             cache_bytes: 4 << 30,
             staged_bytes: 4 << 30,

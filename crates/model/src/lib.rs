@@ -29,4 +29,4 @@ pub use name::{StoreName, VolumeName};
 pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
 pub use size::ByteSize;
 pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest, StoreUpdate};
-pub use volume::{FoundVolume, Usage, Volume, VolumeKind, VolumeState};
+pub use volume::{FoundVolume, LOSS_WINDOW, Usage, Volume, VolumeKind, VolumeState};

@@ -228,6 +228,7 @@ impl Capabilities {
             (self.conditional_create, "it does not refuse to create an object that exists"),
             (self.conditional_replace, "it does not refuse to replace an object that has changed"),
             (self.ranged_get, "it does not read parts of an object"),
+            (self.multipart, "it does not take an object in parts"),
             (self.strong_list, "its listings lag behind what was written"),
         ] {
             if !there {

@@ -3,6 +3,7 @@
 use crate::{Attachment, StoreName, VolumeId, VolumeName, VolumeOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// What a volume is made of, chosen by its store.
@@ -27,6 +28,9 @@ pub enum VolumeState {
     Purging,
 }
 
+/// Under durability `local` on a store that is no disk of this host: how old what the store does not have yet gets, while it answers.
+pub const LOSS_WINDOW: Duration = Duration::from_secs(10);
+
 /// What a volume takes, read from the volume itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Usage {
@@ -36,6 +40,10 @@ pub struct Usage {
     pub inodes: u64,
     /// Bytes acknowledged but not yet safe in the volume's durability class.
     pub unsynced_bytes: u64,
+    /// Bytes acknowledged that the volume's store does not have yet, and a loss of this host would take. Of a volume whose home is this
+    /// host's disk there are none.
+    #[serde(default)]
+    pub unsent_bytes: u64,
     /// Bytes of the host's disk that it takes, garbage included.
     pub host_bytes: u64,
 }
@@ -59,6 +67,10 @@ pub struct Volume {
     /// when it was created, the others do with its next mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<VolumeOptions>,
+    /// Of one volume that is asked for, if fsync does not wait for its store: how old, in seconds, what a loss of the host takes can be
+    /// while the store answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_window_seconds: Option<u64>,
     /// Free text of the owner.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -52,6 +52,12 @@ pub fn open_spec(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
     }
 }
 
+/// The folder of a `file://` store.
+pub fn folder_of(spec: &StoreSpec) -> Option<PathBuf> {
+    let parsed = parse(&spec.url).ok().filter(|url| url.scheme() == "file")?;
+    folder(&parsed).ok()
+}
+
 /// Refuses settings and credentials where there are none.
 fn nothing_else(spec: &StoreSpec, what: &str) -> Result<()> {
     known_settings(&spec.settings, &[], what)?;

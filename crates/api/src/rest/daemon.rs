@@ -22,6 +22,7 @@ pub(crate) async fn status(State(rest): State<Rest>) -> Answer<Json<Status>> {
         usage.used_bytes += u.used_bytes;
         usage.inodes += u.inodes;
         usage.unsynced_bytes += u.unsynced_bytes;
+        usage.unsent_bytes += u.unsent_bytes;
         usage.host_bytes += u.host_bytes;
     }
     Ok(Json(Status { host, usage, control }))

@@ -39,8 +39,8 @@ pub struct Rescue {
 
 /// The volumes that a store holds, by the folders below `volumes/`.
 pub async fn volumes_in(store: &dyn ObjectStore) -> Result<Vec<VolumeId>> {
-    let failed = |e: object_store::Error| Error::unavailable(format!("the store cannot be listed: {e}"));
-    let listed = store.list_with_delimiter(Some(&StorePath::from("volumes"))).await.map_err(failed)?;
+    let listed = store.list_with_delimiter(Some(&StorePath::from("volumes"))).await;
+    let listed = listed.map_err(|e| orlop_store::error("listing the store's volumes", &e))?;
     let ids: BTreeSet<String> = listed.common_prefixes.iter().filter_map(|p| p.filename().map(ToOwned::to_owned)).collect();
     Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
 }
@@ -81,7 +81,7 @@ async fn release(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
             tracing::warn!(%path, %why, "the owner record is damaged");
             return store.delete(&path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")));
         }
-        Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
+        Err(e) => return Err(orlop_store::error(path, &e)),
     };
     store.put(&path, bytes.into()).await.map(drop).map_err(|e| Error::io(path, &std::io::Error::other(e)))
 }

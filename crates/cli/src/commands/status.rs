@@ -40,7 +40,14 @@ fn text(s: &Status) -> String {
         "volumes",
         format!("{} active, {} mounted, {} removed, {} being deleted", counts.active, counts.attached, counts.removed, counts.purging),
     );
-    line("used", format!("{} in the mounted ones, {} not yet safe", ByteSize(s.usage.used_bytes), ByteSize(s.usage.unsynced_bytes)));
+    let unsent = match s.usage.unsent_bytes {
+        0 => String::new(),
+        bytes => format!(", {} not in their stores yet", ByteSize(bytes)),
+    };
+    line(
+        "used",
+        format!("{} in the mounted ones, {} not yet safe{unsent}", ByteSize(s.usage.used_bytes), ByteSize(s.usage.unsynced_bytes)),
+    );
     for store in &s.control.stores {
         let refusal = store.refusal.as_ref().map(|r| format!("; takes no volumes: {r}")).unwrap_or_default();
         line("store", format!("{} at {}, {} volumes{refusal}", store.name, store.url, store.volumes));

@@ -86,6 +86,54 @@ fn a_whole_volume_checks_clean_and_a_flipped_byte_is_named_with_its_file() {
 }
 
 #[test]
+fn what_is_damaged_is_an_error_to_who_reads_it_and_mended_where_there_is_another_copy() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    if !can_mount("what_is_damaged_is_an_error_to_who_reads_it_and_mended_where_there_is_another_copy") {
+        return;
+    }
+    let w = World::up();
+    let how = s3_words(&server, server.addr());
+    w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how.each_ref().map(String::as_str)[..]].concat()).ok();
+    w.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    let mounted = dir.to_str().expect("plain");
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i / 5) as u8).collect();
+    w.run(&["mount", "db", mounted]).ok();
+    std::fs::write(dir.join("data"), &data).expect("written");
+    w.run(&["unmount", mounted]).ok();
+    let id = id_of(&w, "db");
+    let copy = staged(&w, &id);
+    let packs = files_below(&server.folder()).into_iter().filter(|p| p.parent().is_some_and(|d| d.ends_with("packs")));
+    let pack = packs.max_by_key(|p| p.metadata().expect("there").len()).expect("a pack");
+
+    // The copy on the host: named, and read from the store meanwhile.
+    flip(&copy, 4096 + 100_000);
+    let ended = w.run(&["check", "db", "--output", "json"]);
+    assert_eq!((ended.code, &ended.json()["findings"][0]["at"]), (1, &copy.to_str().expect("plain").into()), "{}", ended.out);
+    w.run(&["mount", "db", mounted]).ok();
+    assert!(std::fs::read(dir.join("data")).expect("reads") == data);
+    w.run(&["unmount", mounted]).ok();
+    let mended = w.run(&["check", "db", "--repair", "--output", "json"]);
+    assert_eq!((mended.code, &mended.json()["findings"][0]["state"]), (0, &"repaired".into()), "{}{}", mended.out, mended.err);
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+
+    // The only one left: an error, never other bytes, and the log says what is damaged.
+    flip(&pack, 60_000);
+    w.run(&["mount", "db", mounted]).ok();
+    let told = std::fs::read(dir.join("data")).expect_err("damaged");
+    assert_eq!(told.raw_os_error(), Some(nix::libc::EIO), "{told}");
+    let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
+    let log = std::fs::read_to_string(w.root.join("log").join(format!("worker-{id}.log"))).expect("a log");
+    assert!(log.contains(&name), "{name} in {log}");
+    w.run(&["unmount", mounted]).ok();
+    let left = w.run(&["check", "db", "--repair", "--output", "json"]);
+    let states = left.json()["findings"].as_array().expect("a list").iter().map(|f| f["state"].to_string()).collect::<Vec<_>>();
+    assert!(left.code == 1 && states.iter().any(|s| s == "\"left\"") && !states.iter().any(|s| s.contains("repaired")), "{}", left.out);
+    flip(&pack, 60_000);
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+}
+
+#[test]
 fn a_volume_that_cannot_be_opened_is_checked_thing_by_thing() {
     if !can_mount("a_volume_that_cannot_be_opened_is_checked_thing_by_thing") {
         return;
@@ -220,6 +268,11 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
     let to = w.path("out");
     w.run(&["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", to.to_str().expect("plain")]).ok();
     same_tree(&dir, &to);
+    // The host's folder is found by itself beside the store.
+    let found = w.path("found");
+    let said = w.run(&["export", &id, "--store", &url, "--to", found.to_str().expect("plain")]).ok();
+    assert!(said.err.contains(state.to_str().expect("plain")), "{}", said.err);
+    same_tree(&dir, &found);
     assert_eq!(stamp(&w.root.join("stores/default/volumes").join(&id)), before, "the store is as it was");
     // The writer goes on as if nothing had been.
     std::fs::write(dir.join("after"), "still mine").expect("written");
@@ -323,6 +376,13 @@ fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
             proxy.set(Faults::only(Rule::from(Fault::Status(503)).on("PUT").at("/log/")));
         }
         synced("fresh", b"on this host alone");
+        let shown = &w.json(&["volume", "inspect", durability])[0];
+        let unsent = shown["usage"]["unsent_bytes"].as_u64().unwrap_or_else(|| panic!("{shown}"));
+        assert_eq!(
+            (unsent > 0, shown["loss_window_seconds"].as_u64()),
+            (durability == "local", (durability == "local").then_some(10)),
+            "{shown}"
+        );
         let id = id_of(&w, durability);
         let state = w.root.join("state").join(&id);
         let to = w.path(&format!("out-{durability}"));

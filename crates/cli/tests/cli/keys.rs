@@ -66,6 +66,25 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
         world.run(&["unmount", &dir]).ok();
     }
     let id = |name: &str| world.json(&["volume", "inspect", name])[0]["id"].as_str().expect("an id").to_owned();
+    // An error tells nothing either: bytes that are no longer what was sealed.
+    let staged: Vec<_> = std::fs::read_dir(world.root.join("state").join(id("local")).join("staged")).expect("reads").flatten().collect();
+    let whole: Vec<Vec<u8>> = staged.iter().map(|f| std::fs::read(f.path()).expect("reads")).collect();
+    for (file, bytes) in staged.iter().zip(&whole) {
+        let (head, rest) = bytes.split_at(4096);
+        std::fs::write(file.path(), [head, &rest.iter().map(|b| b ^ 1).collect::<Vec<_>>()].concat()).expect("written");
+    }
+    let dir = world.dir("local");
+    world.run(&["mount", "local", &dir]).ok();
+    let path = Path::new(&dir).join(format!("{MARKER}-folder/{MARKER}-file"));
+    assert_eq!(std::fs::read(&path).expect_err("damaged").raw_os_error(), Some(nix::libc::EIO));
+    for pid in world.processes() {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!line.windows(MARKER.len()).any(|w| w == MARKER.as_bytes()), "process {pid}");
+    }
+    world.run(&["unmount", &dir]).ok();
+    for (file, bytes) in staged.iter().zip(&whole) {
+        std::fs::write(file.path(), bytes).expect("written");
+    }
     // The twin that is not encrypted shows that the search would find it.
     let found = holding(&server.folder(), MARKER.as_bytes());
     assert!(!found.is_empty() && found.iter().all(|f| f.contains(&id("bare"))), "{found:?}");

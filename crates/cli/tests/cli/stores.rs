@@ -176,6 +176,20 @@ fn a_secret_is_in_no_file_no_answer_and_no_process() {
         said.push_str(&refused.err);
     }
     for words in [
+        vec!["export", "--store", &format!("s3://AKIA:{planted}/x@bucket")],
+        vec!["export", "--store", &format!("s3://bucket/x?secret={planted}")],
+        vec!["export", "--store", "s3://bucket", "--set", planted],
+        vec!["export", "--store", "s3://bucket", "--set", &format!("secret_access_key={planted}")],
+        vec!["export", "--store", "s3://bucket", "--credentials", planted],
+    ] {
+        let refused = world.run(&words).fails(2, "");
+        said.push_str(&refused.out);
+        said.push_str(&refused.err);
+    }
+    let refused = world.run(&["export", "--store", "s3://bucket", "--credentials", planted, "--output", "json"]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    said.push_str(&refused.err);
+    for words in [
         add("cloud", "s3://bucket/p", &credentials, &endpoint),
         vec!["store", "inspect", "cloud", "--output", "json"],
         vec!["store", "test", "cloud", "--output", "yaml"],

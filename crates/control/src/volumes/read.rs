@@ -6,7 +6,7 @@ use crate::registry::{AttachmentRow, Phase, VolumeRow};
 use crate::status::VolumeCounts;
 use crate::volumes::options::effective;
 use futures::future::join_all;
-use orlop_model::{Result, Usage, Volume, VolumeId, VolumeKind, VolumeOptions, VolumeRef, VolumeState};
+use orlop_model::{Durability, LOSS_WINDOW, Result, Usage, Volume, VolumeId, VolumeKind, VolumeOptions, VolumeRef, VolumeState};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub(crate) fn shown(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow
         },
         options,
         effective: None,
+        loss_window_seconds: None,
         labels: row.labels.clone(),
         protected: row.protected,
         folder: row.folder.clone(),
@@ -81,7 +82,10 @@ pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> 
     if row.kind == VolumeKind::Chunked
         && let Some(store) = inner.registry.store(&row.store).await?
     {
-        volume.effective = Some(VolumeOptions { store: Some(row.store.clone()), ..effective(&volume.options, &store.spec) });
+        let effective = VolumeOptions { store: Some(row.store.clone()), ..effective(&volume.options, &store.spec) };
+        let waits_for_none = effective.durability == Some(Durability::Local) && !store.spec.is_local();
+        volume.loss_window_seconds = waits_for_none.then_some(LOSS_WINDOW.as_secs());
+        volume.effective = Some(effective);
     }
     if with_usage {
         volume.usage = usage(inner, &volume).await;

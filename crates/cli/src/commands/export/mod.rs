@@ -5,6 +5,7 @@ mod read;
 mod tar;
 
 use crate::args::Context;
+use crate::commands::store::settings;
 use crate::failure::FOUND;
 use crate::progress::Progress;
 use crate::ui::Table;
@@ -32,15 +33,15 @@ pub(crate) struct Args {
     settings: Vec<String>,
     /// Where the store's credentials are found: env:PREFIX, file:/path, command:/program, instance, container or web-identity.
     #[arg(long, value_name = "REF")]
-    credentials: Option<CredentialsRef>,
+    credentials: Option<String>,
     /// The file of `orlop key export`, for a sealed volume.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// The volume's folder on its host (<root>/state/<id>), which holds what is not in the store yet, and all data of a
-    /// volume on a local store.
+    /// volume on a local store. Found by itself if the store is <root>/stores/NAME.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// A folder that is empty or does not exist yet, or a file whose name ends with .tar.
+    /// A folder that is empty or does not exist yet, or a file whose name ends with .tar. A folder named as the volume's id if absent.
     #[arg(long, value_name = "DIR|FILE.tar")]
     to: Option<PathBuf>,
 }
@@ -83,13 +84,17 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
         Some(volume) => volume,
         None => return Ok(0),
     };
-    let to = args.to.as_deref().ok_or_else(|| Error::invalid("nobody said where to").with_remedy("give --to DIR or --to FILE.tar"))?;
+    let to = args.to.clone().unwrap_or_else(|| PathBuf::from(volume.to_string()));
+    let to = to.as_path();
     let prefix = format!("volumes/{volume}");
     let remote = !spec.is_local() || exists(&*store, &format!("{prefix}/owner.json")).await?;
-    if !remote && args.state.is_none() {
-        cx.ui.note(
+    let state = args.state.clone().or_else(|| beside(&spec, volume).filter(|dir| !remote && rescue::looks_like_state(dir)));
+    match &state {
+        Some(dir) if args.state.is_none() => cx.ui.note(&format!("note: what the store does not have is read from {}", dir.display())),
+        None if !remote => cx.ui.note(
             "note: on a local store the newest changes and all data are in the host's folder of the volume; give it with --state DIR",
-        );
+        ),
+        _ => {}
     }
     if let Some(dir) = &args.state
         && !rescue::looks_like_state(dir)
@@ -101,7 +106,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
-    let fs = rescue::open(&Rescue { volume, store, prefix, remote, state_dir: args.state.clone(), scratch: scratch.0.clone() }).await;
+    let fs = rescue::open(&Rescue { volume, store, prefix, remote, state_dir: state, scratch: scratch.0.clone() }).await;
     let fs = fs.map_err(|e| {
         let remedy = "orlop check names what is damaged; without --state the store alone is read";
         if e.remedy.is_some() { e } else { e.with_remedy(remedy) }
@@ -125,14 +130,18 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     Ok(if report.damaged.is_empty() { 0 } else { FOUND })
 }
 
+/// Where the host keeps the rest of a volume whose store is the folder of a root: `<root>/stores/<name>`.
+fn beside(spec: &StoreSpec, volume: VolumeId) -> Option<PathBuf> {
+    let store = orlop_store::folder_of(spec)?;
+    let stores = store.parent().filter(|dir| dir.ends_with("stores"))?;
+    Some(stores.with_file_name("state").join(volume.to_string()))
+}
+
+/// What is refused here is not repeated: it may hold a secret.
 fn spec(args: &Args) -> Result<StoreSpec> {
-    let mut spec = StoreSpec { credentials: args.credentials.clone(), ..StoreSpec::new(args.store.clone()) };
-    for pair in &args.settings {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Error::invalid(format!("the setting {pair:?} has no value")).with_remedy("write --set endpoint=http://host:9000")
-        })?;
-        spec.settings.insert(key.to_owned(), value.to_owned());
-    }
+    let credentials = args.credentials.as_deref().map(str::parse::<CredentialsRef>).transpose()?;
+    let spec = StoreSpec { url: args.store.clone(), settings: settings(&args.settings)?, credentials };
+    spec.check()?;
     Ok(spec)
 }
 
@@ -160,7 +169,7 @@ async fn exists(store: &dyn ObjectStore, path: &str) -> Result<bool> {
     match store.head(&path.into()).await {
         Ok(_) => Ok(true),
         Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(e) => Err(Error::unavailable(format!("{path}: {e}"))),
+        Err(e) => Err(orlop_store::error(path, &e)),
     }
 }
 

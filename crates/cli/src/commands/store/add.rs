@@ -72,6 +72,13 @@ pub(super) fn warn(store: &Store, cx: &Context) {
             cx.root_flag()
         ));
     }
+    if store.refusal.is_none() && store.capabilities.is_some_and(|c| !c.atomic_conditions) {
+        cx.ui.note(&format!(
+            "warning: of two requests at the same moment store {} let both win\nhint: one host is safe, and several are as long as no two \
+             take the same volume over within milliseconds of each other",
+            store.name
+        ));
+    }
     if let Some(host) = in_the_open(&store.spec) {
         cx.ui.note(&format!(
             "warning: what store {} is sent travels unencrypted to {host}\nhint: use an https:// endpoint (with ca_file for a private \
@@ -96,7 +103,7 @@ fn in_the_open(spec: &StoreSpec) -> Option<&str> {
 }
 
 /// As other `KEY=VALUE` arguments, but without repeating what was given: it may hold a secret.
-pub(super) fn settings(given: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
+pub(crate) fn settings(given: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
     if given.iter().any(|text| text.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
         return Err(
             orlop_model::Error::invalid("a setting is not of the form KEY=VALUE").with_remedy("write --set endpoint=http://host:9000")

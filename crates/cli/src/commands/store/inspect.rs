@@ -55,10 +55,11 @@ pub(super) fn card(s: &Store) -> Table {
     card
 }
 
-fn abilities(c: &Capabilities) -> [(&'static str, bool); 8] {
+fn abilities(c: &Capabilities) -> [(&'static str, bool); 9] {
     [
         ("conditional create", c.conditional_create),
         ("conditional replace", c.conditional_replace),
+        ("the same at the same moment", c.atomic_conditions),
         ("ranged reads", c.ranged_get),
         ("multipart", c.multipart),
         ("copy", c.copy),

@@ -7,6 +7,8 @@ mod remove;
 mod set;
 mod test;
 
+pub(crate) use add::settings;
+
 use crate::args::Context;
 use orlop_model::Result;
 

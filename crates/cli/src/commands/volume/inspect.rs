@@ -50,6 +50,9 @@ fn card(v: &Volume) -> String {
             line("by default", format!("{key}={value}"));
         }
     }
+    if let Some(seconds) = v.loss_window_seconds {
+        line("loss window", format!("{seconds} s: what is younger is on this host alone, and longer while the store is away"));
+    }
     for (key, value) in &v.labels {
         line("label", format!("{key}={value}"));
     }
@@ -57,6 +60,9 @@ fn card(v: &Volume) -> String {
         line("used", format!("{} in {} inodes", ByteSize(usage.used_bytes), usage.inodes));
         line("on the host", ByteSize(usage.host_bytes).to_string());
         line("not yet safe", ByteSize(usage.unsynced_bytes).to_string());
+        if usage.unsent_bytes > 0 || v.loss_window_seconds.is_some() {
+            line("not in the store yet", ByteSize(usage.unsent_bytes).to_string());
+        }
     }
     for a in &v.attachments {
         let who = match &a.kind {
