@@ -1,13 +1,21 @@
 //! The master key of a root: made at the first start, and what has to be said about it.
 
+use orlop_control::{Control, VolumeFilter};
+use orlop_model::Result;
 use orlop_store::keys::MasterKeys;
 use std::path::Path;
 
-/// Makes the key if there is none. A key that cannot be used keeps nobody from the volumes that are not encrypted, so
-/// it is a warning as well. True: the key was made by this start.
-pub(super) fn prepare(root: &Path) -> (bool, Option<String>) {
+/// Makes the key if there is none and no volume was ever sealed under one: a new key would only hide that the old one is lost.
+/// A key that cannot be used keeps nobody from the volumes that are not encrypted, so it is a warning as well.
+/// True: the key was made by this start.
+pub(super) async fn prepare(root: &Path, control: &Control) -> (bool, Option<String>) {
     let dir = root.join("keys");
-    match MasterKeys::ensure(&dir) {
+    let made = match sealed(control).await {
+        Ok(true) => MasterKeys::load(&dir).map(|_| false),
+        Ok(false) => MasterKeys::ensure(&dir),
+        Err(e) => Err(e),
+    };
+    match made {
         Ok(made) => {
             let warning = unsaved(root, made);
             if let Some(warning) = &warning {
@@ -21,6 +29,12 @@ pub(super) fn prepare(root: &Path) -> (bool, Option<String>) {
             (false, Some(warning))
         }
     }
+}
+
+/// Whether any volume is encrypted, removed ones too: they can be restored.
+async fn sealed(control: &Control) -> Result<bool> {
+    let volumes = control.volumes(VolumeFilter { include_removed: true, ..VolumeFilter::default() }).await?;
+    Ok(volumes.iter().any(|v| v.options.encrypt == Some(true)))
 }
 
 /// The warning as long as nobody heeded it.

@@ -131,7 +131,6 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::io("watching signals", &e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::io("watching signals", &e))?;
 
-    let (key_made, key_warning) = keys::prepare(root);
     let ports = Arc::new(Ports::new(root));
     ports.keeper.client().await?;
     let guard = tokio::spawn({
@@ -142,6 +141,7 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     // Whoever mounts a volume that another host had watches that host for a lease first.
     config.attach_deadline += 2 * orlop_mount::worker::lease()?;
     let control = Control::open(config).await?;
+    let (key_made, key_warning) = keys::prepare(root, &control).await;
 
     let (plugin, plugin_warning) = match &settings.plugin {
         None => (None, None),

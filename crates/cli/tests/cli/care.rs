@@ -362,7 +362,8 @@ fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
     let how = how.each_ref().map(String::as_str);
     w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
     for durability in ["remote", "local"] {
-        w.run(&["volume", "create", durability, "-o", "store=cloud", "-o", &format!("durability={durability}")]).ok();
+        let made = w.run(&["volume", "create", durability, "-o", "store=cloud", "-o", &format!("durability={durability}")]).ok();
+        assert_eq!(made.err.contains("is lost if this host is"), durability == "local", "{}", made.err);
         let dir = PathBuf::from(w.dir(&format!("mnt-{durability}")));
         w.run(&["mount", durability, dir.to_str().expect("plain")]).ok();
         let synced = |name: &str, data: &[u8]| {

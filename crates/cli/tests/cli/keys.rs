@@ -1,10 +1,12 @@
 //! Encrypted volumes as a person uses them: nothing planted in one shows anywhere outside of the host's own state, and
 //! their keys are backed up, rotated while in use, and missed by name.
 
+use crate::cloud_outage::Cloud;
 use crate::world::{World, can_mount};
-use orlop_store::testing::S3Server;
+use orlop_store::testing::{Fault, Faults, S3Server};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const MARKER: &str = "planted-marker-9c41";
 
@@ -123,6 +125,43 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
 }
 
 #[test]
+fn an_outage_tells_nothing_of_an_encrypted_volume() {
+    let Some(cloud) = Cloud::new("a planted secret in an outage", &["encrypt=on"]) else { return };
+    plant(&cloud.path(""));
+    let file = format!("{MARKER}-during");
+    let mut told = Vec::new();
+    for fault in [Fault::Status(503), Fault::Flip, Fault::Truncate] {
+        cloud.proxy.set(Faults::only(fault));
+        std::fs::write(cloud.path(&file), MARKER.repeat(50_000)).expect("written");
+        std::thread::sleep(Duration::from_secs(2));
+        for words in [&["volume", "inspect", "db"][..], &["check", "db"], &["gc", "db", "--dry-run"], &["volume", "du", "db", "--explain"]]
+        {
+            told.push(cloud.world.run(words));
+        }
+    }
+    cloud.proxy.set(Faults::only(Fault::Status(503)));
+    let refused = cloud.world.run(&["unmount", "db"]);
+    assert_ne!(refused.code, 0, "{}{}", refused.out, refused.err);
+    told.extend([refused, cloud.world.run(&["status"]), cloud.world.run(&["doctor"])]);
+    for ended in told {
+        assert!(!ended.out.contains(MARKER) && !ended.err.contains(MARKER), "{}: {}{}", ended.words, ended.out, ended.err);
+    }
+    cloud.proxy.heal();
+    for name in ["stores", "audit", "log", "run", "keys"] {
+        assert_eq!(holding(&cloud.world.root.join(name), MARKER.as_bytes()), Vec::<String>::new(), "{name}");
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    let read = loop {
+        let read = cloud.world.run(&["cat", &format!("db:/{file}")]);
+        if read.code == 0 || Instant::now() > end {
+            break read.ok();
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    assert_eq!(read.out, MARKER.repeat(50_000));
+}
+
+#[test]
 fn the_first_start_warns_until_the_key_is_backed_up() {
     if !can_mount("key backup") {
         return;
@@ -180,6 +219,20 @@ fn keys_are_rotated_while_a_volume_is_in_use_and_missed_by_name() {
     let back = world.root.join(format!("keys/old-{id}.key"));
     std::fs::write(&back, &right).expect("writes");
     std::fs::set_permissions(&back, std::fs::Permissions::from_mode(0o600)).expect("sets");
+    assert_eq!(world.run(&["cat", "db:/x"]).ok().out, "before");
+    // Gone, it is not made anew: that would only hide that it is lost.
+    world.run(&["down"]).ok();
+    std::fs::remove_file(&current).expect("removes");
+    let up = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(up.err.contains("there is no master key") && up.err.contains("backup") && !current.exists(), "{}", up.err);
+    world.run(&["volume", "create", "sealed", "-o", "encrypt=on"]).fails(3, "there is no master key");
+    world.run(&["volume", "create", "bare"]).ok();
+    world.run(&["down"]).ok();
+    std::fs::write(&current, &right).expect("writes");
+    std::fs::set_permissions(&current, std::fs::Permissions::from_mode(0o600)).expect("sets");
+    std::fs::remove_file(&back).expect("removes");
+    let up = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(!up.err.contains("master key"), "{}", up.err);
     assert_eq!(world.run(&["cat", "db:/x"]).ok().out, "before");
     // Damaged, it is named too, and nothing else is in the way of what is not encrypted.
     std::fs::write(&current, "orlop-master-key 1\n").expect("writes");

@@ -155,6 +155,38 @@ fn a_server_that_ignores_conditions_holds_no_chunked_volume() {
 }
 
 #[test]
+fn a_servers_wrong_clock_is_told_and_does_no_harm() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    if !can_mount("a wrong clock") {
+        return;
+    }
+    let proxy = FaultProxy::start(server.addr());
+    let world = World::up();
+    let (credentials, endpoint) = (file_ref(&server), format!("endpoint=http://{}", proxy.addr()));
+    for (name, seconds) in [("early", 86_400), ("late", -86_400)] {
+        proxy.set(Faults::only(Fault::Ahead(seconds)));
+        let added = world.run(&add(name, &format!("s3://bucket/{name}"), &credentials, &endpoint)).ok();
+        assert!(added.err.contains(&format!("the clock of store {name} is ")), "{}", added.err);
+        let seen = &world.json(&["store", "inspect", name])[0]["capabilities"]["clock_skew_ms"];
+        assert!(seen.as_i64().is_some_and(|ms| (ms - seconds * 1000).abs() < 10_000), "{seen}");
+        // Whose clock is right does not matter to a volume, nor that it is set while the volume is in use.
+        world.run(&["volume", "create", name, "-o", &format!("store={name}")]).ok();
+        let dir = world.dir(name);
+        for (file, ahead) in [("a", seconds), ("b", -seconds)] {
+            proxy.set(Faults::only(Fault::Ahead(ahead)));
+            world.run(&["mount", name, &dir]).ok();
+            let path = Path::new(&dir).join(file);
+            std::fs::write(&path, file).expect("writes");
+            std::fs::File::open(&path).and_then(|f| f.sync_all()).expect("syncs");
+            world.run(&["unmount", &dir]).ok();
+        }
+        for file in ["a", "b"] {
+            assert_eq!(world.run(&["cat", &format!("{name}:/{file}")]).ok().out, file);
+        }
+    }
+}
+
+#[test]
 fn a_secret_is_in_no_file_no_answer_and_no_process() {
     let Some(server) = S3Server::start("bucket") else { return };
     if !can_mount("a planted secret") {

@@ -15,7 +15,7 @@ pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
-    words: String,
+    pub(crate) words: String,
 }
 
 impl Ended {

@@ -6,7 +6,7 @@ use super::options::{check, check_labels, differing, split_protection};
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::{Phase, StoreRow, VolumeRow};
-use crate::volumes::read::shown;
+use crate::volumes::read::in_full;
 use orlop_model::{Error, ErrorKind, FoundVolume, Outcome, Result, StoreName, VolumeId, VolumeKind, VolumeName, VolumeOptions};
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl Inner {
         }
         row.options.encrypt = found.encrypted.then_some(true);
         self.registry.insert_volume(&row).await?;
-        Ok((Outcome::Volume(Box::new(shown(self, &row, &[]))), Some(id)))
+        Ok((Outcome::Volume(Box::new(in_full(self, &row, &[]).await)), Some(id)))
     }
 
     /// The same asked for twice is one volume; anything else would hide a mistake.
@@ -94,7 +94,7 @@ impl Inner {
                 .with_remedy(format!("use that, or change it with: orlop volume set {}", there.name)));
         }
         let attachments = self.registry.attachments_of(id).await?;
-        Ok((Outcome::Volume(Box::new(shown(self, &there, &attachments))), Some(id)))
+        Ok((Outcome::Volume(Box::new(in_full(self, &there, &attachments).await)), Some(id)))
     }
 }
 

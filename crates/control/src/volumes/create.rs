@@ -9,7 +9,7 @@ use crate::inner::Inner;
 use crate::ports::Formatted;
 use crate::registry::{Phase, StoreRow, VolumeRow};
 use crate::stores::folder::allowed_folder;
-use crate::volumes::read::shown;
+use crate::volumes::read::in_full;
 use orlop_model::{Error, ErrorKind, Outcome, Result, StoreName, VolumeId, VolumeKind, VolumeName, VolumeOptions};
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ impl Inner {
         };
         let _volume = self.locks.volume(row.id).await;
         match self.build(row.clone()).await {
-            Ok(row) => Ok((Outcome::Volume(Box::new(shown(self, &row, &[]))), Some(row.id))),
+            Ok(row) => Ok((Outcome::Volume(Box::new(in_full(self, &row, &[]).await)), Some(row.id))),
             Err(e) => {
                 if let Err(undo) = self.undo_create(&row).await {
                     tracing::warn!(volume = %row.name, "an unfinished volume is left for the reconciler: {undo}");
@@ -117,7 +117,7 @@ impl Inner {
         }
         if differs.is_empty() {
             let attachments = self.registry.attachments_of(there.id).await?;
-            return Ok((Outcome::Volume(Box::new(shown(self, &there, &attachments))), Some(there.id)));
+            return Ok((Outcome::Volume(Box::new(in_full(self, &there, &attachments).await)), Some(there.id)));
         }
         Err(Error::new(
             ErrorKind::AlreadyExists,

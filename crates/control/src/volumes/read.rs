@@ -78,19 +78,25 @@ pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> 
         None => inner.find_active(volume).await?,
     };
     let attachments = inner.registry.attachments_of(row.id).await?;
-    let mut volume = shown(inner, &row, &attachments);
+    let mut volume = in_full(inner, &row, &attachments).await;
+    if with_usage {
+        volume.usage = usage(inner, &volume).await;
+    }
+    Ok(volume)
+}
+
+/// A volume with what its store makes of its options.
+pub(crate) async fn in_full(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow]) -> Volume {
+    let mut volume = shown(inner, row, attachments);
     if row.kind == VolumeKind::Chunked
-        && let Some(store) = inner.registry.store(&row.store).await?
+        && let Ok(Some(store)) = inner.registry.store(&row.store).await
     {
         let effective = VolumeOptions { store: Some(row.store.clone()), ..effective(&volume.options, &store.spec) };
         let waits_for_none = effective.durability == Some(Durability::Local) && !store.spec.is_local();
         volume.loss_window_seconds = waits_for_none.then_some(LOSS_WINDOW.as_secs());
         volume.effective = Some(effective);
     }
-    if with_usage {
-        volume.usage = usage(inner, &volume).await;
-    }
-    Ok(volume)
+    volume
 }
 
 async fn usage(inner: &Inner, volume: &Volume) -> Option<Usage> {

@@ -5,7 +5,7 @@ use super::options::{check, check_labels, split_protection, updated};
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::VolumeRow;
-use crate::volumes::read::shown;
+use crate::volumes::read::in_full;
 use orlop_model::{ByteSize, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef, VolumeUpdate};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Inner {
         } else {
             self.registry.update_volume(&new).await?;
         }
-        Ok((Outcome::Volume(Box::new(shown(self, &new, &attachments))), Some(new.id)))
+        Ok((Outcome::Volume(Box::new(in_full(self, &new, &attachments).await)), Some(new.id)))
     }
 
     /// Tells the worker first what the volume shall be: it alone knows what is used.
@@ -104,6 +104,6 @@ impl Inner {
             self.registry.update_volume(&row).await?;
         }
         let attachments = self.registry.attachments_of(row.id).await?;
-        Ok((Outcome::Volume(Box::new(shown(self, &row, &attachments))), Some(row.id)))
+        Ok((Outcome::Volume(Box::new(in_full(self, &row, &attachments).await)), Some(row.id)))
     }
 }

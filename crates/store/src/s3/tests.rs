@@ -122,6 +122,11 @@ async fn a_server_that_ignores_conditions_is_found_out() {
     proxy.set(Faults::only(Fault::OneAtATime));
     let decides = probe(store.as_ref()).await.expect("probes");
     assert!(decides.atomic_conditions, "{decides:?} {:?}", proxy.seen());
+    for wrong in [3_600_000, -7_200_000] {
+        proxy.set(Faults::only(Fault::Ahead(wrong / 1000)));
+        let found = probe(store.as_ref()).await.expect("probes").clock_skew_ms.expect("a clock");
+        assert!((found - wrong).abs() < 5_000, "{found} of {wrong}");
+    }
     proxy.set(Faults::only(Fault::StripConditions));
     let found = probe(store.as_ref()).await.expect("probes");
     assert!(!found.conditional_create && !found.conditional_replace && !found.atomic_conditions, "{found:?}");

@@ -41,6 +41,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let request = AdoptVolume { name: name.to_owned(), id: id.clone(), options, labels: pairs::read("--label", &args.labels)? };
     let volume = cx.client.adopt(&store, &request).await?;
     cx.ui.show(&volume, || format!("{}\n", volume.name))?;
+    super::note_loss_window(&volume, cx);
     Ok(0)
 }
 

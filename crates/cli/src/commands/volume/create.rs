@@ -27,5 +27,6 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let request = CreateVolume { name: args.name.clone(), options, labels: pairs::read("--label", &args.labels)? };
     let volume = cx.client.create(&request).await?;
     cx.ui.show(&volume, || format!("{}\n", volume.name))?;
+    super::note_loss_window(&volume, cx);
     Ok(0)
 }

@@ -11,7 +11,7 @@ mod restore;
 mod set;
 
 use crate::args::Context;
-use orlop_model::Result;
+use orlop_model::{Result, Volume};
 
 /// Creates, adopts, shows, changes, removes and restores volumes.
 #[derive(Debug, clap::Subcommand)]
@@ -40,5 +40,15 @@ pub(crate) async fn run(command: Command, cx: &Context) -> Result<u8> {
         Command::Remove(args) => remove::run(&args, cx).await,
         Command::Restore(args) => restore::run(&args, cx).await,
         Command::Du(args) => du::run(&args, cx).await,
+    }
+}
+
+/// Says of a volume whose fsync does not wait for its store what that can cost.
+fn note_loss_window(volume: &Volume, cx: &Context) {
+    if let Some(seconds) = volume.loss_window_seconds {
+        cx.ui.note(&format!(
+            "{}: fsync does not wait for its store; what the last {seconds} s changed, or more while the store is away, is lost if this host is",
+            volume.name
+        ));
     }
 }

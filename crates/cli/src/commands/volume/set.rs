@@ -32,6 +32,9 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
         let options = if options.is_empty() { "all options at their defaults".to_owned() } else { options.join(" ") };
         format!("{}: {options}\n", volume.name)
     })?;
+    if update.options.contains_key("durability") {
+        super::note_loss_window(&volume, cx);
+    }
     let later: Vec<&str> =
         ["cache", "durability", "outage", "compression"].into_iter().filter(|k| update.options.contains_key(*k)).collect();
     if volume.mountpoint.is_some() && !later.is_empty() {

@@ -10,6 +10,8 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use std::collections::HashMap;
 use std::io::Result;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::net::TcpStream;
 
 /// How a connection ends.
@@ -154,7 +156,14 @@ async fn ask_on(server: &mut Wire, head: &Head, framing: Framing, body: &[u8]) -
     }
 }
 
-async fn answer_back(shared: &Shared, client: &mut Wire, server: &mut Wire, answer: Head, method: &str, suffers: &Suffers) -> Result<End> {
+async fn answer_back(
+    shared: &Shared,
+    client: &mut Wire,
+    server: &mut Wire,
+    mut answer: Head,
+    method: &str,
+    suffers: &Suffers,
+) -> Result<End> {
     let status = answer.word(1);
     let good = status.starts_with('2');
     let framing = if method == "HEAD" || status == "204" || status == "304" { Framing::Done } else { answer.framing(Framing::Close)? };
@@ -162,6 +171,9 @@ async fn answer_back(shared: &Shared, client: &mut Wire, server: &mut Wire, answ
     if suffers.has(Fault::LoseAnswer) {
         while server.piece(&mut left).await?.is_some() {}
         return Ok(End::Reset);
+    }
+    if let Some(seconds) = suffers.all.iter().find_map(|f| if let Fault::Ahead(s) = f { Some(*s) } else { None }) {
+        shift_times(&mut answer, seconds);
     }
     client.send(&answer.bytes()).await?;
     let half = if let Framing::Length(n) = framing { n / 2 } else { 0 };
@@ -187,6 +199,18 @@ async fn answer_back(shared: &Shared, client: &mut Wire, server: &mut Wire, answ
     }
     client.send_end(framing).await?;
     Ok(if framing == Framing::Close || answer.closes() { End::Close } else { End::Open })
+}
+
+/// As a server whose clock is that many seconds ahead would date it.
+fn shift_times(answer: &mut Head, seconds: i64) {
+    for (name, value) in &mut answer.headers {
+        if (name.eq_ignore_ascii_case("date") || name.eq_ignore_ascii_case("last-modified"))
+            && let Ok(told) = OffsetDateTime::parse(value, &Rfc2822)
+            && let Ok(shifted) = (told + time::Duration::seconds(seconds)).format(&Rfc2822)
+        {
+            *value = shifted.replace("+0000", "GMT");
+        }
+    }
 }
 
 fn refusal(status: u16, head_only: bool) -> String {

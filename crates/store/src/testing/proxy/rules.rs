@@ -26,6 +26,8 @@ pub enum Fault {
     /// Writes reach the server one at a time, and reads in between: one that looks first and writes later, and reads a
     /// body and its version apart, decides races then.
     OneAtATime,
+    /// The times in the heads of answers are this many seconds ahead: the server's clock is wrong.
+    Ahead(i64),
 }
 
 /// A fault, and the requests that suffer it.
