@@ -81,6 +81,7 @@ impl VolumeWorker for FakeHost {
             conditional_create: careful,
             conditional_replace: careful,
             ranged_get: true,
+            multipart: true,
             strong_list: true,
             ..Default::default()
         };

@@ -27,7 +27,7 @@ use orlop_model::{Durability, OutagePolicy};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -45,8 +45,13 @@ const LARGE_LOG: u64 = 64 << 20;
 const SEND_AT: usize = 4 << 20;
 /// Bytes of records that may wait in memory; changes wait above it.
 const RECORDS_MAX: usize = 32 << 20;
-/// How long an operation waits to learn whether somebody else took the volume while it is known that the store is away.
+/// How long an operation waits to learn whether somebody else took the volume, where it was known while the lease ran that the store
+/// does not answer.
 const DOUBT: Duration = Duration::from_millis(400);
+/// How long no sign of life gets through until that is known: so many looks, this far apart. Not by the clock, which goes on while this
+/// process is paused.
+const LOOKS: u32 = 3;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The same after a pause of this process: a store that is only slow is waited for, since somebody else may have the volume by then.
 const SURPRISE: Duration = Duration::from_secs(10);
 
@@ -102,6 +107,8 @@ pub(crate) struct Shipping {
     fenced: watch::Sender<Option<String>>,
     /// Until when, by the host's running time, an unreachable store is not asked again by those who wait.
     excused_until: AtomicU64,
+    /// The store was found not to answer while the lease still ran, and no sign of life got through since.
+    lost_touch: AtomicBool,
     asking: tokio::sync::Mutex<()>,
     pub(super) uploading: Mutex<HashSet<u64>>,
     pub(super) uploaded: Notify,
@@ -147,6 +154,7 @@ impl Shipping {
             wake: Notify::new(),
             fenced: watch::Sender::new(None),
             excused_until: AtomicU64::new(0),
+            lost_touch: AtomicBool::new(false),
             asking: tokio::sync::Mutex::new(()),
             uploading: Mutex::new(HashSet::new()),
             uploaded: Notify::new(),
@@ -157,6 +165,13 @@ impl Shipping {
             held_above: AtomicU64::new(u64::MAX),
             config: remote,
         })
+    }
+
+    /// The store does not answer. Of a lease that has run out already this says nothing: the process may have been paused.
+    fn lose_touch(&self) {
+        if self.lease.is_valid() {
+            self.lost_touch.store(true, Ordering::Release);
+        }
     }
 
     /// Number of the last record that the store has.
@@ -390,12 +405,22 @@ impl FileSystem {
         if shipping.lease.is_valid() || excused() {
             return Ok(());
         }
-        let limit = if shipping.patience.is_away() { DOUBT } else { SURPRISE };
-        match tokio::time::timeout(limit, self.renew(shipping, None)).await {
+        let is_surprised = !shipping.lost_touch.load(Ordering::Acquire);
+        let ask = async {
+            loop {
+                match self.renew(shipping, None).await {
+                    // Connections are the first to go in a pause.
+                    Err(e) if is_surprised && !matches!(e, FsError::Fenced(_)) => tokio::time::sleep(LOOK_EVERY).await,
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(if is_surprised { SURPRISE } else { DOUBT }, ask).await {
             Ok(Ok(())) => {}
             Ok(Err(e @ FsError::Fenced(_))) => return Err(e),
             Ok(Err(_)) | Err(_) => {
                 shipping.patience.failed();
+                shipping.lost_touch.store(true, Ordering::Release);
                 shipping.excused_until.store(uptime_ms() + EXCUSED_MS, Ordering::Release);
             }
         }
@@ -561,7 +586,22 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(fs) = fs.upgrade() else { return };
-        let renewed = fs.show_life(&shipping).await;
+        let renewed = {
+            let shown = fs.show_life(&shipping);
+            tokio::pin!(shown);
+            let mut looks = 0;
+            loop {
+                tokio::select! {
+                    renewed = &mut shown => break renewed,
+                    () = tokio::time::sleep(LOOK_EVERY), if looks < LOOKS => {
+                        looks += 1;
+                        if looks == LOOKS {
+                            shipping.lose_touch();
+                        }
+                    }
+                }
+            }
+        };
         if shipping.uploading.lock().is_empty() {
             // Where uploads are rare, their memory is not kept for the next one.
             shipping.buffers.clear();
@@ -583,11 +623,13 @@ impl FileSystem {
         match shipping.lease.renew(unsent).await {
             Ok(()) => {
                 shipping.patience.answered();
+                shipping.lost_touch.store(false, Ordering::Release);
                 Ok(())
             }
             Err(FsError::Fenced(why)) => Err(self.fence(shipping, why)),
             Err(e) => {
                 shipping.patience.failed();
+                shipping.lose_touch();
                 Err(e)
             }
         }

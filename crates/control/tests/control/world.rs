@@ -278,6 +278,7 @@ impl VolumeWorker for World {
             conditional_create: careful,
             conditional_replace: careful,
             ranged_get: true,
+            multipart: true,
             strong_list: true,
             ..Capabilities::default()
         };
