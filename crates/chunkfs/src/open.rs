@@ -42,6 +42,9 @@ pub struct OpenConfig {
     pub root_mode: u32,
     /// No kernel holds inodes from an earlier worker: unlinked files can go.
     pub fresh_kernel: bool,
+    /// How long an opening waits until what a killed process left is durable, on a host that ran on. With zero that is left to the
+    /// syncs to come.
+    pub first_rest: Duration,
     /// The host's disk.
     pub host: Arc<dyn HostDisk>,
     /// The host's clock.
@@ -107,6 +110,7 @@ impl OpenConfig {
             root_gid: 0,
             root_mode: 0o755,
             fresh_kernel: true,
+            first_rest: FIRST_REST,
             host: Arc::new(RealDisk),
             clock: Arc::new(SystemClock),
             cache_bytes: 32 << 20,
@@ -195,8 +199,8 @@ pub(crate) fn model_error(what: &str, e: FsError) -> Error {
 
 /// Records of a journal that are read in a fraction of a second.
 const LONG_JOURNAL: u64 = 20_000;
-/// How long an opening waits for the fold of a longer one.
-const FIRST_FOLD: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long an opening waits until what a killed process left is at rest.
+const FIRST_REST: Duration = Duration::from_secs(1);
 
 impl FileSystem {
     /// Opens a volume for writing, recovering what a crash left.
@@ -307,25 +311,37 @@ impl FileSystem {
         .await?;
         self.write_anew().await?;
         self.reap_at_start(config.fresh_kernel).await?;
-        // What was recovered is made durable before anything new depends on it.
-        self.sync_all().await?;
-        self.shorten_journal().await;
-        Ok(())
+        if self.shipping.is_some() || self.lock().may_be_torn {
+            // What was recovered is made durable before anything new depends on it.
+            self.sync_all().await?;
+        }
+        if self.shipping.is_some() || config.first_rest.is_zero() {
+            return Ok(());
+        }
+        self.come_to_rest(config.first_rest).await
     }
 
-    /// A process that is killed again and again never comes to a fold, and each successor would take longer to read what
-    /// all of them left. So a long journal is folded before anything is served; a store that is slow only delays that.
-    async fn shorten_journal(self: &Arc<Self>) {
-        if self.shipping.is_some() || self.lock().journal.older_records() < LONG_JOURNAL {
-            return;
-        }
+    /// Makes durable what a process left that was killed, on a host that ran on; and folds it if it is long: a process that is killed
+    /// again and again never comes to a fold, and each successor would take longer to read what all of them left. Both come before
+    /// anything is served, but who waits for an answer is not held up by a disk or a store that is slow.
+    async fn come_to_rest(self: &Arc<Self>, patience: Duration) -> FsResult<()> {
         let fs = self.clone();
-        let fold = tokio::spawn(async move { fs.fold().await });
-        match tokio::time::timeout(FIRST_FOLD, fold).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(e))) => tracing::warn!(error = %e, "the first fold failed"),
-            Ok(Err(e)) => tracing::warn!(error = %e, "the first fold was lost"),
-            Err(_) => tracing::info!("the first fold goes on while the volume is served"),
+        let rest = tokio::spawn(async move {
+            fs.sync_all().await?;
+            if fs.lock().journal.older_records() >= LONG_JOURNAL
+                && let Err(e) = fs.fold().await
+            {
+                tracing::warn!(error = %e, "the first fold failed");
+            }
+            Ok(())
+        });
+        match tokio::time::timeout(patience, rest).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(e)) => Err(FsError::Io(format!("what was recovered was not made durable: {e}"))),
+            Err(_) => {
+                tracing::info!("what was recovered is made durable while the volume is served");
+                Ok(())
+            }
         }
     }
 }

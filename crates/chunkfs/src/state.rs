@@ -154,6 +154,8 @@ pub(crate) struct State {
     pub(crate) trimmed_in_vain: Option<u64>,
     /// Blocks of the disk that a segment took after it was trimmed, beside those that something referred to.
     pub(crate) trimmed: HashMap<u64, u64>,
+    /// Power failed since some of what was recovered was written, so that it was checked, and is not known to be durable.
+    pub(crate) may_be_torn: bool,
     /// Bytes not yet covered by a sync.
     pub(crate) unsynced_bytes: u64,
     /// Why nothing can be changed any more, until the volume is opened again.

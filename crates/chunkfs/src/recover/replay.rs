@@ -131,6 +131,7 @@ impl Shell<'_> {
             let above = chain.records.into_iter().filter(|(seq, _)| *seq > applied);
             log.extend(above.map(|(seq, record)| (seq, record, Origin::Store)));
         }
+        let may_be_torn = replay.iter().any(|(info, _)| !info.checked);
         for (info, records) in replay {
             for r in records {
                 if r.seq <= sent {
@@ -152,6 +153,7 @@ impl Shell<'_> {
         let mut st = self.state(journal, segment_files);
         st.copies = self.copies()?;
         st.folded_upto = applied;
+        st.may_be_torn = may_be_torn;
         let of_store = log.iter().filter(|(_, _, origin)| matches!(origin, Origin::Store));
         self.dying = of_store.flat_map(|(_, record, _)| &record.changes).filter_map(dies).collect();
         let mut outbox = Outbox::new(sent + 1);
@@ -303,6 +305,7 @@ impl Shell<'_> {
             died: 0,
             trimmed_in_vain: None,
             trimmed: HashMap::new(),
+            may_be_torn: false,
             unsynced_bytes: 0,
             broken: None,
             closed: false,

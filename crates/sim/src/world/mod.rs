@@ -101,6 +101,7 @@ pub(crate) struct Shared {
     steps: u64,
     fault: Option<Fault>,
     hit: bool,
+    seed: u64,
     rng: Option<Rng>,
     rule: Option<Rule>,
     bent: u64,
@@ -204,7 +205,7 @@ pub struct World {
 impl World {
     /// An empty world; `seed` decides everything that is left to chance in it.
     pub fn new(seed: u64) -> Self {
-        let mut shared = Shared { rng: Some(Rng::new(seed)), ..Shared::default() };
+        let mut shared = Shared { seed, rng: Some(Rng::new(seed)), ..Shared::default() };
         shared.image.boot = 1;
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(InMemory::new()) }
     }
@@ -218,16 +219,22 @@ impl World {
     /// A copy of everything, disk and store. What happens in one is not seen in the other.
     pub fn fork(&self, seed: u64) -> World {
         let s = self.shared.lock();
-        let shared = Shared { image: s.image.clone(), life: s.life, clock: s.clock, rng: Some(Rng::new(seed)), ..Shared::default() };
+        let (image, rng) = (s.image.clone(), Some(Rng::new(seed)));
+        let shared = Shared { image, life: s.life, clock: s.clock, seed, rng, ..Shared::default() };
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(self.objects.fork()) }
     }
 
     /// Another host with an empty disk and the same store.
     pub fn beside(&self, seed: u64) -> World {
         let clock = self.shared.lock().clock;
-        let mut shared = Shared { rng: Some(Rng::new(seed)), clock, ..Shared::default() };
+        let mut shared = Shared { seed, rng: Some(Rng::new(seed)), clock, ..Shared::default() };
         shared.image.boot = 1;
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::clone(&self.objects) }
+    }
+
+    /// What decides everything that is left to chance in it.
+    pub fn seed(&self) -> u64 {
+        self.shared.lock().seed
     }
 
     /// The disk, as a process of this life sees it.
