@@ -133,8 +133,8 @@ impl MasterKeys {
         let current = match read(&path) {
             Err(e) if e.kind == ErrorKind::NotFound => {
                 return Err(Error::not_found(format!("there is no master key {}", path.display())).with_remedy(
-                    "put a backup of it there, mode 0600; orlop up makes one where no volume is encrypted under another: if that is lost, \
-                     delete what cannot be read any more with orlop volume remove --now",
+                    "put a backup of it there, mode 0600; orlop up makes one where no volume is encrypted under another: if that is lost, and \
+                     no other host has it, delete what cannot be read any more with orlop volume remove --now",
                 ));
             }
             other => one(&path, other?)?,

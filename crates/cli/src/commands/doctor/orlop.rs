@@ -118,7 +118,8 @@ fn records(status: &Status) -> Vec<Finding> {
 /// The master key, looked at in its file: encrypted volumes need it when the daemon does not run, too.
 fn keys(cx: &Context) -> Option<Finding> {
     let dir = cx.root.join("keys");
-    if !dir.exists() {
+    // A root that was never up has none.
+    if !dir.exists() && !cx.root.join("orlop.db").exists() {
         return None;
     }
     let root = cx.root_flag();
