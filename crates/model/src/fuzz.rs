@@ -180,7 +180,7 @@ fn options(bytes: &[u8]) -> bool {
 
 fn option_seeds() -> Vec<Vec<u8>> {
     let all = "store=s3prod\nsize=10G\nuid=1000\ngid=7\nmode=0750\ncache=strict\ndurability=remote\noutage=fail\n\
-               encrypt=on\ncompression=zstd\nretention=7d\nprotect=on";
+               encrypt=on\ncompression=zstd\ncache_size=1G\nstaging_size=256M\nretention=7d\nprotect=on";
     std::iter::once(all.into()).chain(all.lines().map(Into::into)).collect()
 }
 

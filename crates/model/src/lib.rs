@@ -26,7 +26,7 @@ pub use id::{AttachmentId, OperationId, VolumeId};
 pub use intent::{DetachBy, Intent, Outcome, VolumeRef, VolumeUpdate};
 pub use key::{DataKeyInfo, KeyReport, KeyRotation, MasterKeyInfo, VolumeKeys};
 pub use name::{StoreName, VolumeName};
-pub use options::{CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, VolumeOptions};
+pub use options::{CACHE_SIZE, CacheMode, Compression, Durability, OPTION_HELP, OutagePolicy, STAGING_SIZE, VolumeOptions};
 pub use size::ByteSize;
 pub use store::{Capabilities, CredentialsRef, Examination, Store, StoreSpec, StoreTest, StoreUpdate};
 pub use volume::{FoundVolume, LOSS_WINDOW, Usage, Volume, VolumeKind, VolumeState};

@@ -83,6 +83,11 @@ words! {
     }
 }
 
+/// What a volume takes at most of the host's disk for copies of what its store has, unless it is told otherwise.
+pub const CACHE_SIZE: ByteSize = ByteSize(4 << 30);
+/// The same for what its store does not have yet.
+pub const STAGING_SIZE: ByteSize = ByteSize(4 << 30);
+
 /// What a volume was created or set with. `None` means the default of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +122,12 @@ pub struct VolumeOptions {
     /// How its packs are compressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
+    /// The most bytes of the host's disk for copies of what its store has, 4 GiB if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<ByteSize>,
+    /// The most bytes of the host's disk for what its store does not have yet, 4 GiB if absent; then writers wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staging_size: Option<ByteSize>,
     /// How many seconds a removed volume can be restored; 7 days if absent, an hour for anonymous ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<u64>,
@@ -137,6 +148,8 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("outage", "wait, fail or readonly"),
     ("encrypt", "on or off"),
     ("compression", "none or zstd"),
+    ("cache_size", "most bytes of this host's disk for copies of what its store has, 4G by default"),
+    ("staging_size", "most bytes of this host's disk for what its store does not have yet, 4G by default"),
     ("retention", "how long a removed volume can be restored, such as 7d, 12h, 30m or 0"),
     ("protect", "on or off"),
 ];
@@ -146,6 +159,14 @@ fn number(key: &str, value: &str) -> Result<u32> {
         Error::invalid(format!("option {key}={value}: not a number from 0 to 4294967294"))
             .with_remedy(format!("write {key}=1000, for example"))
     })
+}
+
+fn at_least(mib: u64, key: &str, value: &str) -> Result<ByteSize> {
+    let size: ByteSize = value.parse()?;
+    if size.0 < mib << 20 {
+        return Err(Error::invalid(format!("option {key}={value}: less than {mib} MiB")).with_remedy(format!("give at least {key}={mib}M")));
+    }
+    Ok(size)
 }
 
 fn switch(key: &str, value: &str) -> Result<bool> {
@@ -190,13 +211,7 @@ impl VolumeOptions {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "store" => self.store = Some(value.parse()?),
-            "size" => {
-                let size: ByteSize = value.parse()?;
-                if size.0 < 1 << 20 {
-                    return Err(Error::invalid(format!("option size={value}: less than 1 MiB")).with_remedy("give at least size=1M"));
-                }
-                self.size = Some(size);
-            }
+            "size" => self.size = Some(at_least(1, key, value)?),
             "uid" => self.uid = Some(number(key, value)?),
             "gid" => self.gid = Some(number(key, value)?),
             "mode" => {
@@ -211,6 +226,9 @@ impl VolumeOptions {
             "outage" => self.outage = Some(value.parse()?),
             "encrypt" => self.encrypt = Some(switch(key, value)?),
             "compression" => self.compression = Some(value.parse()?),
+            "cache_size" => self.cache_size = Some(at_least(64, key, value)?),
+            // A few segments: one that is filled, one that is full and one on its way.
+            "staging_size" => self.staging_size = Some(at_least(256, key, value)?),
             "retention" => self.retention = Some(seconds(key, value)?),
             "protect" => self.protect = Some(switch(key, value)?),
             _ => {
@@ -242,6 +260,8 @@ impl VolumeOptions {
         put("outage", self.outage.map(|c| c.to_string()));
         put("encrypt", self.encrypt.map(onoff));
         put("compression", self.compression.map(|c| c.to_string()));
+        put("cache_size", self.cache_size.map(|s| s.0.to_string()));
+        put("staging_size", self.staging_size.map(|s| s.0.to_string()));
         put("retention", self.retention.map(|s| format!("{s}s")));
         put("protect", self.protect.map(onoff));
         m
@@ -265,6 +285,8 @@ mod tests {
             ("outage", "fail"),
             ("encrypt", "on"),
             ("compression", "zstd"),
+            ("cache_size", "64M"),
+            ("staging_size", "1G"),
             ("retention", "2d"),
             ("protect", "off"),
         ];
@@ -283,6 +305,8 @@ mod tests {
             ("sise", "1G"),
             ("size", "big"),
             ("size", "0"),
+            ("cache_size", "63M"),
+            ("staging_size", "255M"),
             ("uid", "-1"),
             ("uid", "root"),
             ("mode", "999"),

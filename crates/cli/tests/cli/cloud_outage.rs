@@ -230,6 +230,48 @@ fn whoever_waits_for_a_store_that_is_away_can_be_killed_and_the_volume_unmounted
 }
 
 #[test]
+fn what_is_not_sent_and_what_is_copied_stay_under_their_caps() {
+    const MIB: u64 = 1 << 20;
+    let Some(cloud) = Cloud::new("caps", &["durability=local", "staging_size=256M", "cache_size=64M"]) else { return };
+    let usage =
+        |what: &str| cloud.world.json(&["volume", "inspect", "db"])[0]["usage"][what].as_u64().unwrap_or_else(|| panic!("no {what}"));
+    let files: Vec<(String, Vec<u8>)> = (0..12).map(|n| (format!("f{n}"), data(n).repeat(40 * MIB as usize / data(n).len()))).collect();
+    let all = files.iter().map(|(_, d)| d.len() as u64).sum::<u64>();
+    assert!(all > 400 * MIB, "{all}");
+    cloud.proxy.set(Faults::only(Fault::Status(503)));
+    let folder = cloud.path("");
+    let writer = std::thread::spawn({
+        let files = files.clone();
+        move || files.iter().for_each(|(name, data)| write_and_sync(&folder.join(name), data).expect("it waits, and is then written"))
+    });
+    // It comes to its cap and waits there.
+    let (mut before, mut still) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(120);
+    while still < 6 {
+        assert!(Instant::now() < end, "it goes on and on: {before}");
+        std::thread::sleep(Duration::from_millis(500));
+        let now = usage("used_bytes");
+        still = if now == before && now > 100 * MIB { still + 1 } else { 0 };
+        before = now;
+    }
+    assert!(!writer.is_finished() && before < 300 * MIB, "{before} of {all} bytes are in");
+    let host = usage("host_bytes");
+    assert!(host < (256 + 64 + 64) * MIB, "{host} bytes on the host");
+    cloud.proxy.heal();
+    writer.join().expect("it went on");
+    // Read once more, it is all copied, and makes room for itself.
+    for (name, data) in &files {
+        assert!(std::fs::read(cloud.path(name)).expect("reads") == *data, "{name}");
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    while usage("unsent_bytes") > 0 || usage("host_bytes") > (64 + 64 + 32) * MIB {
+        assert!(Instant::now() < end, "{} unsent, {} on the host", usage("unsent_bytes"), usage("host_bytes"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    cloud.on_another_host(&files[..3]);
+}
+
+#[test]
 fn the_policy_fail_ends_the_waiting() {
     ends_the_waiting("fail", nix::libc::EIO);
 }

@@ -4,7 +4,8 @@
 use crate::inner::{default_cache, default_durability};
 use crate::registry::StoreRow;
 use orlop_model::{
-    CacheMode, Compression, Durability, Error, ErrorKind, OutagePolicy, Result, StoreName, StoreSpec, VolumeOptions, VolumeUpdate,
+    CACHE_SIZE, CacheMode, Compression, Durability, Error, ErrorKind, OutagePolicy, Result, STAGING_SIZE, StoreName, StoreSpec,
+    VolumeOptions, VolumeUpdate,
 };
 use std::collections::BTreeMap;
 
@@ -27,6 +28,12 @@ pub(super) fn check(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
             "leave it out or give durability=local: fsync reaches that disk already",
         );
     }
+    for (option, given) in [("cache_size", options.cache_size), ("staging_size", options.staging_size)] {
+        if given.is_some() && store.spec.is_local() {
+            let why = format!("on store {}, which is this host's own disk: nothing is copied or sent", store.name);
+            return refused(option, &why, &format!("leave out {option}"));
+        }
+    }
     if options.cache == Some(CacheMode::Fast) && !store.spec.is_local() {
         return refused(
             "cache=fast",
@@ -47,6 +54,8 @@ fn check_plain(options: &VolumeOptions, store: &StoreRow) -> Result<()> {
         ("durability", options.durability.is_some(), "fsync promises what the underlying file system does"),
         ("outage", options.outage.is_some(), "an outage is the underlying file system's matter"),
         ("cache", options.cache.is_some(), "the kernel caches it as any folder"),
+        ("cache_size", options.cache_size.is_some(), "the kernel caches it as any folder"),
+        ("staging_size", options.staging_size.is_some(), "nothing of it is sent"),
     ];
     match refused.iter().find(|(_, given, _)| *given) {
         None => Ok(()),
@@ -75,6 +84,8 @@ pub(super) fn effective(options: &VolumeOptions, store: &StoreSpec) -> VolumeOpt
         uid: Some(options.uid.unwrap_or(0)),
         gid: Some(options.gid.unwrap_or(0)),
         mode: Some(options.mode.unwrap_or(0o755)),
+        cache_size: options.cache_size.or_else(|| (!store.is_local()).then_some(CACHE_SIZE)),
+        staging_size: options.staging_size.or_else(|| (!store.is_local()).then_some(STAGING_SIZE)),
         ..options.clone()
     }
 }
@@ -119,6 +130,8 @@ pub(super) fn updated(old: &VolumeOptions, update: &VolumeUpdate) -> Result<Volu
             "durability" => options.durability = None,
             "outage" => options.outage = None,
             "compression" => options.compression = None,
+            "cache_size" => options.cache_size = None,
+            "staging_size" => options.staging_size = None,
             "retention" => options.retention = None,
             "protect" => options.protect = Some(false),
             // Says that it is unknown, and which ones are known.

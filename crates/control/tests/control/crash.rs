@@ -24,18 +24,18 @@ struct Scenario {
 }
 
 enum Change {
-    Apply(Intent),
+    Apply(Box<Intent>),
     Reconcile,
 }
 
 impl Scenario {
     fn new(name: &'static str, setup: Vec<Intent>, change: Intent) -> Scenario {
-        Scenario { name, setup, wait: Duration::ZERO, actor: ROOT, change: Change::Apply(change) }
+        Scenario { name, setup, wait: Duration::ZERO, actor: ROOT, change: Change::Apply(Box::new(change)) }
     }
 
     async fn run(&self, control: &Control) -> Result<Outcome> {
         match &self.change {
-            Change::Apply(intent) => control.apply(&self.actor, intent.clone()).await,
+            Change::Apply(intent) => control.apply(&self.actor, Intent::clone(intent)).await,
             Change::Reconcile => {
                 control.reconcile().await;
                 Ok(Outcome::Done)

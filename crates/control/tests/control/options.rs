@@ -1,7 +1,7 @@
 //! Options that are kept, and those that are refused because nothing would keep them.
 
 use crate::world::*;
-use orlop_model::{CacheMode, Durability, ErrorKind, Intent, OutagePolicy, VolumeUpdate};
+use orlop_model::{ByteSize, CacheMode, Durability, ErrorKind, Intent, OutagePolicy, VolumeOptions, VolumeUpdate};
 use std::collections::BTreeMap;
 
 const UNBUILT: &[(&str, &str, ErrorKind)] = &[("durability", "remote", ErrorKind::Unsupported), ("store", "s3prod", ErrorKind::NotFound)];
@@ -65,6 +65,20 @@ async fn what_a_remote_store_makes_possible_is_kept_and_defaults_are_the_stores(
     let made = control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
     assert_eq!(volume_of(made).options.durability, None, "shown as it was given");
     assert_eq!(durability("far").await, Some(Durability::Remote), "the worker is told what it means");
+    for option in ["cache_size", "staging_size"] {
+        let e = refused(control.apply(&ROOT, create("here", &[(option, "1G")])).await, ErrorKind::Unsupported);
+        assert!(e.message.contains(option) && e.remedy.is_some(), "{e}");
+        control.apply(&ROOT, set("far", &[(option, "1G")])).await.unwrap();
+        let sizes = async || {
+            let planned = control.mount_plan(&named("far")).await.unwrap().options;
+            let shown = control.volume(&named("far")).await.unwrap().effective.expect("of a chunked volume");
+            let of = |o: &VolumeOptions| if option == "cache_size" { o.cache_size } else { o.staging_size };
+            (of(&planned), of(&shown))
+        };
+        assert_eq!(sizes().await, (Some(ByteSize(1 << 30)), Some(ByteSize(1 << 30))));
+        control.apply(&ROOT, set("far", &[(option, "")])).await.unwrap();
+        assert_eq!(sizes().await.1, Some(ByteSize(4 << 30)), "the default again");
+    }
     let cache = async |name: &str| {
         let planned = control.mount_plan(&named(name)).await.unwrap().options.cache;
         let shown = control.volume(&named(name)).await.unwrap().effective.expect("of a chunked volume");

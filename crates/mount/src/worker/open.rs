@@ -2,7 +2,7 @@
 
 use super::WorkerConfig;
 use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
-use orlop_model::{Compression, Durability, Error, MountPlan, OutagePolicy, Result};
+use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
 use orlop_store::wrap::Swap;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             durability: plan.options.durability.unwrap_or(Durability::Remote),
             outage: plan.options.outage.unwrap_or(OutagePolicy::Wait),
             compression: plan.options.compression.unwrap_or(Compression::None),
+            cache_bytes: plan.options.cache_size.unwrap_or(CACHE_SIZE).0,
+            staged_bytes: plan.options.staging_size.unwrap_or(STAGING_SIZE).0,
             holder: host_name(),
             lease: lease()?,
             abandon_unsynced: plan.abandon_unsynced,

@@ -35,8 +35,10 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     if update.options.contains_key("durability") {
         super::note_loss_window(&volume, cx);
     }
-    let later: Vec<&str> =
-        ["cache", "durability", "outage", "compression"].into_iter().filter(|k| update.options.contains_key(*k)).collect();
+    let later: Vec<&str> = ["cache", "durability", "outage", "compression", "cache_size", "staging_size"]
+        .into_iter()
+        .filter(|k| update.options.contains_key(*k))
+        .collect();
     if volume.mountpoint.is_some() && !later.is_empty() {
         cx.ui.note(&format!("{} is mounted: {} count from its next mount on", volume.name, later.join(", ")));
     }
