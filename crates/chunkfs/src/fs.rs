@@ -3,8 +3,8 @@
 //! Holds the shared state, the namespace at rest and the locks, and runs operations: a plain function on the
 //! state, started again after each row that had to be fetched. Operations themselves are in ops/.
 
+use crate::background::Wake;
 use crate::buffers::Buffers;
-use crate::fold::Wake;
 use crate::host::{HostDisk, taken};
 use crate::key::Key;
 use crate::log::outbox::Outbox;

@@ -4,6 +4,8 @@
 //! under durability `local` one journal on the host is the log of both. docs/design/0001-format.md has the
 //! reasons, docs/FORMAT.md every byte.
 
+mod background;
+mod blocking;
 mod buffers;
 mod cache;
 mod change;
@@ -35,6 +37,7 @@ mod room;
 mod row;
 mod segment;
 mod state;
+mod sync;
 mod synced;
 #[cfg(test)]
 mod testing;
@@ -44,8 +47,8 @@ mod tx;
 mod types;
 mod view;
 
+pub use blocking::waiting_in_place;
 pub use check::{CheckReport, examine_closed};
-pub use fold::waiting_in_place;
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
 pub use log::facts::{OwnerFacts, as_if_released, holder_of, owner_of};

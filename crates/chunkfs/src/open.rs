@@ -3,6 +3,8 @@
 use crate::fs::{FileSystem, Parts};
 use crate::host::{Clock, HostDisk, RealDisk, SystemClock};
 use crate::key::Key;
+use crate::log::facts::owner_of;
+use crate::log::holder::{HOLDER, holder};
 use crate::log::lease::Lease;
 use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
@@ -12,11 +14,11 @@ use crate::types::{FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use orlop_model::{Compression, Durability, Error, ErrorKind, LOSS_WINDOW, OutagePolicy, Result, VolumeId};
+use orlop_model::{CACHE_SIZE, Compression, Durability, Error, ErrorKind, LOSS_WINDOW, OutagePolicy, Result, STAGING_SIZE, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The format that this version writes and reads. Format 1 was before the first release: its namespace was not guarded.
 const FORMAT: u32 = 2;
@@ -42,8 +44,8 @@ pub struct OpenConfig {
     pub root_mode: u32,
     /// No kernel holds inodes from an earlier worker: unlinked files can go.
     pub fresh_kernel: bool,
-    /// How long an opening waits until what a killed process left is durable, on a host that ran on. With zero that is left to the
-    /// syncs to come.
+    /// How long after its beginning an opening still waits until what a killed process left is durable, on a host that ran on.
+    /// With zero that is left to the syncs to come.
     pub first_rest: Duration,
     /// The host's disk.
     pub host: Arc<dyn HostDisk>,
@@ -89,8 +91,8 @@ impl Default for Remote {
             lease: Duration::from_secs(30),
             ship_every: LOSS_WINDOW,
             holder: String::new(),
-            cache_bytes: 4 << 30,
-            staged_bytes: 4 << 30,
+            cache_bytes: CACHE_SIZE.0,
+            staged_bytes: STAGING_SIZE.0,
             compression: Compression::None,
             abandon_unsynced: false,
         }
@@ -199,8 +201,8 @@ pub(crate) fn model_error(what: &str, e: FsError) -> Error {
 
 /// Records of a journal that are read in a fraction of a second.
 const LONG_JOURNAL: u64 = 20_000;
-/// How long an opening waits until what a killed process left is at rest.
-const FIRST_REST: Duration = Duration::from_secs(1);
+/// When an opening waits no longer until what a killed process left is at rest.
+const FIRST_REST: Duration = Duration::from_millis(1200);
 
 impl FileSystem {
     /// Opens a volume for writing, recovering what a crash left.
@@ -245,14 +247,18 @@ impl FileSystem {
         segment_dir: PathBuf,
     ) -> Result<Arc<FileSystem>> {
         let disk = config.host.clone();
+        let began = Instant::now();
         let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix))
             .await
             .map_err(|e| model_error("opening the namespace", e))?;
         if config.remote.is_some() {
             ns.warm();
         }
+        let of_namespace = began.elapsed();
         match Recovery::run(config, ns, lease.as_deref(), journal_dir, segment_dir).await {
             Ok((ns, state, log)) => {
+                let of_recovery = began.elapsed() - of_namespace;
+                let (records, segments) = (state.journal.older_records(), state.segments.len());
                 let state_dir = config.state_dir.clone();
                 let shipping = match (&config.remote, lease, log) {
                     (Some(remote), Some(lease), Some(log)) => {
@@ -264,8 +270,12 @@ impl FileSystem {
                 let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock, shipping };
                 let fs = Arc::new(FileSystem::new(parts));
                 fs.start_shipping();
-                fs.first_start(config).await.map_err(|e| model_error("opening the volume", e))?;
+                fs.first_start(config, began).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
+                let rest = began.elapsed() - of_namespace - of_recovery;
+                let in_all = began.elapsed();
+                // What a pause was made of, for whoever finds it too long.
+                tracing::info!(records, segments, namespace = ?of_namespace, recovery = ?of_recovery, ?rest, "opened in {in_all:?}");
                 Ok(fs)
             }
             Err((ns, e)) => {
@@ -276,7 +286,7 @@ impl FileSystem {
     }
 
     /// Makes the root folder of a fresh volume, and finishes what was left half-way.
-    async fn first_start(self: &Arc<Self>, config: &OpenConfig) -> FsResult<()> {
+    async fn first_start(self: &Arc<Self>, config: &OpenConfig, began: Instant) -> FsResult<()> {
         self.run(|st| {
             let mut tx = crate::tx::Tx::new(st);
             if tx.row(Key::Inode(ROOT_INO))?.is_some() {
@@ -318,26 +328,29 @@ impl FileSystem {
         if self.shipping.is_some() || config.first_rest.is_zero() {
             return Ok(());
         }
-        self.come_to_rest(config.first_rest).await
+        self.come_to_rest(config.first_rest.saturating_sub(began.elapsed())).await
     }
 
     /// Makes durable what a process left that was killed, on a host that ran on; and folds it if it is long: a process that is killed
     /// again and again never comes to a fold, and each successor would take longer to read what all of them left. Both come before
     /// anything is served, but who waits for an answer is not held up by a disk or a store that is slow.
     async fn come_to_rest(self: &Arc<Self>, patience: Duration) -> FsResult<()> {
+        let (tell, told) = tokio::sync::oneshot::channel();
         let fs = self.clone();
-        let rest = tokio::spawn(async move {
-            fs.sync_all().await?;
-            if fs.lock().journal.older_records() >= LONG_JOURNAL
+        self.background.lock().push(tokio::spawn(async move {
+            let synced = fs.sync_all().await;
+            if synced.is_ok()
+                && fs.lock().journal.older_records() >= LONG_JOURNAL
                 && let Err(e) = fs.fold().await
             {
                 tracing::warn!(error = %e, "the first fold failed");
             }
-            Ok(())
-        });
-        match tokio::time::timeout(patience, rest).await {
+            // Nobody may wait for it any more.
+            let _ = tell.send(synced);
+        }));
+        match tokio::time::timeout(patience, told).await {
             Ok(Ok(done)) => done,
-            Ok(Err(e)) => Err(FsError::Io(format!("what was recovered was not made durable: {e}"))),
+            Ok(Err(_)) => Err(FsError::Io("what was recovered was not made durable".to_owned())),
             Err(_) => {
                 tracing::info!("what was recovered is made durable while the volume is served");
                 Ok(())
@@ -350,35 +363,33 @@ impl FileSystem {
 /// writer of this host left is set aside if somebody else had the volume since.
 async fn take_volume(config: &OpenConfig, remote: &Remote, journal_dir: &Path) -> Result<Arc<Lease>> {
     let disk = &*config.host;
-    let holder = holder_id(disk, &config.state_dir).map_err(|e| Error::io(config.state_dir.display(), &e))?;
-    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder, remote, |epoch| {
+    let holder = holder(disk, &config.state_dir).map_err(|e| Error::io(config.state_dir.display(), &e))?;
+    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder.id, remote, |epoch| {
         supersede(disk, journal_dir, epoch).map_err(|e| Error::io(journal_dir.display(), &e))
     });
-    Ok(Arc::new(lease.await?))
+    match lease.await {
+        Ok(lease) => Ok(Arc::new(lease)),
+        Err(e) if holder.anew && e.kind == ErrorKind::Busy => Err(not_known_any_more(config, journal_dir, e).await),
+        Err(e) => Err(e),
+    }
 }
 
-pub(crate) const HOLDER: &str = "holder";
-
-/// The random id of a volume's folder on this host: who holds what lies in it.
-fn holder_id(disk: &dyn HostDisk, state_dir: &Path) -> std::io::Result<String> {
-    let path = state_dir.join(HOLDER);
-    if disk.list(state_dir)?.iter().any(|n| n == HOLDER) {
-        let mut bytes = [0u8; 64];
-        let n = disk.open(&path)?.read_at(&mut bytes, 0)?;
-        if let Ok(id) = std::str::from_utf8(&bytes[..n])
-            && id.len() == 32
-        {
-            return Ok(id.to_owned());
+/// A volume that is held under a name that this folder may have lost: then what it did not send is here.
+async fn not_known_any_more(config: &OpenConfig, journal_dir: &Path, e: Error) -> Error {
+    let writes = config.host.list(journal_dir).is_ok_and(|names| names.iter().any(|n| n.ends_with(".journal")));
+    match owner_of(&config.store, &config.prefix, config.volume).await {
+        Ok(Some(owner)) if writes => {
+            let path = config.state_dir.join(HOLDER);
+            let here =
+                format!("this host has a journal of the volume too, and {} was damaged or is gone, by which it is known", path.display());
+            Error::new(e.kind, format!("{}; {here}", e.message)).with_remedy(format!(
+                "if no other host had the volume since, write {} into that file, and nothing is lost; else {}",
+                owner.holder,
+                e.remedy.unwrap_or_default()
+            ))
         }
-        // Torn at its creation: nothing was taken under it.
-        disk.remove(&path)?;
+        _ => e,
     }
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    let file = disk.create(&path)?;
-    file.write_at(id.as_bytes(), 0)?;
-    file.sync_data()?;
-    disk.sync_dir(state_dir)?;
-    Ok(id)
 }
 
 /// Sets the journal of an earlier writer aside: another host has written since, and its records would contradict.

@@ -5,9 +5,9 @@
 //! takes one request; otherwise the table is read first. Every byte is covered by a checksum or compared, so
 //! [`verify_whole`] finds any other byte than was written. docs/FORMAT.md has the layout.
 
+use crate::blocking::blocking;
 use crate::buffers::Buffers;
 use crate::codec::{Malformed, Reader};
-use crate::fold::blocking;
 use crate::host::HostFile;
 use crate::log::patience::Patience;
 use crate::row::Pack;

@@ -7,7 +7,7 @@
 //! its blocks that nothing refers to stays so; and one that was seen dead before a fold began is dead in all that follows that fold.
 //! Who found a block before it died, and reads it after it went, sees zeros, which are not what it was told to expect, and looks again.
 
-use crate::fold::blocking;
+use crate::blocking::blocking;
 use crate::fs::FileSystem;
 use crate::host::{HostFile, taken};
 use crate::key::Key;

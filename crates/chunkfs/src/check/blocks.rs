@@ -4,8 +4,8 @@
 //! few times, whatever the number of blocks named in it: what is named is gathered first, as far as memory allows.
 
 use super::{Damage, Gathered};
+use crate::blocking::blocking;
 use crate::chunk::{Chunk, Run};
-use crate::fold::blocking;
 use crate::fs::FileSystem;
 use crate::key::CHUNK_BLOCKS;
 use crate::pack::{FRAME_BLOCKS, Of, Whole};

@@ -7,8 +7,8 @@
 
 use super::blocks::{Named, differing};
 use super::{Damage, Gathered};
+use crate::blocking::blocking;
 use crate::change::{Change, Record};
-use crate::fold::blocking;
 use crate::fs::FileSystem;
 use crate::host::HostFile;
 use crate::key::Key;

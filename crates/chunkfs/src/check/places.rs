@@ -4,7 +4,7 @@
 //! What is gone when it is about to be read went by right: folds and collections remove files while a check runs.
 
 use super::{Care, Gathered};
-use crate::fold::blocking;
+use crate::blocking::blocking;
 use crate::fs::FileSystem;
 use crate::host::HostDisk;
 use crate::journal::inspect;

@@ -34,7 +34,7 @@ pub async fn owner_of(store: &Arc<dyn ObjectStore>, prefix: &str, volume: Volume
 
 /// The id of a state folder of this host, if a volume was ever opened there.
 pub fn holder_of(state_dir: &Path) -> Option<String> {
-    std::fs::read_to_string(state_dir.join(crate::open::HOLDER)).ok()
+    super::holder::parse(&std::fs::read(state_dir.join(super::holder::HOLDER)).ok()?)
 }
 
 /// The bytes of an owner record as if its writer had let go of the volume with everything sent; `None` if they are none.

@@ -5,6 +5,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod facts;
+pub(crate) mod holder;
 pub(crate) mod lease;
 pub(crate) mod object;
 pub(crate) mod outbox;

@@ -10,8 +10,8 @@ use super::object::{Body, Extent, Head, decode, encode_records};
 use super::outbox::Parcel;
 use super::packing::upload_loop;
 use super::patience::Patience;
+use crate::blocking::blocking;
 use crate::buffers::Buffers;
-use crate::fold::blocking;
 use crate::fs::FileSystem;
 use crate::host::HostFile;
 use crate::open::{OpenConfig, Remote};
@@ -27,7 +27,7 @@ use orlop_model::{Durability, OutagePolicy};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -48,10 +48,12 @@ const RECORDS_MAX: usize = 32 << 20;
 /// How long an operation waits to learn whether somebody else took the volume, where it was known while the lease ran that the store
 /// does not answer.
 const DOUBT: Duration = Duration::from_millis(400);
-/// How long no sign of life gets through until that is known: so many looks, this far apart. Not by the clock, which goes on while this
-/// process is paused.
+/// How long a sign of life is under way until that is known: so many looks, this far apart. Not by the clock, which goes on while
+/// this process is paused.
 const LOOKS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// By the host's running time in milliseconds: how long it is known since the last look. Who was paused for longer knows nothing.
+const KNOWN_FOR: u64 = 3000;
 /// The same after a pause of this process: a store that is only slow is waited for, since somebody else may have the volume by then.
 const SURPRISE: Duration = Duration::from_secs(10);
 
@@ -107,8 +109,9 @@ pub(crate) struct Shipping {
     fenced: watch::Sender<Option<String>>,
     /// Until when, by the host's running time, an unreachable store is not asked again by those who wait.
     excused_until: AtomicU64,
-    /// The store was found not to answer while the lease still ran, and no sign of life got through since.
-    lost_touch: AtomicBool,
+    /// When it was last seen, by the host's running time, that the store does not answer: first while the lease still ran, and since
+    /// then again and again. 0: a sign of life got through.
+    out_of_touch: AtomicU64,
     asking: tokio::sync::Mutex<()>,
     pub(super) uploading: Mutex<HashSet<u64>>,
     pub(super) uploaded: Notify,
@@ -154,7 +157,7 @@ impl Shipping {
             wake: Notify::new(),
             fenced: watch::Sender::new(None),
             excused_until: AtomicU64::new(0),
-            lost_touch: AtomicBool::new(false),
+            out_of_touch: AtomicU64::new(0),
             asking: tokio::sync::Mutex::new(()),
             uploading: Mutex::new(HashSet::new()),
             uploaded: Notify::new(),
@@ -167,10 +170,18 @@ impl Shipping {
         })
     }
 
-    /// The store does not answer. Of a lease that has run out already this says nothing: the process may have been paused.
+    /// The store does not answer. Where the lease has run out already, and nobody looked shortly before, this says nothing: the
+    /// process may have been paused.
     fn lose_touch(&self) {
-        if self.lease.is_valid() {
-            self.lost_touch.store(true, Ordering::Release);
+        if self.lease.is_valid() || self.is_out_of_touch() {
+            self.out_of_touch.store(uptime_ms(), Ordering::Release);
+        }
+    }
+
+    fn is_out_of_touch(&self) -> bool {
+        match self.out_of_touch.load(Ordering::Acquire) {
+            0 => false,
+            at => uptime_ms().saturating_sub(at) < KNOWN_FOR,
         }
     }
 
@@ -405,7 +416,7 @@ impl FileSystem {
         if shipping.lease.is_valid() || excused() {
             return Ok(());
         }
-        let is_surprised = !shipping.lost_touch.load(Ordering::Acquire);
+        let is_surprised = !shipping.is_out_of_touch();
         let ask = async {
             loop {
                 match self.renew(shipping, None).await {
@@ -420,7 +431,7 @@ impl FileSystem {
             Ok(Err(e @ FsError::Fenced(_))) => return Err(e),
             Ok(Err(_)) | Err(_) => {
                 shipping.patience.failed();
-                shipping.lost_touch.store(true, Ordering::Release);
+                shipping.out_of_touch.store(uptime_ms(), Ordering::Release);
                 shipping.excused_until.store(uptime_ms() + EXCUSED_MS, Ordering::Release);
             }
         }
@@ -586,22 +597,7 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(fs) = fs.upgrade() else { return };
-        let renewed = {
-            let shown = fs.show_life(&shipping);
-            tokio::pin!(shown);
-            let mut looks = 0;
-            loop {
-                tokio::select! {
-                    renewed = &mut shown => break renewed,
-                    () = tokio::time::sleep(LOOK_EVERY), if looks < LOOKS => {
-                        looks += 1;
-                        if looks == LOOKS {
-                            shipping.lose_touch();
-                        }
-                    }
-                }
-            }
-        };
+        let renewed = fs.show_life(&shipping).await;
         if shipping.uploading.lock().is_empty() {
             // Where uploads are rare, their memory is not kept for the next one.
             shipping.buffers.clear();
@@ -620,10 +616,24 @@ async fn lease_loop(fs: std::sync::Weak<FileSystem>, shipping: Arc<Shipping>) {
 impl FileSystem {
     /// One sign of life, now, and what it tells of the store and of the volume's owner is heeded.
     pub(crate) async fn renew(&self, shipping: &Shipping, unsent: Option<bool>) -> FsResult<()> {
-        match shipping.lease.renew(unsent).await {
+        let renewal = shipping.lease.renew(unsent);
+        tokio::pin!(renewal);
+        let mut looks = 0;
+        let renewed = loop {
+            tokio::select! {
+                renewed = &mut renewal => break renewed,
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    looks += 1;
+                    if looks >= LOOKS {
+                        shipping.lose_touch();
+                    }
+                }
+            }
+        };
+        match renewed {
             Ok(()) => {
                 shipping.patience.answered();
-                shipping.lost_touch.store(false, Ordering::Release);
+                shipping.out_of_touch.store(0, Ordering::Release);
                 Ok(())
             }
             Err(FsError::Fenced(why)) => Err(self.fence(shipping, why)),

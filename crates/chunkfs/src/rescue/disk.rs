@@ -1,7 +1,7 @@
 //! A host's disk over a volume's folder: its files are read where they are, whatever changes is a file of the scratch.
 
 use crate::host::{HostDisk, HostFile, RealDisk, read_whole};
-use crate::open::HOLDER;
+use crate::log::holder::HOLDER;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::File;

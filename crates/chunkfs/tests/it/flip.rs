@@ -3,11 +3,12 @@
 //!
 //! `ORLOP_FLIP=all` flips every byte; without it a stride of prime length is taken over what is long.
 
-use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, XattrMode, examine_closed, format_volume};
-use orlop_model::{CheckReport, ErrorKind, VolumeId};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, Remote, XattrMode, examine_closed, format_volume};
+use orlop_model::{CheckReport, Durability, ErrorKind, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 const CX: Caller = Caller { uid: 0, gid: 0, request: 0, keeps_times: false };
 /// Files up to this length are flipped at every byte.
@@ -17,16 +18,32 @@ const STRIDE: usize = 977;
 /// What the volume holds: contents, attributes, targets, by path.
 pub(crate) type Expected = BTreeMap<String, Vec<u8>>;
 
+#[derive(Clone)]
 struct Volume {
     id: VolumeId,
     dir: PathBuf,
+    /// Its home is the store, and this host has acknowledged what it did not send.
+    remote: bool,
 }
 
 impl Volume {
     fn config(&self) -> OpenConfig {
         let url = format!("file://{}", self.dir.join("store").display());
         let store = orlop_store::open(&url).expect("a local store");
-        OpenConfig::new(self.id, store, format!("volumes/{}", self.id), self.dir.join("state"))
+        let remote = self.remote.then(|| Remote {
+            durability: Durability::Local,
+            lease: Duration::from_millis(60),
+            // Never while a test runs.
+            ship_every: Duration::from_secs(3600),
+            holder: "a host".to_owned(),
+            ..Remote::default()
+        });
+        OpenConfig { remote, ..OpenConfig::new(self.id, store, format!("volumes/{}", self.id), self.dir.join("state")) }
+    }
+
+    /// The same in another folder.
+    fn at(&self, dir: &Path) -> Volume {
+        Volume { dir: dir.to_owned(), ..self.clone() }
     }
 }
 
@@ -145,10 +162,10 @@ fn names(report: &CheckReport, file: &Path) -> bool {
 }
 
 /// One flip: what is wrong with how it was met, if anything.
-async fn one(image: &Path, id: VolumeId, file: &Path, at: usize, expected: &Expected) -> Result<(), String> {
+async fn one(image: &Volume, file: &Path, at: usize, expected: &Expected) -> Result<(), String> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    copy(image, scratch.path());
-    let v = Volume { id, dir: scratch.path().to_owned() };
+    copy(&image.dir, scratch.path());
+    let v = image.at(scratch.path());
     let target = scratch.path().join(file);
     let mut content = std::fs::read(&target).expect("read");
     content[at] ^= 0x20;
@@ -160,16 +177,21 @@ async fn one(image: &Path, id: VolumeId, file: &Path, at: usize, expected: &Expe
             if !matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Unsupported) {
                 return Err(format!("the opening fails with {:?}: {e}", e.kind));
             }
-            let report = examine_closed(&store, &prefix, id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
+            let report = examine_closed(&store, &prefix, v.id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
             if names(&report, file) { Ok(()) } else { Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings)) }
         }
         Ok(fs) => {
             let read = read_all(&fs, expected).await;
             let report = fs.examine(false).await;
             fs.abandon().await;
-            read?;
+            let whole = read?;
             let report = report.map_err(|e| format!("the check fails: {e}"))?;
-            if names(&report, file) { Ok(()) } else { Err(format!("the check does not name it: {:?}", report.findings)) }
+            // The opening has made that one whole, of its other half.
+            if names(&report, file) || (whole && file.ends_with("holder")) {
+                Ok(())
+            } else {
+                Err(format!("the check does not name it: {:?}", report.findings))
+            }
         }
     }
 }
@@ -180,10 +202,10 @@ fn is_garbage(file: &Path, at: usize, live: &BTreeSet<(PathBuf, usize)>) -> bool
 }
 
 /// Which blocks of staged files are referred to: those whose damage is found by a whole check, block by block.
-async fn live_blocks(image: &Path, id: VolumeId) -> BTreeSet<(PathBuf, usize)> {
+async fn live_blocks(image: &Volume) -> BTreeSet<(PathBuf, usize)> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    copy(image, scratch.path());
-    let v = Volume { id, dir: scratch.path().to_owned() };
+    copy(&image.dir, scratch.path());
+    let v = image.at(scratch.path());
     let fs = FileSystem::open(v.config()).await.expect("opens");
     let mut live = BTreeSet::new();
     for file in tree(scratch.path()).into_iter().filter(|f| f.extension().is_some_and(|e| e == "segment")) {
@@ -204,16 +226,28 @@ async fn live_blocks(image: &Path, id: VolumeId) -> BTreeSet<(PathBuf, usize)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_flipped_byte_is_found_and_none_is_read() {
+    everything(false, |_| true).await;
+}
+
+/// What the store has of such a volume is the matter of `remote_flip`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_flipped_byte_of_what_a_host_has_of_a_volume_in_the_cloud_is_found() {
+    everything(true, |file| file.starts_with("state")).await;
+}
+
+async fn everything(remote: bool, struck: impl Fn(&Path) -> bool) {
     let all = std::env::var("ORLOP_FLIP").is_ok_and(|v| v == "all");
-    let image = tempfile::tempdir().expect("a temporary folder");
-    let v = Volume { id: VolumeId::random(), dir: image.path().to_owned() };
-    let expected = make(&v).await;
-    let live = live_blocks(image.path(), v.id).await;
-    assert!(live.len() >= 14, "14 blocks hold the files: {live:?}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = Volume { id: VolumeId::random(), dir: folder.path().to_owned(), remote };
+    let expected = make(&image).await;
+    let live = live_blocks(&image).await;
+    assert!(live.len() >= if remote { 4 } else { 14 }, "blocks that hold the files: {live:?}");
     let mut work = Vec::new();
-    for file in tree(image.path()) {
-        let file = file.strip_prefix(image.path()).expect("below").to_owned();
-        let len = std::fs::metadata(image.path().join(&file)).expect("there").len() as usize;
+    let files = tree(&image.dir).into_iter().map(|file| file.strip_prefix(&image.dir).expect("below").to_owned());
+    let files: Vec<PathBuf> = files.filter(|file| struck(file)).collect();
+    println!("{files:?}");
+    for file in files {
+        let len = std::fs::metadata(image.dir.join(&file)).expect("there").len() as usize;
         let step = if all || len <= SHORT { 1 } else { STRIDE.min(len / 8).max(1) };
         work.extend(
             (0..len)
@@ -233,7 +267,7 @@ async fn every_flipped_byte_is_found_and_none_is_read() {
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
                 loop {
                     let Some((file, at)) = queue.lock().pop() else { return };
-                    if let Err(why) = runtime.block_on(one(image.path(), v.id, &file, at, &expected)) {
+                    if let Err(why) = runtime.block_on(one(&image, &file, at, &expected)) {
                         failed.lock().push(format!("{} byte {at}: {why}", file.display()));
                     }
                 }

@@ -9,5 +9,6 @@ mod mend;
 mod packs;
 mod remote;
 mod remote_flip;
+mod sync;
 mod trim;
 mod world;

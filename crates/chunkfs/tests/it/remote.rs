@@ -441,3 +441,33 @@ async fn a_sync_does_not_wait_for_what_others_write_after_it() {
     let fs = cloud.open("a").await;
     assert_eq!(get(&fs, "small").await.expect("there"), b"wanted soon");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_lost_its_name_is_told_it_and_gives_nothing_up() {
+    let cloud = Cloud::new(Arc::new(InMemory::new())).await;
+    let config = || {
+        let mut config = cloud.config("a");
+        let remote = config.remote.as_mut().expect("remote");
+        (remote.durability, remote.ship_every) = (Durability::Local, Duration::from_secs(3600));
+        config
+    };
+    let fs = FileSystem::open(config()).await.expect("opens");
+    put(&fs, "only-here", &pattern(30_000, 1)).await;
+    fs.sync_all().await.expect("synced");
+    fs.abandon().await;
+    let file = cloud.dir("a").join("holder");
+    let name = std::fs::read_to_string(&file).expect("reads")[..32].to_owned();
+    for lost in [Some("nobody knows"), None] {
+        match lost {
+            Some(text) => std::fs::write(&file, text).expect("writes"),
+            None => std::fs::remove_file(&file).expect("removes"),
+        }
+        let e = FileSystem::open(config()).await.expect_err("it is another host's now");
+        let remedy = e.remedy.as_deref().expect("a remedy");
+        assert!(e.kind == ErrorKind::Busy && e.message.contains("holder") && remedy.contains(&name), "{e}");
+    }
+    std::fs::write(&file, &name).expect("writes");
+    let fs = FileSystem::open(config()).await.expect("opens");
+    assert_eq!(get(&fs, "only-here").await, Some(pattern(30_000, 1)));
+    fs.close().await.expect("closes");
+}
