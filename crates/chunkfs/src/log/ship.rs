@@ -276,13 +276,12 @@ impl Shipping {
 
     /// Deletes objects that nothing refers to any more. One that stays costs space and is found by a collection.
     pub(crate) async fn delete(&self, paths: Vec<object_store::path::Path>) {
-        for some in paths.chunks(8) {
-            let deleted = futures::future::join_all(some.iter().map(|path| self.store.delete(path))).await;
-            for (path, done) in some.iter().zip(deleted) {
-                match done {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(e) => tracing::warn!(%path, error = %e, "an object that is no longer needed could not be deleted"),
-                }
+        // As many in a request as the store takes.
+        let mut deleted = self.store.delete_stream(futures::stream::iter(paths.into_iter().map(Ok)).boxed());
+        while let Some(done) = deleted.next().await {
+            match done {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => tracing::warn!(error = %e, "an object that is no longer needed could not be deleted"),
             }
         }
     }
