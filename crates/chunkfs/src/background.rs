@@ -60,15 +60,15 @@ impl FileSystem {
                 }
                 let done = fs.fold().await;
                 quiet = Duration::ZERO;
-                if done.is_ok() {
-                    wake.compact.notify_one();
-                }
-                if let Err(e) = done {
-                    tracing::warn!(error = %e, "background work failed");
-                    // Those who wait must learn of it.
-                    wake.folded.notify_waiters();
-                    drop(fs);
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                match done {
+                    Ok(()) => wake.compact.notify_one(),
+                    Err(e) => {
+                        tracing::warn!(error = %e, "background work failed");
+                        // Those who wait must learn of it.
+                        wake.folded.notify_waiters();
+                        drop(fs);
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
                 }
             }
         }));

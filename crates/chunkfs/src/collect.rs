@@ -7,6 +7,7 @@
 
 use crate::check::places::{Kind, Places, kind_of};
 use crate::fs::FileSystem;
+use crate::host::replace;
 use crate::segment::parse_name;
 use crate::state::host_error;
 use crate::types::{FsError, FsResult};
@@ -176,16 +177,7 @@ impl FileSystem {
             };
         }
         let bytes = serde_json::to_vec(marks).expect("names are JSON");
-        let fresh = self.state_dir.join("gc.json.new");
-        if let Err(e) = self.disk.remove(&fresh)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            return Err(failed(e));
-        }
-        let file = self.disk.create(&fresh).map_err(failed)?;
-        file.write_at(&bytes, 0).and_then(|()| file.sync_data()).map_err(failed)?;
-        self.disk.rename(&fresh, &path).map_err(failed)?;
-        self.disk.sync_dir(&self.state_dir).map_err(failed)
+        replace(&*self.disk, &self.state_dir, MARKS, &bytes).map_err(failed)
     }
 }
 

@@ -82,6 +82,20 @@ pub trait HostDisk: Send + Sync + std::fmt::Debug {
     fn boot_id(&self) -> [u8; 16];
 }
 
+/// Puts a small file in the place of another one, durably: after a crash the old one is there or the new one, whole.
+pub(crate) fn replace(disk: &dyn HostDisk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = dir.join(format!("{name}.new"));
+    match disk.remove(&fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let file = disk.create(&fresh)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&fresh, &dir.join(name))?;
+    disk.sync_dir(dir)
+}
+
 /// Tells the time; simulations tell their own.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Now.

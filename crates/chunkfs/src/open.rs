@@ -272,8 +272,8 @@ impl FileSystem {
                 fs.start_shipping();
                 fs.first_start(config, began).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
-                let rest = began.elapsed() - of_namespace - of_recovery;
                 let in_all = began.elapsed();
+                let rest = in_all - of_namespace - of_recovery;
                 // What a pause was made of, for whoever finds it too long.
                 tracing::info!(records, segments, namespace = ?of_namespace, recovery = ?of_recovery, ?rest, "opened in {in_all:?}");
                 Ok(fs)

@@ -207,6 +207,11 @@ impl State {
         self.clock.now()
     }
 
+    /// Fails if an error has ended all changes: what was acknowledged before may not be durable any more.
+    pub(crate) fn unbroken(&self) -> FsResult<()> {
+        self.broken.as_ref().map_or(Ok(()), |why| Err(FsError::Io(why.clone())))
+    }
+
     /// Fails if nothing may be changed.
     pub(crate) fn writable(&self) -> FsResult<()> {
         if let Some(why) = &self.broken {

@@ -8,7 +8,7 @@ use crate::fs::FileSystem;
 use crate::host::HostFile;
 use crate::log::ship::Waits;
 use crate::state::{State, host_error};
-use crate::types::{FsError, FsResult, Ino};
+use crate::types::{FsResult, Ino};
 use orlop_model::Durability;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,9 +27,7 @@ impl FileSystem {
         self.may_answer().await?;
         let seq = {
             let st = self.lock();
-            if let Some(why) = &st.broken {
-                return Err(FsError::Io(why.clone()));
-            }
+            st.unbroken()?;
             st.journal.seq()
         };
         match &self.shipping {
@@ -66,9 +64,7 @@ impl FileSystem {
             {
                 let mut st = self.lock();
                 // What a sync took that failed is lost: who waited behind it must not find nothing to do.
-                if let Some(why) = &st.broken {
-                    return Err(FsError::Io(why.clone()));
-                }
+                st.unbroken()?;
                 let unsent = st.outbox.as_ref().is_some_and(|o| o.unsent() > 0);
                 if !unsent || self.shipping.as_ref().is_none_or(|s| s.lease.says_unsent()) {
                     let work = self.take_unsynced(&mut st)?;

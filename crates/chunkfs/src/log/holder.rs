@@ -1,13 +1,12 @@
 //! The name under which a folder of this host holds a volume: a file in it. With a wrong byte it would be another host's, and
 //! what this one acknowledged and did not send would be somebody else's to give up. So it stands there twice, checked.
 
-use crate::host::HostDisk;
+use crate::host::{HostDisk, replace};
 use std::io;
 use std::path::Path;
 
 /// Its file in the folder of the volume's state.
 pub(crate) const HOLDER: &str = "holder";
-const NEXT: &str = "holder.new";
 const DAMAGED: &str = "holder.damaged";
 const DIGITS: usize = 32;
 
@@ -37,16 +36,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<String> {
     {
         return Some(bare.trim_ascii().to_owned());
     }
-    let lines = bytes.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' '));
-    lines.into_iter().find(|(id, sum)| is_id(id) && *sum == check(id)).map(|(id, _)| id.to_owned())
+    let mut lines = bytes.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' '));
+    lines.find(|(id, sum)| is_id(id) && *sum == check(id)).map(|(id, _)| id.to_owned())
 }
 
 /// The name of a folder; one that has none gets one, and a file with a damaged line is made whole.
 pub(crate) fn holder(disk: &dyn HostDisk, state_dir: &Path) -> io::Result<Holder> {
-    let names = disk.list(state_dir)?;
     let path = state_dir.join(HOLDER);
     let mut known = None;
-    if names.iter().any(|n| n == HOLDER) {
+    if disk.list(state_dir)?.iter().any(|n| n == HOLDER) {
         let mut bytes = vec![0; 4096];
         let n = disk.open(&path)?.read_at(&mut bytes, 0)?;
         bytes.truncate(n);
@@ -61,14 +59,7 @@ pub(crate) fn holder(disk: &dyn HostDisk, state_dir: &Path) -> io::Result<Holder
         }
     }
     let holder = Holder { anew: known.is_none(), id: known.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string()) };
-    if names.iter().any(|n| n == NEXT) {
-        disk.remove(&state_dir.join(NEXT))?;
-    }
-    let file = disk.create(&state_dir.join(NEXT))?;
-    file.write_at(text(&holder.id).as_bytes(), 0)?;
-    file.sync_data()?;
-    disk.rename(&state_dir.join(NEXT), &path)?;
-    disk.sync_dir(state_dir)?;
+    replace(disk, state_dir, HOLDER, text(&holder.id).as_bytes())?;
     Ok(holder)
 }
 

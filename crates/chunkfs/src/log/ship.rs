@@ -48,14 +48,14 @@ const RECORDS_MAX: usize = 32 << 20;
 /// How long an operation waits to learn whether somebody else took the volume, where it was known while the lease ran that the store
 /// does not answer.
 const DOUBT: Duration = Duration::from_millis(400);
-/// How long a sign of life is under way until that is known: so many looks, this far apart. Not by the clock, which goes on while
+/// The same after a pause of this process: a store that is only slow is waited for, since somebody else may have the volume by then.
+const SURPRISE: Duration = Duration::from_secs(10);
+/// How long a sign of life is under way until it is known that the store does not answer: so many looks, this far apart. Not by the clock, which goes on while
 /// this process is paused.
 const LOOKS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// By the host's running time in milliseconds: how long it is known since the last look. Who was paused for longer knows nothing.
 const KNOWN_FOR: u64 = 3000;
-/// The same after a pause of this process: a store that is only slow is waited for, since somebody else may have the volume by then.
-const SURPRISE: Duration = Duration::from_secs(10);
 
 /// How long somebody waits for the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,9 +382,7 @@ impl FileSystem {
             if *arrived.borrow_and_update() >= seq {
                 return Ok(());
             }
-            if let Some(why) = &self.lock().broken {
-                return Err(FsError::Io(why.clone()));
-            }
+            self.lock().unbroken()?;
             if waits == Waits::AsThePolicySays {
                 shipping.check_outage()?;
             }

@@ -1,7 +1,8 @@
 //! A host's disk that is full: data is refused, names are not, and what is removed can be used again at once.
 
+use crate::disk::{Twist, Twisted};
 use crate::world::World;
-use orlop_chunkfs::{BLOCK, Caller, FileKind, FileSystem, FsError, Gathering, HostDisk, HostFile, ROOT_INO, RealDisk};
+use orlop_chunkfs::{BLOCK, Caller, FileKind, FileSystem, FsError, Gathering, HostDisk, ROOT_INO, RealDisk};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,28 +16,7 @@ struct Small {
     total: u64,
 }
 
-impl HostDisk for Small {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        RealDisk.create(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        RealDisk.open(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
+impl Twist for Small {
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         let mut taken = 0;
         for name in RealDisk.list(dir)? {
@@ -44,19 +24,13 @@ impl HostDisk for Small {
         }
         Ok((self.total, self.total.saturating_sub(taken)))
     }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        RealDisk.lock(path)
-    }
-    fn boot_id(&self) -> [u8; 16] {
-        RealDisk.boot_id()
-    }
 }
 
 async fn on_a_small_disk() -> (World, Arc<FileSystem>) {
     let (w, fs) = World::new().await;
     fs.close().await.expect("closed");
     let mut config = w.config();
-    config.host = Arc::new(Small { total: 300 * MIB });
+    config.host = Arc::new(Twisted(Small { total: 300 * MIB }));
     let fs = FileSystem::open(config).await.expect("opened");
     (w, fs)
 }

@@ -1,6 +1,7 @@
 //! Tests of the file system through its public API, on the host's real disk in temporary folders.
 
 mod basic;
+mod disk;
 mod durable;
 mod flip;
 mod full;

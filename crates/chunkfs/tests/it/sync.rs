@@ -1,9 +1,9 @@
 //! Who waits behind a sync that fails learns of it: what that one took to the disk is nobody else's to call durable.
 
+use crate::disk::{Twist, Twisted};
 use crate::world::World;
-use orlop_chunkfs::{Caller, FileKind, FileSystem, HostDisk, HostFile, ROOT_INO, RealDisk};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, HostFile, ROOT_INO};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -64,36 +64,9 @@ impl HostFile for SickFile {
     }
 }
 
-impl HostDisk for Sick {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(Arc::new(SickFile(RealDisk.create(path)?, self.0.clone())))
-    }
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn HostFile>> {
-        Ok(Arc::new(SickFile(RealDisk.open(path)?, self.0.clone())))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        RealDisk.space(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        RealDisk.lock(path)
-    }
-    fn boot_id(&self) -> [u8; 16] {
-        RealDisk.boot_id()
+impl Twist for Sick {
+    fn file(&self, real: Arc<dyn HostFile>) -> Arc<dyn HostFile> {
+        Arc::new(SickFile(real, self.0.clone()))
     }
 }
 
@@ -102,7 +75,7 @@ async fn on_a_sick_disk() -> (World, Arc<Health>, Arc<FileSystem>) {
     fs.close().await.expect("closed");
     let health = Arc::new(Health::default());
     let mut config = w.config();
-    config.host = Arc::new(Sick(health.clone()));
+    config.host = Arc::new(Twisted(Sick(health.clone())));
     let fs = FileSystem::open(config).await.expect("opened");
     let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
     fs.write(&CX, f.ino, 0, &[7; 40_000]).await.expect("written");

@@ -1,7 +1,7 @@
 //! The master key of a root: made at the first start, and what has to be said about it.
 
 use orlop_control::{Control, VolumeFilter};
-use orlop_model::Result;
+use orlop_model::{ErrorKind, Result};
 use orlop_store::keys::MasterKeys;
 use std::path::Path;
 
@@ -10,10 +10,14 @@ use std::path::Path;
 /// True: the key was made by this start.
 pub(super) async fn prepare(root: &Path, control: &Control) -> (bool, Option<String>) {
     let dir = root.join("keys");
-    let made = match sealed(control).await {
-        Ok(true) => MasterKeys::load(&dir).map(|_| false),
-        Ok(false) => MasterKeys::ensure(&dir),
-        Err(e) => Err(e),
+    let made = match MasterKeys::load(&dir) {
+        // Only then are the volumes looked at.
+        Err(e) if e.kind == ErrorKind::NotFound => match sealed(control).await {
+            Ok(true) => Err(e),
+            Ok(false) => MasterKeys::ensure(&dir),
+            Err(e) => Err(e),
+        },
+        there => there.map(|_| false),
     };
     match made {
         Ok(made) => {
