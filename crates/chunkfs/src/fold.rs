@@ -22,8 +22,11 @@ const FOLD_WEIGHT: usize = 20 << 20;
 const STOP_WEIGHT: usize = 64 << 20;
 /// Bytes of journal at which a fold is started.
 const FOLD_JOURNAL: u64 = 64 << 20;
+
+/// Where room is scarce a fold comes sooner: until then every change takes its room twice, and what is kept for folds is small.
 fn is_fold_due(st: &State) -> bool {
-    st.overlay_weight >= FOLD_WEIGHT || st.journal.len() >= FOLD_JOURNAL
+    let most = if st.is_scarce() { st.floor() / 8 } else { u64::MAX };
+    st.overlay_weight as u64 >= most.min(FOLD_WEIGHT as u64) || st.journal.len() >= most.min(FOLD_JOURNAL)
 }
 
 impl FileSystem {
@@ -112,6 +115,7 @@ impl FileSystem {
             }
             Some(shipping) => self.bring_to_store(shipping, &rows, cut).await?,
         };
+        self.look_at_room();
         if !folds_nothing {
             loop {
                 match self.ns.fold(&rows, &beside, cut).await {
@@ -186,6 +190,15 @@ impl FileSystem {
             }
         }
         Ok(())
+    }
+
+    /// Has the namespace's merges wait while its disk, which is this host's, has less free than what is kept.
+    pub(crate) fn look_at_room(&self) {
+        if self.shipping.is_none() {
+            let mut st = self.lock();
+            let is_known = st.look().is_ok();
+            self.ns.hold_merges(is_known && st.host_free < st.floor());
+        }
     }
 
     /// Whether a fold would give segments back to the host.

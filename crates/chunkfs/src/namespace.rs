@@ -21,6 +21,7 @@ use slatedb::config::{CloseOptions, FlushOptions, FlushType, PutOptions, ScanOpt
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) struct Namespace {
@@ -34,6 +35,8 @@ pub(crate) struct Namespace {
     blocks: Arc<Blocks>,
     raw: Arc<dyn ObjectStore>,
     path: String,
+    /// Whether merges wait.
+    held: Arc<AtomicBool>,
 }
 
 fn settings() -> Settings {
@@ -74,9 +77,15 @@ impl Namespace {
     pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
         let (raw, store) = (store.clone(), guarded(store, prefix_of(&path)));
         let blocks = Arc::new(Blocks::default());
-        let (db, upkeep) = connect(&store, &path, &blocks).await?;
+        let held = Arc::<AtomicBool>::default();
+        let (db, upkeep) = connect(&store, &path, &blocks, &held).await?;
         let (db, upkeep) = (parking_lot::RwLock::new(db), parking_lot::Mutex::new(Some(upkeep)));
-        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path })
+        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path, held })
+    }
+
+    /// Whether merges wait while they can: what they merge stays for a while beside what they write, and others need that room more.
+    pub(crate) fn hold_merges(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// The store that the volume is on.
@@ -103,7 +112,7 @@ impl Namespace {
     /// The host's lock on the volume is held, so no other writer of this host is fenced by it.
     pub(crate) async fn reopen(&self) -> FsResult<()> {
         self.abandon().await;
-        let (db, upkeep) = connect(&self.store, &self.path, &self.blocks).await?;
+        let (db, upkeep) = connect(&self.store, &self.path, &self.blocks, &self.held).await?;
         *self.db.write() = db;
         *self.upkeep.lock() = Some(upkeep);
         Ok(())
@@ -185,22 +194,22 @@ impl Namespace {
         self.blocks.clear();
     }
 
-    async fn end_upkeep(&self) {
+    async fn end_upkeep(&self, tidied: bool) {
         drop(self.warming.lock().take());
         let upkeep = self.upkeep.lock().take();
         if let Some(upkeep) = upkeep {
-            upkeep.stop().await;
+            upkeep.stop(tidied).await;
         }
     }
 
     /// Lets go without writing anything.
     pub(crate) async fn abandon(&self) {
-        self.end_upkeep().await;
+        self.end_upkeep(false).await;
         let _ = self.db().close_with_options(CloseOptions { flush_type: None }).await;
     }
 
     pub(crate) async fn close(&self) -> FsResult<()> {
-        self.end_upkeep().await;
+        self.end_upkeep(true).await;
         self.db().close().await.map_err(|e| fs_error(&e))
     }
 }
@@ -243,7 +252,7 @@ pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn Obje
     orlop_store::wrap::Absent::wrap(orlop_store::wrap::guard(store, prefix), |at| at.as_ref().ends_with(".boundary"))
 }
 
-async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>) -> FsResult<(Db, Upkeep)> {
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, held: &Arc<AtomicBool>) -> FsResult<(Db, Upkeep)> {
     let ticks = Arc::new(Ticks::default());
     let db = loop {
         let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone());
@@ -256,7 +265,7 @@ async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>)
         }
     };
     ticks.not_before(db.manifest().last_l0_clock_tick());
-    let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks);
+    let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks, held.clone());
     Ok((db, upkeep))
 }
 

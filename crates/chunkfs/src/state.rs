@@ -515,6 +515,17 @@ impl State {
         self.room_beside(bytes, |st| st.owed() + if gathered { st.floor() / 2 } else { st.floor() })
     }
 
+    /// The same for names and attributes, which may use a little more than gathered data: the rest is for removing them, and for the folds
+    /// that give room back then.
+    pub(crate) fn room_for_names(&mut self, bytes: u64) -> FsResult<()> {
+        self.room_beside(bytes, |st| st.owed() + st.floor() / 8 * 3)
+    }
+
+    /// Whether the host's disk, when it was looked at, had no more free than what is kept from data.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.host_total > 0 && self.host_free < self.floor() + self.owed()
+    }
+
     /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it
     /// back, which needs room itself.
     pub(crate) fn room_to_move(&mut self, bytes: u64) -> FsResult<()> {

@@ -10,6 +10,7 @@ use slatedb::admin::AdminBuilder;
 use slatedb::config::{CompactionWorkerOptions, CompactorOptions, GarbageCollectorDirectoryOptions, GarbageCollectorOptions};
 use slatedb::{CloseReason, CompactorBuilder, Db, ErrorKind, GarbageCollectorBuilder};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ const FULL: usize = 12;
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long after a change the collector is called.
 const COLLECT_AFTER: Duration = Duration::from_secs(360);
+/// An opening that does not last so long collects at its end if the namespace's manifest has come to one of the first few of so many numbers:
+/// otherwise what jobs of seconds leave, two manifests each, would stay for ever.
+const SHORT: (u64, u64) = (8, 64);
 /// How often a merge under way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1500);
 /// How long the end of a merge is waited for.
@@ -36,14 +40,22 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 pub(super) struct Upkeep {
     task: JoinHandle<()>,
     folded: Arc<Notify>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
+}
+
+/// Whether the task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Not,
+    AtOnce,
+    Tidied,
 }
 
 impl Upkeep {
-    pub(super) fn start(db: Db, store: Arc<dyn ObjectStore>, path: String, clock: Arc<Ticks>) -> Upkeep {
-        let (stop, stopped) = watch::channel(false);
+    pub(super) fn start(db: Db, store: Arc<dyn ObjectStore>, path: String, clock: Arc<Ticks>, held: Arc<AtomicBool>) -> Upkeep {
+        let (stop, stopped) = watch::channel(Stop::Not);
         let folded = Arc::new(Notify::new());
-        let keeper = Keeper { db, store, path, clock, folded: folded.clone(), stopped };
+        let keeper = Keeper { db, store, path, clock, held, folded: folded.clone(), stopped };
         Upkeep { task: tokio::spawn(keeper.run()), folded, stop }
     }
 
@@ -52,9 +64,10 @@ impl Upkeep {
         self.folded.notify_one();
     }
 
-    /// Ends it, in bounded time. A merge that is cut off is done again by whoever opens the database next.
-    pub(super) async fn stop(mut self) {
-        self.stop.send_replace(true);
+    /// Ends it, in bounded time. A merge that is cut off is done again by whoever opens the database next. `tidied`: what openings as short
+    /// as this one may have left for long is collected first, every now and then.
+    pub(super) async fn stop(mut self, tidied: bool) {
+        self.stop.send_replace(if tidied { Stop::Tidied } else { Stop::AtOnce });
         let _ = tokio::time::timeout(2 * ENDING, &mut self.task).await;
     }
 }
@@ -70,12 +83,24 @@ struct Keeper {
     store: Arc<dyn ObjectStore>,
     path: String,
     clock: Arc<Ticks>,
+    /// Merges wait until they cannot any more.
+    held: Arc<AtomicBool>,
     folded: Arc<Notify>,
-    stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<Stop>,
 }
 
 impl Keeper {
     async fn run(self) {
+        let opened = self.db.manifest().id();
+        let long = Instant::now() + COLLECT_AFTER;
+        self.keep().await;
+        let due = opened >= SHORT.1 && opened % SHORT.1 < SHORT.0 && Instant::now() < long;
+        if due && *self.stopped.borrow() == Stop::Tidied {
+            let _ = tokio::time::timeout(ENDING, self.collect()).await;
+        }
+    }
+
+    async fn keep(&self) {
         // What an earlier opening left is collected too, if this one lives long enough.
         let mut collect_at = Some(Instant::now() + COLLECT_AFTER);
         let mut changed = Instant::now();
@@ -86,8 +111,9 @@ impl Keeper {
                 () = self.ended() => return,
             }
         }
-        while !*self.stopped.borrow() {
-            if self.db.manifest().l0().len() >= CROWDED {
+        while *self.stopped.borrow() == Stop::Not {
+            let most = if self.held.load(Ordering::Relaxed) { FULL } else { CROWDED };
+            if self.db.manifest().l0().len() >= most {
                 let merged = self.merge().await;
                 changed = Instant::now();
                 collect_at.get_or_insert(changed + COLLECT_AFTER);
@@ -135,7 +161,7 @@ impl Keeper {
     /// Ends when this task is to end.
     async fn ended(&self) {
         // The sender goes only with the task's owner, which is an end as well.
-        let _ = self.stopped.clone().wait_for(|stop| *stop).await;
+        let _ = self.stopped.clone().wait_for(|stop| *stop != Stop::Not).await;
     }
 
     /// Merges until nothing is worth it any more.

@@ -39,7 +39,7 @@ impl FileSystem {
     }
 
     async fn make(&self, cx: &Caller, parent: Ino, name: &[u8], new: &New) -> FsResult<Attr> {
-        self.change(|st| {
+        self.grow(cx, name.len() + new.target.len(), |st| {
             let attr = make(Tx::of(st, cx), cx, parent, name, new)?;
             Ok(FileSystem::told(st, attr))
         })
@@ -48,7 +48,7 @@ impl FileSystem {
 
     /// Gives an inode one more name. Counts as told to the kernel.
     pub async fn link(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> FsResult<Attr> {
-        self.change(|st| {
+        self.grow(cx, name.len(), |st| {
             let mut tx = Tx::of(st, cx);
             if tx.answered().is_some() {
                 let attr = tx.inode(ino)?.attr(ino);

@@ -6,7 +6,8 @@
 //! no other data may, and a part that nobody is promised is kept for them.
 
 use crate::fs::FileSystem;
-use crate::types::{FsError, FsResult};
+use crate::state::{State, Step};
+use crate::types::{Caller, FsError, FsResult};
 
 /// What a kernel that gathers writes is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Gathering {
 const PART: u64 = 8;
 /// How often room is made before there is none.
 const ATTEMPTS: usize = 4;
+/// What the record of a new name takes, about, beside the name.
+const RECORD: usize = 512;
 /// The most that it is held to.
 const LARGEST: u64 = 2 << 30;
 
@@ -39,6 +42,22 @@ impl FileSystem {
             return Gathering { most: None, asks: false };
         }
         Gathering { most: Some((free / PART).clamp(least, LARGEST.max(least))), asks: free < PART * least }
+    }
+
+    /// Makes what takes room and is no data: a name, an attribute. Refused before the disk has no room left to remove them.
+    pub(crate) async fn grow<T>(&self, cx: &Caller, bytes: usize, f: impl FnMut(&mut State) -> Step<T>) -> FsResult<T> {
+        let bytes = (bytes + RECORD) as u64;
+        let room = || {
+            let mut st = self.lock();
+            // What was done already, and is asked for again, is answered as it was.
+            let again = cx.request != 0 && st.answers.contains_key(&cx.request);
+            again || !matches!(st.room_for_names(bytes), Err(FsError::NoSpace))
+        };
+        let mut enough = room();
+        if !enough && self.make_room(bytes).await {
+            enough = room();
+        }
+        if enough { self.change(f).await } else { Err(FsError::NoSpace) }
     }
 
     /// Asks for room for bytes that will be sent later; what nothing refers to is given back before that is refused.

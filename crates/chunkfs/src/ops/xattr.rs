@@ -55,7 +55,7 @@ impl FileSystem {
         if value.len() > VALUE_MAX {
             return Err(FsError::NoSpace);
         }
-        self.change(|st| {
+        self.grow(cx, name.len() + value.len(), |st| {
             let mut tx = Tx::of(st, cx);
             if tx.answered().is_some() {
                 return Ok(());

@@ -114,3 +114,44 @@ async fn rows_that_were_given_back_are_found_again() {
     assert!(volume.requests() > before, "it is fetched");
     volume.fs.close().await.expect("closes");
 }
+
+/// Every opening writes manifests of the namespace. One that lasts seconds, as of a job that runs every minute, is over before the collector
+/// comes by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_short_openings_leave_is_collected() {
+    let (world, fs) = World::new().await;
+    fs.close().await.expect("closes");
+    let manifests = || {
+        let mut found = Vec::new();
+        let mut todo = vec![world.state_dir().parent().expect("the world's folder").to_owned()];
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(dir).expect("lists").flatten() {
+                match entry.path() {
+                    path if path.is_dir() => todo.push(path),
+                    path if path.to_string_lossy().contains("/manifest/") => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+        found
+    };
+    let short = async |times: usize| {
+        for _ in 0..times {
+            FileSystem::open(world.config()).await.expect("opens").close().await.expect("closes");
+        }
+    };
+    short(60).await;
+    let before = manifests();
+    assert!(before.len() > 100, "{}", before.len());
+    // Nothing young is taken, since somebody may be reading it.
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for path in &before {
+        std::fs::File::options().write(true).open(path).and_then(|f| f.set_modified(long_ago)).expect("aged");
+    }
+    short(40).await;
+    let old = before.iter().filter(|p| p.exists()).count();
+    assert!(old < 5, "{old} of {} stay, and {} in all", before.len(), manifests().len());
+    let fs = FileSystem::open(world.config()).await.expect("opens");
+    assert!(fs.check(true).await.expect("checks").problems.is_empty());
+    fs.close().await.expect("closes");
+}

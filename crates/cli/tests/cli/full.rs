@@ -361,3 +361,60 @@ fn a_full_disk_keeps_no_daemon_from_starting() {
     drop(rest);
     std::fs::remove_file(w.root.join("rest")).expect("removed");
 }
+
+/// Names and attributes take what is kept from data for them, and no more: the rest is for removing them.
+#[test]
+fn a_disk_that_is_full_of_names_is_emptied_again() {
+    if !can_mount("a_disk_that_is_full_of_names_is_emptied_again") {
+        return;
+    }
+    let w = small(300);
+    let dirs = ["db", "beside"].map(|name| {
+        w.run(&["volume", "create", name]).ok();
+        let dir = PathBuf::from(w.dir(name));
+        w.run(&["mount", name, dir.to_str().expect("plain")]).ok();
+        dir
+    });
+    std::fs::write(dirs[1].join("keep"), "kept").expect("written");
+    let (files, full) = fill(&dirs[0], 0, 1000);
+    assert!(full && files.len() > 100, "{} files", files.len());
+    // Links with long targets, since those are in no data block.
+    let began = Instant::now();
+    let target = "y".repeat(4000);
+    let mut links = Vec::new();
+    let mut last = None;
+    while last.is_none() {
+        let path = dirs[0].join(format!("link-{}", links.len()));
+        match std::os::unix::fs::symlink(&target, &path) {
+            Ok(()) => links.push(path),
+            Err(e) => last = Some(e),
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{} links, and no end", links.len());
+    }
+    let refused = last.expect("it ended");
+    assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
+    let free = || {
+        let s = nix::sys::statvfs::statvfs(&w.root).expect("statvfs");
+        s.blocks_available() * s.fragment_size()
+    };
+    println!("{} links after {:?}, {} bytes free", links.len(), began.elapsed(), free());
+    assert!(!links.is_empty() && free() > 4 << 20, "{} links, {} bytes free", links.len(), free());
+
+    // A successor finds the room that an opening takes.
+    let worker = w.json(&["status"])["keeper"]["workers"][0]["pid"].as_i64().expect("a worker") as i32;
+    crate::world::kill(worker);
+    let began = Instant::now();
+    assert!(std::fs::symlink_metadata(&links[0]).is_ok());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // All of it can be removed, here and in the volume beside, and comes back.
+    std::fs::remove_file(dirs[1].join("keep")).expect("removed");
+    for path in links.iter().chain(files.iter().map(|(path, _)| path)) {
+        std::fs::remove_file(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    crate::world::wait("there is room again", || free() > 150 << 20);
+    let (again, _) = fill(&dirs[0], 1, 100);
+    assert_eq!(again.len(), 100);
+    for name in ["db", "beside"] {
+        assert_eq!(w.json(&["check", name])["clean"], true, "{name}");
+    }
+}
