@@ -133,7 +133,7 @@ pub(crate) fn header_of(volume: VolumeId) -> Vec<u8> {
     serde_json::to_vec(&Header { format: FORMAT, volume }).expect("a plain struct is JSON")
 }
 
-fn header_path(prefix: &str) -> StorePath {
+pub(crate) fn header_path(prefix: &str) -> StorePath {
     StorePath::from(format!("{prefix}/volume.json"))
 }
 
@@ -144,8 +144,7 @@ pub async fn format_volume(store: &Arc<dyn ObjectStore>, prefix: &str, volume: V
     match store.put_opts(&header_path(prefix), bytes.into(), options).await {
         Ok(_) => Ok(()),
         Err(object_store::Error::AlreadyExists { .. }) => check_header(store, prefix, volume).await,
-        Err(e) => Err(Error::unavailable(format!("the store does not take the header of volume {volume}: {e}"))
-            .with_remedy("see whether the store's folder is writable and not full")),
+        Err(e) => Err(orlop_store::error(format_args!("the store does not take the header of volume {volume}"), &e)),
     }
 }
 
@@ -319,8 +318,10 @@ impl FileSystem {
             Ok(())
         })
         .await?;
+        let of_all_before = began.elapsed();
         self.write_anew().await?;
         self.reap_at_start(config.fresh_kernel).await?;
+        tracing::info!("what was left half-way took {:?}", began.elapsed() - of_all_before);
         if self.shipping.is_some() || self.lock().may_be_torn {
             // What was recovered is made durable before anything new depends on it.
             self.sync_all().await?;

@@ -154,7 +154,9 @@ impl FileSystem {
     pub(crate) async fn reap_at_start(&self, fresh_kernel: bool) -> FsResult<()> {
         let mut from = Key::Orphan(0);
         loop {
-            let rows = self.scan(from, Key::Orphan(u64::MAX), 256).await?;
+            // Many at a time: what is in memory are mostly marks of removed files that are gone, and each part of them costs another look
+            // at the namespace.
+            let rows = self.scan(from, Key::Orphan(u64::MAX), 1 << 16).await?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
             from = crate::fs::after(*last);
             for (key, row) in rows {

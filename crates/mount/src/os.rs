@@ -1,10 +1,11 @@
 //! The few system calls that no safe wrapper offers: descriptors over a socket, process descriptors, process flags,
-//! cloned FUSE devices, and the allocator's options. Decides nothing; all `unsafe` of the crate is here.
+//! cloned FUSE devices, the allocator's options, and the program's own pages. Decides nothing; all `unsafe` of the crate is here.
 #![allow(unsafe_code)]
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -135,6 +136,59 @@ pub(crate) fn raise_file_limit() -> io::Result<()> {
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Takes the pages of the running program out of this process's memory; each comes back, from the page cache that all processes of the
+/// program share, when it is used next. A worker uses most of them once, to open its volume.
+pub(crate) fn give_back_code() -> io::Result<()> {
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    for part in unchanged_parts(&smaps, &program.to_string_lossy()) {
+        let at = std::ptr::with_exposed_provenance_mut::<libc::c_void>(part.start);
+        // SAFETY: the range is a whole mapping of the program's own file, which stays mapped at this place until the process ends.
+        // `unchanged_parts` takes code and what lies before it, which no loader relocates and nothing makes writable after the start,
+        // and of these only what has no page of this process's own, in memory or swapped out: so every page is what the file has, and
+        // dropping one only means that it is mapped again.
+        let done = unsafe { libc::madvise(at, part.len(), libc::MADV_DONTNEED) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The mappings of a program, among those of a process, that hold its code, or its constants in front of that, and whose pages are all the
+/// file's. What lies behind the code may have been relocated, and is this process's own then.
+fn unchanged_parts(smaps: &str, program: &str) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let (mut code, mut entry) = (false, None);
+    for line in smaps.lines() {
+        if let Some((range, rest)) = mapping(line) {
+            let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+            let ours = fields.get(4..).is_some_and(|path| path.join(" ") == program);
+            let mode = fields.first().copied().unwrap_or_default();
+            let taken = ours && (mode == "r-xp" || (mode == "r--p" && !code));
+            code |= ours && mode == "r-xp";
+            entry = taken.then_some((range, false));
+        } else if let Some((_, none)) = &mut entry
+            && let Some(own) = line.strip_prefix("Anonymous:")
+        {
+            *none = own.trim() == "0 kB";
+        } else if let Some(swapped) = line.strip_prefix("Swap:")
+            && swapped.trim() == "0 kB"
+            && let Some((range, true)) = entry.take()
+        {
+            parts.push(range);
+        }
+    }
+    parts
+}
+
+/// The first line of a mapping: where it is, and the rest.
+fn mapping(line: &str) -> Option<(Range<usize>, &str)> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    Some((usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?, rest))
+}
+
 /// Keeps the allocator from holding on to memory: a few arenas for all threads, and thresholds that do not grow with
 /// what was once asked for. Before other threads start.
 #[cfg(target_env = "gnu")]
@@ -164,3 +218,57 @@ pub(crate) fn bound_allocator() {}
 /// Other allocators look after themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn give_back_memory() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(head: &str, own: u32, swapped: u32) -> String {
+        format!("{head}\nRss: 328 kB\nAnonymous: {own} kB\nKSM: 0 kB\nSwap: {swapped} kB\nSwapPss: 0 kB\nVmFlags: rd mr mw me\n")
+    }
+
+    #[test]
+    fn only_what_the_program_has_and_nobody_changes_is_given_back() {
+        let smaps = [
+            entry("00400000-00452000 r--p 00000000 fd:00 173521 /usr/bin/orlop", 0, 0),
+            entry("00452000-00900000 r-xp 00052000 fd:00 173521 /usr/bin/orlop", 0, 0),
+            // Relocated, and then swapped out: nothing of it is in memory, and the file has something else.
+            entry("00900000-00910000 r--p 00500000 fd:00 173521 /usr/bin/orlop", 0, 64),
+            entry("00910000-00918000 r--p 00510000 fd:00 173521 /usr/bin/orlop", 0, 0),
+            entry("00918000-00920000 rw-p 00518000 fd:00 173521 /usr/bin/orlop", 0, 0),
+            entry("00920000-00930000 rw-p 00000000 00:00 0 [heap]", 0, 0),
+            entry("7f0000000000-7f0000010000 r-xp 00000000 fd:00 99 /usr/lib/libc.so.6", 0, 0),
+            entry("7f0000020000-7f0000030000 r--p 00000000 00:00 0", 0, 0),
+        ];
+        assert_eq!(unchanged_parts(&smaps.concat(), "/usr/bin/orlop"), [0x0040_0000..0x0045_2000, 0x0045_2000..0x0090_0000]);
+        assert_eq!(unchanged_parts(&smaps.concat(), "/usr/bin/other"), []);
+        // Changed by a debugger, in memory or swapped out; and a kernel that does not tell.
+        let code = "00452000-00900000 r-xp 00052000 fd:00 173521 /usr/bin/orlop";
+        for told in [entry(code, 4, 0), entry(code, 0, 4), format!("{code}\nRss: 1 kB\nSwap: 0 kB\n"), format!("{code}\nAnonymous: 0 kB\n")]
+        {
+            assert_eq!(unchanged_parts(&told, "/usr/bin/orlop"), [], "{told}");
+        }
+    }
+
+    #[test]
+    fn a_program_goes_on_without_its_pages() {
+        let program = std::fs::read_link("/proc/self/exe").expect("a program").display().to_string();
+        let resident = || -> u64 {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+            let (mut sum, mut ours) = (0, false);
+            for line in smaps.lines() {
+                if let Some((_, rest)) = mapping(line) {
+                    ours = rest.starts_with("r-xp") && rest.ends_with(&program);
+                } else if let Some(kib) = line.strip_prefix("Rss:").filter(|_| ours) {
+                    sum += kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+                }
+            }
+            sum
+        };
+        let before = resident();
+        give_back_code().expect("given back");
+        let after = resident();
+        assert!(after < before, "{before} KiB of code before, {after} after");
+        assert!("7,6,5".split(',').map(|n| n.parse::<u32>().expect("a number")).sum::<u32>() == 18, "and runs on");
+    }
+}

@@ -44,7 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const QUIET: u32 = 3;
 /// The kernel counts processor time in hundredths of a second. Less than this between two looks is no work.
 const LITTLE: u64 = 10;
-/// Memory of its own that a quiet process may keep, in pages of 4 KiB.
+/// Memory that a quiet process may keep, in pages of 4 KiB.
 const KEPT: u64 = (10 << 20) / 4096;
 /// The same for one that is at work, until the allocator is asked for what nobody uses: of what many short-lived rows took, it keeps
 /// several times what is in use.
@@ -54,9 +54,26 @@ const MORE: u64 = (32 << 20) / 4096;
 /// Looks at the memory of a process that is at work, for each look whether it has become quiet.
 const LOOKS: u32 = 15;
 
+/// When what an opening needed of the program's code is no longer needed.
+const OPENED: Duration = Duration::from_secs(1);
+
+/// What the allocator holds in vain, and the program's pages.
+fn give_back_all() {
+    os::give_back_memory();
+    if let Err(e) = os::give_back_code() {
+        tracing::debug!("the program's pages stay: {e}");
+    }
+}
+
 /// Gives memory back when nobody has used a volume for a while, with what `rest` adds: a host has many volumes, and few
 /// are busy. From one that is used, only what the allocator holds in vain.
 pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>, rest: impl Fn()) {
+    tokio::time::sleep(OPENED).await;
+    let before = processor_time();
+    tokio::time::sleep(OPENED).await;
+    if processor_time() - before < LITTLE {
+        let _ = tokio::task::spawn_blocking(give_back_all).await;
+    }
     let (mut used, mut quiet, mut rested, mut most) = (processor_time(), 0, false, AT_WORK);
     loop {
         let looks = if quiet == 0 { LOOKS } else { 1 };
@@ -75,13 +92,13 @@ pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>, rest: impl Fn()) {
             quiet += 1;
         }
         // Slow growth goes unnoticed as work, so a quiet process that has grown rests again.
-        let again = quiet % (10 * QUIET) == 0 && own_pages() > KEPT;
+        let again = quiet % (10 * QUIET) == 0 && pages().0 > KEPT;
         if quiet >= QUIET && (!rested || again) {
             rested = true;
             fs.forget_rows();
             rest();
-            let _ = tokio::task::spawn_blocking(os::give_back_memory).await;
-            tracing::debug!(pages = own_pages(), "quiet: memory given back");
+            let _ = tokio::task::spawn_blocking(give_back_all).await;
+            tracing::debug!(pages = pages().0, "quiet: memory given back");
         }
         used = processor_time();
     }
@@ -95,11 +112,16 @@ fn processor_time() -> u64 {
     fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum()
 }
 
-/// Resident pages that are no file's.
-fn own_pages() -> u64 {
+/// Resident pages, and how many of them are a file's.
+fn pages() -> (u64, u64) {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut fields = statm.split_ascii_whitespace().skip(1).map(|f| f.parse::<u64>().unwrap_or(0));
-    let (resident, files) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+    (fields.next().unwrap_or(0), fields.next().unwrap_or(0))
+}
+
+/// Resident pages that are no file's.
+fn own_pages() -> u64 {
+    let (resident, files) = pages();
     resident.saturating_sub(files)
 }
 

@@ -34,7 +34,9 @@ fn is_news() -> bool {
 /// The number that the kernel is told. What nobody can react to is said in the log, with its cause.
 pub(super) fn errno(what: &'static str, ino: u64, error: &FsError) -> Errno {
     match error {
-        FsError::Corrupt(_) | FsError::Fenced(_) | FsError::Io(_) => tracing::error!("{what} on inode {ino}: {error}"),
+        FsError::Corrupt(_) | FsError::Fenced(_) | FsError::Io(_) | FsError::Unavailable(_) => {
+            tracing::error!("{what} on inode {ino}: {error}")
+        }
         FsError::ReadOnly(_) | FsError::NoSpace if is_news() => {
             tracing::warn!("{what} on inode {ino}: {error} (said at most every {} s)", NEWS_EVERY.as_secs());
         }

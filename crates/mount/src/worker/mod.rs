@@ -67,7 +67,7 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
 
     let served = serve_mount(&runtime, &layout, keeper, *plan, &opened, config);
     // Whatever happened: what was acknowledged is brought to rest. After an unclean end the journal has it anyway.
-    let closed = runtime.block_on(opened.fs.close()).map_err(|e| from_fs("closing the volume", &e));
+    let closed = runtime.block_on(opened.close()).map_err(|e| from_fs("closing the volume", &e));
     served.and(closed)
 }
 
@@ -175,6 +175,9 @@ pub(crate) fn from_fs(what: &str, e: &orlop_chunkfs::FsError) -> Error {
         FsError::NotSupported => ErrorKind::Unsupported,
         FsError::Invalid => ErrorKind::InvalidArgument,
         FsError::NotPermitted | FsError::ReadOnly(_) => ErrorKind::Denied,
+        FsError::Unavailable(_) => {
+            return Error::unavailable(format!("{what}: {e}")).with_remedy("ask again when the store answers: orlop store test tells");
+        }
         _ => ErrorKind::Internal,
     };
     Error::new(kind, format!("{what}: {e}"))

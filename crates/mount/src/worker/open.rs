@@ -1,17 +1,28 @@
 //! How a plan becomes an open volume: its store, its quota, and for a home in the cloud what it promises there.
 
 use super::WorkerConfig;
-use orlop_chunkfs::{FileSystem, OpenConfig, Remote};
+use orlop_chunkfs::{FileSystem, FsResult, OpenConfig, Remote};
 use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
 use orlop_store::wrap::Swap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// An open volume, and its store, which may be reached another way one day.
 pub(super) struct Opened {
     pub(super) fs: Arc<FileSystem>,
     pub(super) store: Arc<Swap>,
+    naming: JoinHandle<()>,
+}
+
+impl Opened {
+    /// Brings everything to rest, and asks the store for nothing afterwards.
+    pub(super) async fn close(self) -> FsResult<()> {
+        self.naming.abort();
+        let _ = self.naming.await;
+        self.fs.close().await
+    }
 }
 
 pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Opened> {
@@ -36,7 +47,16 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             ..Remote::default()
         });
     }
-    Ok(Opened { fs: FileSystem::open(config).await?, store })
+    let fs = FileSystem::open(config).await?;
+    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), store })
+}
+
+/// Notes the volume's name in its store, if it was made before names were noted, or if what is noted is damaged. Nothing here needs it, so
+/// nobody waits.
+async fn keep_name(store: Arc<Swap>, plan: MountPlan) {
+    if let Err(e) = orlop_chunkfs::keep_name(&*store, &plan.prefix, plan.volume, &plan.name).await {
+        tracing::info!("the volume's name is not noted in its store: {e}");
+    }
 }
 
 /// What others are told when they find the volume in use.

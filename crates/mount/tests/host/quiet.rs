@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Memory of a process that is no file's, in KiB.
-fn own_memory(pid: u32) -> u64 {
+/// Memory of a process, what it has of its program included, in KiB.
+fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).expect("told by every kernel that Orlop knows");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("told by every kernel that Orlop knows");
     line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
@@ -28,7 +28,7 @@ fn a_worker_that_has_become_quiet_gives_its_memory_back() {
         }
     }
     fs::write(point.join("large"), vec![1; 100 << 20]).expect("written");
-    let busy = own_memory(attached.worker_pid);
+    let busy = resident(attached.worker_pid);
     assert!(busy > MOST, "so much work is seen: {busy} KiB");
 
     // A fold may lie up to a minute ahead, and what it folds is kept until the volume was quiet for a while.
@@ -36,7 +36,7 @@ fn a_worker_that_has_become_quiet_gives_its_memory_back() {
     let mut quiet = busy;
     while quiet > MOST && Instant::now() < until {
         std::thread::sleep(Duration::from_secs(1));
-        quiet = own_memory(attached.worker_pid);
+        quiet = resident(attached.worker_pid);
     }
     eprintln!("{busy} KiB busy, {quiet} KiB quiet");
     assert!(quiet <= MOST, "{quiet} KiB are kept for nobody");
