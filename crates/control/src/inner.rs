@@ -159,6 +159,10 @@ impl Inner {
         self.config.faults.at("worker.destroy.after").await
     }
 
+    pub(crate) async fn port_may_destroy(&self, plan: &MountPlan) -> Result<()> {
+        self.port("worker.may_destroy", EXAMINE_DEADLINE, self.config.worker.may_destroy(plan)).await
+    }
+
     pub(crate) async fn port_set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {
         self.port("worker.set_quota", QUICK_DEADLINE, self.config.worker.set_quota(volume, bytes)).await
     }

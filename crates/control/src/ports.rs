@@ -81,7 +81,7 @@ pub enum Formatted {
 ///    volume is made, or adopted if it is there.
 /// 2. `destroy` deletes everything below the plan's prefix, its state folder and its mountpoint folder; it is
 ///    idempotent, goes on where an interrupted one stopped, and succeeds when nothing is there.
-///    It is only called for a volume that is not mounted. Of a plain volume it deletes what is in its trash place, and
+///    It is only called for a volume that is not mounted, and asks `may_destroy` by itself. Of a plain volume it deletes what is in its trash place, and
 ///    its folder only if `format` made it and it is empty.
 /// 3. `usage`, `set_quota`, `set_store`, `check`, `space` and `collect` are only called for a mounted volume.
 /// 4. `discard` moves the folder that `format` made for a plain volume to its trash place, `recover` takes it from there to
@@ -99,6 +99,11 @@ pub trait VolumeWorker: Send + Sync {
     async fn format(&self, plan: &MountPlan) -> Result<Formatted>;
     /// Deletes a volume's bytes for good.
     async fn destroy(&self, plan: &MountPlan) -> Result<()>;
+    /// Whether a volume's bytes are this host's to delete: fails with kind Busy if another host has the volume, or had it last. What cannot
+    /// be looked at is nobody's.
+    async fn may_destroy(&self, _plan: &MountPlan) -> Result<()> {
+        Ok(())
+    }
     /// What a mounted volume takes.
     async fn usage(&self, volume: VolumeId) -> Result<Usage>;
     /// Changes the quota of a mounted volume.

@@ -158,5 +158,5 @@ pub(crate) async fn send(door: &Router, request: Request<Body>) -> (StatusCode, 
 }
 
 fn there(id: VolumeId) -> FoundVolume {
-    FoundVolume { id, made_at: None, encrypted: false, last_host: None, released: true, problem: None, known_as: None }
+    FoundVolume { id, name: None, made_at: None, encrypted: false, last_host: None, released: true, problem: None, known_as: None }
 }

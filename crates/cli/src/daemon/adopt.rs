@@ -1,15 +1,10 @@
 //! Volumes that lie in a store and were made elsewhere: finding them, telling whether this host can read them, forgetting them.
 
-use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
-use orlop_model::{Error, ErrorKind, FoundVolume, MountPlan, Result, StoreSpec, VolumeId};
-use orlop_store::Path as StorePath;
-use orlop_store::keys::{MasterKeys, ring_path, sealed_store};
+use crate::found::{self, Keys};
+use orlop_model::{Error, ErrorKind, FoundVolume, MountPlan, Result, StoreSpec};
+use orlop_store::ObjectStore;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Volumes looked at side by side.
-const LOOKS: usize = 8;
 
 async fn opened(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
     let spec = spec.clone();
@@ -20,28 +15,19 @@ async fn opened(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
 }
 
 /// All volumes of a store.
-pub(super) async fn find(spec: &StoreSpec, keys_dir: &Path) -> Result<Vec<FoundVolume>> {
-    let store = opened(spec).await?;
-    let folder = StorePath::from("volumes");
-    let listed = store.list_with_delimiter(Some(&folder)).await.map_err(|e| orlop_store::error(format_args!("listing {folder}"), &e))?;
-    let ids: Vec<VolumeId> = listed.common_prefixes.iter().filter_map(|p| p.filename()?.parse().ok()).collect();
-    let look = |id: VolumeId| {
-        let store = store.clone();
-        async move { look(store, &format!("volumes/{id}"), id, keys_dir).await }
-    };
-    let found: Vec<Option<FoundVolume>> = futures::stream::iter(ids).map(look).buffer_unordered(LOOKS).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+pub(super) async fn find(spec: &StoreSpec, keys: &Keys) -> Result<Vec<FoundVolume>> {
+    found::find(&opened(spec).await?, keys).await
 }
 
 /// One volume of a store, which must be readable here.
-pub(super) async fn recognise(plan: &MountPlan, keys_dir: &Path) -> Result<FoundVolume> {
+pub(super) async fn recognise(plan: &MountPlan, keys: &Keys) -> Result<FoundVolume> {
     let store = opened(&plan.store).await?;
-    let found = look(store.clone(), &plan.prefix, plan.volume, keys_dir).await?.ok_or_else(|| {
+    let found = found::look(store.clone(), &plan.prefix, plan.volume, keys).await?.ok_or_else(|| {
         Error::not_found(format!("store {} holds no volume {}", plan.store.url, plan.volume))
             .with_remedy("orlop volume adopt --store STORE lists those that are there")
     })?;
     // Once more for its reasons: what only goes into a list elsewhere is an error here.
-    view(store, &plan.prefix, found.encrypted, keys_dir).await.map_err(|e| match e.kind {
+    keys.view(store, &plan.prefix, found.encrypted).await.map_err(|e| match e.kind {
         ErrorKind::Denied | ErrorKind::NotFound => e.with_remedy(
             "the volume is encrypted: bring the master key from the host that made it (orlop key export there, docs/howto/encryption.md), then adopt it",
         ),
@@ -55,58 +41,38 @@ pub(super) async fn recognise(plan: &MountPlan, keys_dir: &Path) -> Result<Found
     }
 }
 
-async fn view(store: Arc<dyn ObjectStore>, prefix: &str, encrypted: bool, keys_dir: &Path) -> Result<Arc<dyn ObjectStore>> {
-    if encrypted { sealed_store(store, prefix, &MasterKeys::load(keys_dir)?).await } else { Ok(store) }
-}
-
-/// `None`: there is no header, so nothing that could be a volume.
-async fn look(store: Arc<dyn ObjectStore>, prefix: &str, id: VolumeId, keys_dir: &Path) -> Result<Option<FoundVolume>> {
-    let header = StorePath::from(format!("{prefix}/volume.json"));
-    let made_at = match store.head(&header).await {
-        Ok(meta) => time::OffsetDateTime::from_unix_timestamp(meta.last_modified.timestamp()).ok(),
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(e) => return Err(orlop_store::error(format_args!("head {header}"), &e)),
-    };
-    let ring = ring_path(prefix);
-    let encrypted = match store.head(&ring).await {
-        Ok(_) => true,
-        Err(object_store::Error::NotFound { .. }) => false,
-        Err(e) => return Err(orlop_store::error(format_args!("head {ring}"), &e)),
-    };
-    let mut found = FoundVolume { id, made_at, encrypted, last_host: None, released: true, problem: None, known_as: None };
-    let owner = async { orlop_chunkfs::owner_of(&view(store, prefix, encrypted, keys_dir).await?, prefix, id).await };
-    match owner.await {
-        Ok(None) => {}
-        Ok(Some(owner)) => {
-            found.released = owner.released;
-            found.last_host = Some(owner.host);
-        }
-        Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
-        Err(e) => found.problem = Some(e.message),
-    }
-    Ok(Some(found))
-}
-
-/// Refuses to delete what another host has mounted.
-pub(super) async fn refuse_if_used_elsewhere(plan: &MountPlan, keys_dir: &Path) -> Result<()> {
+/// Refuses to delete what another host has mounted, or had last.
+pub(super) async fn refuse_if_used_elsewhere(plan: &MountPlan, keys: &Keys) -> Result<()> {
     if plan.store.is_local() {
         return Ok(());
     }
     let look = async {
-        let store = view(opened(&plan.store).await?, &plan.prefix, plan.options.encrypt == Some(true), keys_dir).await?;
+        let store = keys.view(opened(&plan.store).await?, &plan.prefix, plan.options.encrypt == Some(true)).await?;
         orlop_chunkfs::owner_of(&store, &plan.prefix, plan.volume).await
     };
-    // What cannot be read here any more, since half of it is deleted or its key is gone, is nobody's to protect.
-    let Ok(Some(owner)) = look.await else { return Ok(()) };
+    let owner = match look.await {
+        Ok(Some(owner)) => owner,
+        Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
+        // What cannot be read here any more, since half of it is deleted or its key is gone, is nobody's to protect.
+        Ok(None) | Err(_) => return Ok(()),
+    };
     let ours = orlop_chunkfs::holder_of(Path::new(&plan.state_dir)).is_some_and(|h| h == owner.holder);
-    if owner.released || ours {
+    if ours {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Busy, format!("volume {} is in use on host {:?}, or was when that host was lost", plan.name, owner.host))
-        .with_remedy(format!(
-            "unmount it there; if that host is dead, take the volume over and let go: orlop volume restore {}, orlop mount, orlop unmount",
-            plan.volume
-        )))
+    let (name, id, host) = (&plan.name, plan.volume, &owner.host);
+    if owner.released {
+        // It may be mounted there again at any moment.
+        return Err(Error::new(ErrorKind::Busy, format!("volume {name} was last used on host {host:?}, which may go on using it"))
+            .with_remedy(format!(
+                "orlop volume remove {name} forgets it on this host and leaves it to that one; to delete it for good all the same, mount \
+                 and unmount it here first"
+            )));
+    }
+    Err(Error::new(ErrorKind::Busy, format!("volume {name} is in use on host {host:?}, or was when that host was lost")).with_remedy(format!(
+        "unmount it there; if that host is dead, take the volume over and let go: orlop mount, orlop unmount; if it was removed here: orlop \
+         volume restore {id} before"
+    )))
 }
 
 /// Deletes what this host keeps of a volume.

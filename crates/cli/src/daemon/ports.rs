@@ -4,6 +4,7 @@ use super::adopt;
 use super::keeper::Keeper;
 use super::plain::{self, Plain};
 use super::speed;
+use crate::found::Keys;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -24,6 +25,11 @@ pub(crate) struct Ports {
 impl Ports {
     pub(crate) fn new(root: &Path) -> Ports {
         Ports { root: root.to_owned(), keeper: Keeper::new(root), plain: Plain::new(root) }
+    }
+
+    /// Where the keys of encrypted volumes are.
+    fn keys(&self) -> Keys {
+        Keys::Host(self.root.join("keys"))
     }
 
     /// Refuses new mounts until what is returned is dropped: when going down failed, or nobody waits for it any more.
@@ -117,7 +123,15 @@ impl VolumeWorker for Ports {
         let encrypt = plan.options.encrypt == Some(true);
         let store = orlop_store::create_volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
         orlop_chunkfs::format_volume(&store, &plan.prefix, plan.volume).await?;
+        // The volume is there; its next mount notes what this could not.
+        if let Err(e) = orlop_chunkfs::note_name(&*store, &plan.prefix, plan.volume, &plan.name).await {
+            tracing::warn!(volume = %plan.name, "its name is not noted in its store: {e}");
+        }
         Ok(Formatted::Fresh)
+    }
+
+    async fn may_destroy(&self, plan: &MountPlan) -> Result<()> {
+        if plan.store.is_plain() { Ok(()) } else { adopt::refuse_if_used_elsewhere(plan, &self.keys()).await }
     }
 
     async fn destroy(&self, plan: &MountPlan) -> Result<()> {
@@ -132,7 +146,7 @@ impl VolumeWorker for Ports {
         if !plan.prefix.contains(&id) || state != self.root.join("state").join(&id) || mountpoint != self.root.join("mnt").join(&id) {
             return Err(Error::internal(format!("the plan to delete volume {name} names folders that are not its own")));
         }
-        adopt::refuse_if_used_elsewhere(plan, &self.root.join("keys")).await?;
+        adopt::refuse_if_used_elsewhere(plan, &self.keys()).await?;
         let store = orlop_store::open_spec(&plan.store)?;
         // First, so that whatever is left of a sealed volume, here or in a copy, cannot be read any more.
         orlop_store::keys::shred(&*store, &plan.prefix).await.map_err(|e| e.during(format_args!("deleting volume {name}")))?;
@@ -176,11 +190,11 @@ impl VolumeWorker for Ports {
     }
 
     async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {
-        adopt::find(store, &self.root.join("keys")).await
+        adopt::find(store, &self.keys()).await
     }
 
     async fn recognise(&self, plan: &MountPlan) -> Result<FoundVolume> {
-        adopt::recognise(plan, &self.root.join("keys")).await
+        adopt::recognise(plan, &self.keys()).await
     }
 
     async fn forget(&self, plan: &MountPlan) -> Result<()> {
@@ -192,6 +206,10 @@ impl VolumeWorker for Ports {
             let folder = plain_folder(spec)?;
             self.plain.run(move |_| plain::examine(&folder)).await?;
             return Ok(Examination::default());
+        }
+        if spec.url.starts_with("mem:") {
+            return Err(Error::new(ErrorKind::Unsupported, "the memory of the daemon holds no volume: it is mounted by another process")
+                .with_remedy("use file:///folder"));
         }
         let spec = spec.clone();
         // A credentials command may take a while.

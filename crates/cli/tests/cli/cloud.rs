@@ -138,7 +138,9 @@ fn a_host_that_dies_is_succeeded_and_every_synced_byte_is_there() {
     one.kill_everything();
     let began = Instant::now();
     two.mount().ok();
-    assert!(began.elapsed() < Duration::from_secs(2 * LEASE + 15), "{:?}", began.elapsed());
+    println!("a host that is dead is succeeded after {:?}", began.elapsed());
+    // It has to be seen silent for a lease; the rest is opening, in a debug build beside other tests.
+    assert!(began.elapsed() < Duration::from_secs(LEASE + 10), "{:?}", began.elapsed());
     for n in 0..12 {
         assert!(two.read(&format!("f{n}")).expect("there") == contents(n), "f{n}");
     }
@@ -193,6 +195,28 @@ fn a_host_whose_cable_was_cut_does_no_harm() {
     two.write("f", b"second").expect("synced");
     one.net.mend();
     the_first_one_is_fenced(&one, &two);
+
+    // Nor is it deleted by the host that made it while another has it, or had it last; and nothing of a refusal stays.
+    two.mount().ok();
+    two.write("moved", b"of the second host").expect("synced");
+    let remove = ["volume", "remove", "--now", "db"];
+    one.world.run(&remove).fails(5, "in use on host");
+    assert_eq!(one.world.json(&["volume", "inspect", "db"])[0]["state"], "active");
+    two.world.run(&["unmount", "db"]).ok();
+    one.world.run(&remove).fails(5, "last used on host");
+    // In the trash its time is over at once, and then it is forgotten here.
+    one.world.run(&["volume", "set", "db", "-o", "retention=0"]).ok();
+    one.world.run(&["volume", "remove", "db"]).ok();
+    wait("the first host forgets it", || one.world.json(&["volume", "list", "--all"]).as_array().is_some_and(Vec::is_empty));
+    two.mount().ok();
+    assert_eq!(two.read("moved").expect("there"), b"of the second host");
+    two.world.run(&["unmount", "db"]).ok();
+    two.healthy();
+    // Who has it by its id, made it, and had it last may delete it.
+    one.adopt(&id, &[]).ok();
+    one.world.run(&["volume", "remove", "--now", "db"]).ok();
+    two.mount().ok();
+    two.world.run(&["unmount", "db"]).ok();
 }
 
 /// Nothing that it does counts any more, and it tells nothing that is old, from the moment on that it can know.

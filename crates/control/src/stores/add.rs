@@ -5,6 +5,7 @@ use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::StoreRow;
 use orlop_model::{Error, ErrorKind, Outcome, Result, StoreName, StoreSpec};
+use std::path::Path;
 
 impl Inner {
     pub(crate) async fn add_store(&self, name: StoreName, mut spec: StoreSpec) -> Result<Changed> {
@@ -22,8 +23,12 @@ impl Inner {
                 ErrorKind::AlreadyExists,
                 format!("a store named {name} exists, at {}, with {}", there.spec.url, differing(&there.spec, &spec)),
             )
-            .with_remedy(format!("choose another name, or remove it first: orlop store remove {name}")));
+            .with_remedy(match name == StoreName::default_store() {
+                true => "choose another name".to_owned(),
+                false => format!("choose another name, or remove it first: orlop store remove {name}"),
+            }));
         }
+        refuse_own_folders(&spec, &self.config.root)?;
         if spec.is_plain() {
             if !spec.settings.is_empty() || spec.credentials.is_some() {
                 return Err(Error::invalid(format!("store {name}: a folder takes neither settings nor credentials"))
@@ -37,6 +42,18 @@ impl Inner {
         self.registry.insert_store(&row).await?;
         Ok((Outcome::Store(Box::new(row.shown(0))), None))
     }
+}
+
+/// A store among Orlop's own files would have its objects taken for those, and the other way round.
+fn refuse_own_folders(spec: &StoreSpec, root: &Path) -> Result<()> {
+    let Some(folder) = spec.url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    if folder.starts_with(&root) && !folder.starts_with(root.join("stores")) {
+        return Err(Error::invalid(format!("store URL {}: the folder is Orlop's own, below {}", spec.url, root.display()))
+            .with_remedy(format!("name a folder outside of it, or below {}", root.join("stores").display())));
+    }
+    Ok(())
 }
 
 fn not_added(name: &StoreName, e: Error) -> Error {

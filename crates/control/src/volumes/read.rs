@@ -7,7 +7,7 @@ use crate::status::VolumeCounts;
 use crate::volumes::options::effective;
 use futures::future::join_all;
 use orlop_model::{Durability, LOSS_WINDOW, Result, Usage, Volume, VolumeId, VolumeKind, VolumeOptions, VolumeRef, VolumeState};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// A worker that does not answer in this time is left out; nobody waits longer to see a list.
@@ -43,6 +43,27 @@ pub(crate) fn shown(inner: &Inner, row: &VolumeRow, attachments: &[AttachmentRow
     }
 }
 
+/// The volumes that are mounted on this host now, whoever is known to hold them. `None` if nobody tells: then what was asked for counts.
+async fn mounted(inner: &Inner) -> Option<HashSet<VolumeId>> {
+    match inner.port_attached().await {
+        Ok(all) => Some(all.into_iter().map(|m| m.plan.volume).collect()),
+        Err(e) => {
+            tracing::debug!("what is mounted is not known: {e}");
+            None
+        }
+    }
+}
+
+/// A volume's mountpoint as it is: one may be mounted for nobody, since its store does not have all of it yet, or not be mounted although
+/// somebody asked for it. Plain folders are there whatever happens.
+fn place(inner: &Inner, volume: &mut Volume, mounted: Option<&HashSet<VolumeId>>) {
+    if volume.kind == VolumeKind::Chunked
+        && let Some(mounted) = mounted
+    {
+        volume.mountpoint = mounted.contains(&volume.id).then(|| inner.mountpoint(volume.id, volume.folder.as_deref()));
+    }
+}
+
 /// The volumes that the filter lets through, by name. One that is being created is not there yet.
 pub(crate) async fn list(inner: &Inner, filter: VolumeFilter) -> Result<Vec<Volume>> {
     let mut holders: HashMap<VolumeId, Vec<AttachmentRow>> = HashMap::new();
@@ -58,6 +79,8 @@ pub(crate) async fn list(inner: &Inner, filter: VolumeFilter) -> Result<Vec<Volu
         .map(|v| shown(inner, v, holders.get(&v.id).map_or(&[], Vec::as_slice)))
         .collect();
     if filter.with_usage {
+        let mounted = mounted(inner).await;
+        volumes.iter_mut().for_each(|v| place(inner, v, mounted.as_ref()));
         // All at once, so that many silent workers cost no more than one.
         let usages = join_all(volumes.iter().map(|v| usage(inner, v))).await;
         for (volume, usage) in volumes.iter_mut().zip(usages) {
@@ -80,6 +103,7 @@ pub(crate) async fn one(inner: &Inner, volume: &VolumeRef, with_usage: bool) -> 
     let attachments = inner.registry.attachments_of(row.id).await?;
     let mut volume = in_full(inner, &row, &attachments).await;
     if with_usage {
+        place(inner, &mut volume, mounted(inner).await.as_ref());
         volume.usage = usage(inner, &volume).await;
     }
     Ok(volume)

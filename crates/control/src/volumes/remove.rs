@@ -34,6 +34,9 @@ impl Inner {
         // An adopted folder is not Orlop's to keep or delete: the volume is forgotten, the folder stays.
         let folder_stays = row.adopted && row.kind == VolumeKind::Plain;
         let at_once = now || folder_stays;
+        if now {
+            self.refuse_anothers(&row).await?;
+        }
         row.removed_at = Some(when);
         row.purge_at = Some(if at_once { when } else { when + self.retention(&row) });
         row.phase = if at_once { Phase::Purging } else { Phase::Removed };
@@ -62,6 +65,9 @@ impl Inner {
         let _guard = self.locks.volume(id).await;
         match self.registry.volume(id).await? {
             Some(row) if now && matches!(row.phase, Phase::Removed | Phase::Purging) => {
+                if row.phase == Phase::Removed {
+                    self.refuse_anothers(&row).await?;
+                }
                 self.purge(row).await?;
                 Ok((Outcome::Done, Some(id)))
             }
@@ -108,6 +114,18 @@ impl Inner {
         self.finish_purge(&row).await
     }
 
+    /// Nobody deletes for good what another host has, or had last. Asked before anything says that it is being deleted.
+    async fn refuse_anothers(&self, row: &VolumeRow) -> Result<()> {
+        if !destroys(row) {
+            return Ok(());
+        }
+        match self.port_may_destroy(&self.plan(row).await?).await {
+            Err(e) if e.kind == ErrorKind::Busy => Err(e.during(format_args!("deleting volume {} ({})", row.name, row.id))),
+            // A store that is away is asked again before anything is deleted.
+            _ => Ok(()),
+        }
+    }
+
     /// From the moment that the row says so there is no way back: every step can be repeated until all are done.
     async fn finish_purge(&self, row: &VolumeRow) -> Result<()> {
         let during = |e: Error| {
@@ -118,8 +136,15 @@ impl Inner {
         if moves(row) {
             self.port_discard(&plan).await.map_err(during)?;
         }
-        if row.adopted && row.kind == VolumeKind::Chunked {
-            // Made on another host, which may use it: its bytes in the store are not this one's to delete.
+        let moved_away = match destroys(row) {
+            true => self.port_may_destroy(&plan).await.err().filter(|e| e.kind == ErrorKind::Busy),
+            false => None,
+        };
+        if let Some(why) = &moved_away {
+            tracing::warn!(volume = %row.name, id = %row.id, "forgotten here, and left to the host that has it: {why}");
+        }
+        if moved_away.is_some() || (row.adopted && row.kind == VolumeKind::Chunked) {
+            // Made, or used since, on another host: its bytes in the store are not this one's to delete.
             self.port_forget(&plan).await.map_err(during)?;
         } else {
             self.port_destroy(&plan).await.map_err(during)?;
@@ -134,6 +159,11 @@ impl Inner {
             None => self.config.retention,
         }
     }
+}
+
+/// Whether bytes in a store that others may reach go with the volume.
+fn destroys(row: &VolumeRow) -> bool {
+    row.kind == VolumeKind::Chunked && !row.adopted
 }
 
 fn busy(row: &VolumeRow, held: &[AttachmentRow]) -> Error {

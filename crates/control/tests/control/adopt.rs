@@ -4,7 +4,16 @@ use super::world::*;
 use orlop_model::{ErrorKind, FoundVolume, Intent, Outcome, Volume, VolumeId, VolumeState};
 
 fn there(id: VolumeId, encrypted: bool) -> FoundVolume {
-    FoundVolume { id, made_at: None, encrypted, last_host: Some("one".to_owned()), released: true, problem: None, known_as: None }
+    FoundVolume {
+        id,
+        name: None,
+        made_at: None,
+        encrypted,
+        last_host: Some("one".to_owned()),
+        released: true,
+        problem: None,
+        known_as: None,
+    }
 }
 
 fn the(outcome: Outcome) -> Volume {

@@ -298,6 +298,7 @@ impl VolumeWorker for World {
         let state = self.0.lock();
         let blank = FoundVolume {
             id: VolumeId::random(),
+            name: None,
             made_at: None,
             encrypted: false,
             last_host: None,

@@ -51,6 +51,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 pub(crate) fn state(v: &Volume) -> String {
     let state = match v.state {
         VolumeState::Active if v.mountpoint.is_some() => "mounted".to_owned(),
+        VolumeState::Active if !v.attachments.is_empty() => "not mounted".to_owned(),
         VolumeState::Active => "ready".to_owned(),
         VolumeState::Removed => match v.purge_at {
             Some(at) => format!("removed, kept until {}", moment(at)),
