@@ -13,10 +13,10 @@ mod rows;
 mod tests;
 
 use crate::fs::FileSystem;
-use crate::types::{BLOCK, FsResult, Ino};
+use crate::types::{BLOCK, FsError, FsResult, Ino};
 use crate::view::View;
-use object_store::ObjectStore;
-use orlop_model::{Finding, FindingKind, FindingState, VolumeId};
+use object_store::{ObjectStore, ObjectStoreExt};
+use orlop_model::{Error, Finding, FindingKind, FindingState, VolumeId};
 use parking_lot::Mutex;
 use places::Places;
 use repair::Fix;
@@ -128,6 +128,17 @@ impl Gathered {
         self.drafts.push(Draft { finding, inos: BTreeSet::new(), fix: None });
     }
 
+    /// What was found while the store does not answer says nothing of what it holds. The error says why it does not.
+    async fn is_no_outage(&self, store: &Arc<dyn ObjectStore>, prefix: &str) -> Result<(), String> {
+        if self.damage.is_empty() && self.drafts.is_empty() {
+            return Ok(());
+        }
+        match store.head(&crate::open::header_path(prefix)).await {
+            Err(e) if orlop_store::is_unreachable(&e) => Err(orlop_store::error("the store does not answer", &e).message),
+            _ => Ok(()),
+        }
+    }
+
     /// Damage to places becomes findings, one for each object and file.
     fn settle_damage(&mut self) {
         for ((kind, at), d) in std::mem::take(&mut self.damage) {
@@ -195,6 +206,9 @@ impl FileSystem {
         }
         self.care.begin("reading files");
         self.look_at_rows(&view, data, &mut g).await;
+        if data {
+            g.is_no_outage(self.ns.raw(), self.ns.prefix()).await.map_err(FsError::Unavailable)?;
+        }
         if repair {
             self.care.begin("repairing");
             self.mend(&mut g).await;
@@ -230,6 +244,7 @@ pub async fn examine_closed(
     let care = Care::default();
     let disk = crate::host::RealDisk;
     Places { store, prefix, volume, disk: &disk, state_dir, open: None, care: &care }.look(&mut g).await;
+    g.is_no_outage(store, prefix).await.map_err(|e| Error::unavailable(e).with_remedy("ask again when the store answers"))?;
     g.settle_damage();
     for d in g.drafts {
         g.report.add(d.finding);

@@ -5,7 +5,7 @@
 //! of his names can come to be named by nobody. Before he deletes he makes sure that he still is the writer, after he
 //! listed: what was there then is not of a later one. What is not known is kept.
 
-use crate::check::places::{Kind, Places, kind_of};
+use crate::check::places::{Kind, Places, kind_of, not_listed};
 use crate::fs::FileSystem;
 use crate::host::replace;
 use crate::segment::parse_name;
@@ -75,7 +75,7 @@ impl FileSystem {
 
     async fn strays(&self, report: &mut GcReport) -> FsResult<Vec<Found>> {
         let view = View::take(self)?;
-        let listed = Places::of(self, &view).list().await.map_err(|e| FsError::Io(format!("listing the store: {e}")))?;
+        let listed = Places::of(self, &view).list().await.map_err(|e| not_listed(&e))?;
         // A fold takes rows away before that is durable, and until then a recovery may need what they named. Between
         // folds every segment that a recovery can ask for has its row in memory, or had it in what was replayed.
         let _no_fold = self.fold_turn.lock().await;
@@ -117,7 +117,7 @@ impl FileSystem {
                 Kind::Aside => report.unknown.push(stray("a repair moved it aside, damaged")),
                 Kind::Unknown => report.unknown.push(stray("it is not known what it is")),
                 // The namespace's own collector looks after its objects.
-                Kind::Header | Kind::Keys | Kind::Owner | Kind::Namespace | Kind::Log(_) => {}
+                Kind::Header | Kind::Keys | Kind::Owner | Kind::Name | Kind::Namespace | Kind::Log(_) => {}
             }
         }
         Ok(found)

@@ -1,13 +1,13 @@
 //! Where the bytes of a volume are: by kind, on the host and in the store, so that the sums are what is there.
 
-use crate::check::places::{Kind, Places, kind_of};
+use crate::check::places::{Kind, Places, kind_of, not_listed};
 use crate::fs::FileSystem;
 use crate::host::taken;
 use crate::key::Key;
 use crate::row::Row;
 use crate::segment::parse_name;
 use crate::state::host_error;
-use crate::types::{BLOCK, FileKind, FsError, FsResult};
+use crate::types::{BLOCK, FileKind, FsResult};
 use crate::view::View;
 use orlop_model::{Share, Space};
 use std::collections::BTreeMap;
@@ -122,14 +122,14 @@ impl FileSystem {
 
     async fn in_store(&self, view: &View) -> FsResult<Sums> {
         let places = Places::of(self, view);
-        let listed = places.list().await.map_err(|e| FsError::Io(format!("listing the store: {e}")))?;
+        let listed = places.list().await.map_err(|e| not_listed(&e))?;
         let mut sums = Sums::default();
         for (below, meta) in listed {
             let kind = match kind_of(&below) {
                 Kind::Pack => "packs",
                 Kind::Log(_) => "log",
                 Kind::Namespace => "namespace",
-                Kind::Header | Kind::Keys | Kind::Owner => "header",
+                Kind::Header | Kind::Keys | Kind::Owner | Kind::Name => "header",
                 Kind::Aside | Kind::Unknown => "unknown",
             };
             sums.add(kind, meta.size, 1);

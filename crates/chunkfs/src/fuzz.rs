@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "segment-header", run: segment_header, seeds: || vec![segment::header(VOLUME, FIRST, &ID)], covered: true },
     Target { name: "names", run: names, seeds: name_seeds, covered: false },
     Target { name: "volume-header", run: volume_header, seeds: volume_seeds, covered: true },
+    Target { name: "volume-name", run: volume_name, seeds: volume_name_seeds, covered: true },
     Target { name: "owner-record", run: owner_record, seeds: crate::log::lease::sample_records, covered: true },
 ];
 
@@ -267,6 +268,14 @@ fn volume_seeds() -> Vec<Vec<u8>> {
 
 fn volume_header(bytes: &[u8]) -> bool {
     crate::open::inspect_header(bytes, VolumeId::from_bytes(VOLUME)).is_ok()
+}
+
+fn volume_name_seeds() -> Vec<Vec<u8>> {
+    vec![crate::name::encode(VolumeId::from_bytes(VOLUME), &"orders".parse().expect("a name"))]
+}
+
+fn volume_name(bytes: &[u8]) -> bool {
+    crate::name::decode(bytes, VolumeId::from_bytes(VOLUME)).is_ok()
 }
 
 fn owner_record(bytes: &[u8]) -> bool {

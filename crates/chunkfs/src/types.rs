@@ -272,6 +272,9 @@ pub enum FsError {
     Fenced(String),
     #[error("input/output error: {0}")]
     Io(String),
+    /// The store does not answer now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl FsError {
@@ -295,7 +298,7 @@ impl FsError {
             FsError::Quota => libc::EDQUOT,
             FsError::NoSpace => libc::ENOSPC,
             FsError::ReadOnly(_) => libc::EROFS,
-            FsError::Corrupt(_) | FsError::Fenced(_) | FsError::Io(_) => libc::EIO,
+            FsError::Corrupt(_) | FsError::Fenced(_) | FsError::Io(_) | FsError::Unavailable(_) => libc::EIO,
         }
     }
 }

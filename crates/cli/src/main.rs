@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod daemon;
 mod failure;
+mod found;
 mod keeper;
 mod progress;
 #[cfg(test)]

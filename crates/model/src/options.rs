@@ -186,7 +186,9 @@ fn seconds(key: &str, value: &str) -> Result<u64> {
     let (n, unit) = value.split_at(split);
     let n: u64 = n.parse().map_err(|_| bad())?;
     let unit = match unit {
-        "" | "s" => 1,
+        "s" => 1,
+        // A bare number may be meant in days.
+        "" if n == 0 => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86400,
@@ -314,6 +316,7 @@ mod tests {
             ("cache", "Fast"),
             ("encrypt", "maybe"),
             ("retention", "7 days"),
+            ("retention", "7"),
             ("retention", "99999999999d"),
             ("store", "a/b"),
         ] {

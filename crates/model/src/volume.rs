@@ -110,6 +110,9 @@ pub struct Volume {
 pub struct FoundVolume {
     /// Its id.
     pub id: VolumeId,
+    /// What it was called by who made it, if that was noted and can be read here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<VolumeName>,
     /// When it was made, by the store's clock.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -1,10 +1,11 @@
 //! The crash matrix: every script, struck at every step, in every way; and the proof that it would see a bug.
 
-use orlop_sim::crash::{End, Plan, Workload, examine, steps_of, workloads};
+use orlop_sim::crash::{End, Plan, Workload, examine, generated as generated_from, steps_of, workloads};
 use orlop_sim::posix::op::{At, Op};
+use orlop_sim::rng::Rng;
 use orlop_sim::scale;
 use orlop_sim::world::{Fault, Loss, Rule, Step, Verdict, Weak};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -105,6 +106,128 @@ matrix![
     a_database_of_pages,
     generated,
 ];
+
+/// Workloads by chance in a part of those below, and crash points by chance in each.
+const WORKLOADS: u64 = 50;
+const POINTS: u64 = 50;
+
+/// What a step concerns: what is done, and to which kind of thing.
+fn kind_of(step: &Step) -> String {
+    let shown = format!("{step:?}");
+    let what = shown.split('(').next().unwrap_or_default();
+    let parts = ["journal", ".segment", "staged", "meta/manifest", "meta/compacted", "holder", "state"];
+    let of = parts.iter().find(|part| shown.contains(*part)).unwrap_or(&"other");
+    format!("{what} {of}")
+}
+
+/// Crash points that no script has thought of; together the parts are ten thousand in each run, and with another `ORLOP_SEED` others.
+fn strike_by_chance(part: u64) {
+    let (mut broken, mut cells, mut met) = (Vec::new(), 0u64, 0u64);
+    let (mut done, mut struck) = (BTreeSet::new(), BTreeSet::new());
+    let seed: u64 = std::env::var("ORLOP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let mut rng = Rng::new(seed * 4 + part);
+    for _ in 0..WORKLOADS * scale() {
+        let from = rng.below(u64::MAX);
+        let workload = generated_from(from);
+        done.extend(workload.ops.iter().map(|op| format!("{op:?}").split([' ', '(']).next().unwrap_or_default().to_owned()));
+        let steps = steps_of(&workload).unwrap_or_else(|why| panic!("workload {from}, undisturbed: {why}"));
+        for _ in 0..POINTS {
+            let (n, seed) = (1 + rng.below(steps), rng.below(1 << 40));
+            let mut all = plans(n, steps, seed);
+            let plan = all.swap_remove(rng.below(all.len() as u64) as usize);
+            let last = Arc::new(Mutex::new((0, None)));
+            let seen = last.clone();
+            let watch: Rule = Arc::new(move |step: &Step| {
+                let mut seen = seen.lock().expect("nobody panics here");
+                seen.0 += 1;
+                if seen.0 == n {
+                    seen.1 = Some(kind_of(step));
+                }
+                Verdict::Do
+            });
+            cells += 1;
+            match examine(&workload, &Plan { rule: Some(watch), ..plan.clone() }) {
+                Ok(outcome) => met += u64::from(outcome.hit),
+                Err(why) => broken.push(format!(
+                    "workload {from}: {:?} {:?} seed {seed} recovery {:?}: {why}",
+                    plan.fault, plan.end, plan.strike_recovery
+                )),
+            }
+            struck.extend(last.lock().expect("nobody panics here").1.take());
+        }
+    }
+    println!("{cells} cells, {met} struck; operations {done:?}; struck at {struck:?}");
+    assert!(broken.is_empty(), "{} of {cells} cells break a promise:\n{}", broken.len(), broken[..broken.len().min(8)].join("\n"));
+    assert!(met * 10 >= cells * 9, "only {met} of {cells} faults were met");
+    let missing = |wanted: &[&str], had: &BTreeSet<String>| -> Vec<String> {
+        wanted.iter().filter(|w| !had.contains(**w)).map(|w| (*w).to_owned()).collect()
+    };
+    assert_eq!(missing(OPERATIONS, &done), [""; 0], "operations that were never done");
+    assert_eq!(missing(THINGS, &struck), [""; 0], "steps that were never struck");
+}
+
+/// Every operation that changes something, and every way to end.
+const OPERATIONS: &[&str] = &[
+    "Make",
+    "MakeDir",
+    "Symlink",
+    "Link",
+    "Unlink",
+    "RemoveDir",
+    "Rename",
+    "Hold",
+    "Drop",
+    "Write",
+    "Truncate",
+    "Chmod",
+    "Chown",
+    "Touch",
+    "Allocate",
+    "SetXattr",
+    "RemoveXattr",
+    "Fsync",
+    "SyncAll",
+    "Compact",
+    "Trim",
+    "Idle",
+    "Reopen",
+    "Kill",
+];
+/// Steps on every kind of file and object. Rarer ones, such as the first of a volume's life, the scripts strike one by one.
+const THINGS: &[&str] = &[
+    "Create journal",
+    "Write journal",
+    "SyncData journal",
+    "SyncDir journal",
+    "Remove journal",
+    "Create .segment",
+    "Write .segment",
+    "SyncData .segment",
+    "SyncDir staged",
+    "Remove .segment",
+    "Put meta/manifest",
+    "Put meta/compacted",
+];
+
+#[test]
+fn by_chance_1() {
+    strike_by_chance(1);
+}
+
+#[test]
+fn by_chance_2() {
+    strike_by_chance(2);
+}
+
+#[test]
+fn by_chance_3() {
+    strike_by_chance(3);
+}
+
+#[test]
+fn by_chance_4() {
+    strike_by_chance(4);
+}
 
 /// Linux marks pages clean when writing them failed. A volume that is opened again after a failed sync reads them
 /// from the page cache, syncs without an error, and loses them with the power.

@@ -56,6 +56,12 @@ pub fn error(what: impl std::fmt::Display, source: &object_store::Error) -> Erro
     }
 }
 
+/// Whether an error only says that the store does not answer now, and nothing of what it holds.
+pub fn is_unreachable(source: &object_store::Error) -> bool {
+    let refused = crate::s3::Refusal::find(source).map(|r| r.kind);
+    refused == Some(ErrorKind::Unavailable) || (refused.is_none() && chain(source).any(|e| e.is::<HttpError>()))
+}
+
 /// A server that was not reached, or that broke off: the client names its last cause nowhere but at the end of the chain.
 fn unreachable(what: impl std::fmt::Display, source: &object_store::Error) -> Error {
     let mut text = without_queries(&source.to_string());

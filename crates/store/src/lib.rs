@@ -16,7 +16,7 @@ pub mod keys;
 pub mod testing;
 pub mod wrap;
 
-pub use error::error;
+pub use error::{error, is_unreachable};
 pub use keys::{create_volume_store, volume_store};
 pub use local::{LocalStore, sweep_unfinished};
 pub use open::{SCHEMES, folder_of, open, open_spec};

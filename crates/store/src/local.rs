@@ -75,6 +75,10 @@ impl LocalStore {
                 None => break,
             }
         }
+        if at.exists() && !at.is_dir() {
+            return Err(orlop_model::Error::invalid(format!("store folder {}: {} is not a folder", root.display(), at.display()))
+                .with_remedy("name a folder that exists or can be made, and that this user may write"));
+        }
         std::fs::create_dir_all(root).map_err(|e| say(&e))?;
         for dir in &made {
             if let Some(parent) = dir.parent() {

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use url::Url;
 
-/// The schemes that [`open`] knows, with the form of their URLs.
+/// The schemes that a store of an Orlop can have, with the form of their URLs.
 pub const SCHEMES: &[(&str, &str)] =
-    &[("file", "file:///srv/orlop"), ("s3", "s3://bucket/prefix"), ("mem", "mem://name (memory of one process, for tests)")];
+    &[("file", "file:///srv/orlop"), ("s3", "s3://bucket/prefix"), ("dir", "dir:///srv/folder (plain folders)")];
 
 static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 

@@ -10,7 +10,7 @@ use crate::host::HostDisk;
 use crate::journal::inspect;
 use crate::log::Place;
 use crate::segment::{inspect_header, parse_name};
-use crate::types::BLOCK;
+use crate::types::{BLOCK, FsError};
 use crate::view::View;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
@@ -38,6 +38,7 @@ pub(crate) enum Kind {
     Header,
     Keys,
     Owner,
+    Name,
     Namespace,
     Pack,
     Log(Place),
@@ -53,6 +54,7 @@ pub(crate) fn kind_of(below: &str) -> Kind {
         None if below == "volume.json" => Kind::Header,
         None if below == "keys.json" => Kind::Keys,
         None if below == "owner.json" => Kind::Owner,
+        None if below == "name.json" => Kind::Name,
         Some(("meta", _)) => Kind::Namespace,
         Some(("packs", _)) => Kind::Pack,
         Some(("log", name)) => Place::parse(name).map_or(Kind::Unknown, Kind::Log),
@@ -224,6 +226,10 @@ impl<'a> Places<'a> {
                 crate::log::lease::Look::Damaged(why) => Err(wrong(why)),
                 _ => Ok(()),
             },
+            Kind::Name => {
+                let bytes = self.store.get(at).await?.bytes().await?;
+                crate::name::inspect(&bytes, self.volume).map_err(wrong)
+            }
             Kind::Keys => {
                 let bytes = self.store.get(at).await?.bytes().await?;
                 serde_json::from_slice::<serde_json::Value>(&bytes).map(drop).map_err(|e| wrong(format!("it is not JSON: {e}")))
@@ -339,6 +345,12 @@ impl<'a> Places<'a> {
             }
         }
     }
+}
+
+/// The error of who needs to know all objects.
+pub(crate) fn not_listed(e: &object_store::Error) -> FsError {
+    let text = orlop_store::error("listing the store", e).message;
+    if orlop_store::is_unreachable(e) { FsError::Unavailable(text) } else { FsError::Io(text) }
 }
 
 fn read_whole(file: &dyn crate::host::HostFile, end: Option<u64>) -> io::Result<Vec<u8>> {

@@ -11,10 +11,8 @@ use crate::fs::FileSystem;
 use crate::log::lease::{self, Look};
 use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
-use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Durability, Error, OutagePolicy, Result, VolumeId};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,14 +33,6 @@ pub struct Rescue {
     pub state_dir: Option<PathBuf>,
     /// A folder for changes that nobody wants to keep; removed by whoever made it.
     pub scratch: PathBuf,
-}
-
-/// The volumes that a store holds, by the folders below `volumes/`.
-pub async fn volumes_in(store: &dyn ObjectStore) -> Result<Vec<VolumeId>> {
-    let listed = store.list_with_delimiter(Some(&StorePath::from("volumes"))).await;
-    let listed = listed.map_err(|e| orlop_store::error("listing the store's volumes", &e))?;
-    let ids: BTreeSet<String> = listed.common_prefixes.iter().filter_map(|p| p.filename().map(ToOwned::to_owned)).collect();
-    Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 /// Opens a volume for reading it out.

@@ -6,7 +6,7 @@
 //! (`ORLOP_SEED` repeats one).
 
 use crate::flip::{Expected, bytes, dress, read_all};
-use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, rescue};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, note_name, rescue};
 use orlop_model::{ErrorKind, OutagePolicy, VolumeId};
 use orlop_store::keys::{MasterKeys, create_ring, sealed_store};
 use orlop_store::object_store::memory::InMemory;
@@ -109,7 +109,9 @@ async fn make(sealed: bool, sizes: Sizes) -> (Volume, Expected, Image, Image) {
         MasterKeys::ensure(dir.path()).expect("a key");
         create_ring(&*store, &v.prefix, &MasterKeys::load(dir.path()).expect("keys")).await.expect("a ring");
     }
-    format_volume(&v.view(&store).await.expect("a view"), &v.prefix, id).await.expect("formatted");
+    let view = v.view(&store).await.expect("a view");
+    format_volume(&view, &v.prefix, id).await.expect("formatted");
+    note_name(&*view, &v.prefix, id, &"orders".parse().expect("a name")).await.expect("noted");
     let mut expected = Expected::new();
     let hosts = tempfile::tempdir().expect("a temporary folder");
 
@@ -265,7 +267,7 @@ async fn everything(sealed: bool) {
         .and_then(|s| s.parse().ok())
         .unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64);
     let (v, expected, before, image) = make(sealed, if all { FEW } else { SIZES }).await;
-    for folder in ["/log/", "/packs/", "/meta/manifest/", "/meta/compacted/", "/owner.json", "/volume.json"] {
+    for folder in ["/log/", "/packs/", "/meta/manifest/", "/meta/compacted/", "/owner.json", "/volume.json", "/name.json"] {
         assert!(image.keys().any(|at| at.contains(folder)), "there is a {folder}: {:?}", image.keys());
     }
     assert_eq!(image.keys().any(|at| at.ends_with("/keys.json")), sealed);

@@ -1,6 +1,7 @@
 //! `orlop gc`
 
 use crate::args::Context;
+use crate::found::{self, Keys};
 use crate::ui::Table;
 use orlop_model::{ByteSize, Error, FoundVolume, GcReport, Result, Store, StoreName, Stray, VolumeId, VolumeKind, VolumeName, VolumeRef};
 use serde::Serialize;
@@ -70,17 +71,11 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 /// The volumes in a folder of this host.
 async fn on_this_host(store: &Store, cx: &Context) -> Result<Vec<FoundVolume>> {
     let known: BTreeMap<VolumeId, VolumeName> = cx.client.volumes(true, false).await?.into_iter().map(|v| (v.id, v.name)).collect();
-    let there = orlop_chunkfs::rescue::volumes_in(&*orlop_store::open_spec(&store.spec)?).await?;
-    let found = |id: VolumeId| FoundVolume {
-        known_as: known.get(&id).cloned(),
-        id,
-        made_at: None,
-        encrypted: false,
-        last_host: None,
-        released: false,
-        problem: None,
-    };
-    Ok(there.into_iter().map(found).collect())
+    let mut there = found::find(&orlop_store::open_spec(&store.spec)?, &Keys::Nowhere).await?;
+    for found in &mut there {
+        found.known_as = known.get(&found.id).cloned();
+    }
+    Ok(there)
 }
 
 fn note(cx: &Context, what: &str, e: Error) -> Error {
@@ -91,7 +86,8 @@ fn note(cx: &Context, what: &str, e: Error) -> Error {
 fn strangers(unknown: &[Unknown]) -> String {
     let line = |u: &Unknown| {
         let host = u.volume.last_host.as_ref().map(|h| format!(", last used on {h}")).unwrap_or_default();
-        format!("kept: volume {} in store {} is not known here{host}; orlop export reads it out\n", u.volume.id, u.store)
+        let name = u.volume.name.as_ref().map(|n| format!(" ({n})")).unwrap_or_default();
+        format!("kept: volume {}{name} in store {} is not known here{host}; orlop export reads it out\n", u.volume.id, u.store)
     };
     unknown.iter().map(line).collect()
 }

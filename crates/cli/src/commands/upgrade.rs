@@ -145,11 +145,7 @@ impl Move<'_> {
             Err(e) => return Err(e),
         };
         // One that speaks another language is found here, before anything was touched.
-        let keeper = match KeeperClient::connect(&self.cx.root).await {
-            Ok(keeper) => Some((keeper.pid().await?, keeper)),
-            Err(e) if e.kind == ErrorKind::Unavailable => None,
-            Err(e) => return Err(e.during("nothing was changed")),
-        };
+        let keeper = self.keeper(status.is_some()).await.map_err(|e| e.during("nothing was changed"))?;
         let mut daemon = None;
         if status.is_none() && keeper.is_none() && has_workers(&self.cx.root) {
             return Err(Error::unavailable(format!(
@@ -204,6 +200,25 @@ impl Move<'_> {
         }
         progress.end();
         Ok(parts)
+    }
+
+    /// The keeper, if one runs. One that was killed this moment has a successor soon, which the daemon starts: without it the workers that go
+    /// on would be taken for none.
+    async fn keeper(&self, is_daemon_there: bool) -> Result<Option<(u32, KeeperClient)>> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let found = async {
+                let keeper = KeeperClient::connect(&self.cx.root).await?;
+                Ok::<_, Error>((keeper.pid().await?, keeper))
+            };
+            match found.await {
+                Ok(keeper) => return Ok(Some(keeper)),
+                Err(e) if e.kind != ErrorKind::Unavailable => return Err(e),
+                Err(_) if !is_daemon_there || !has_workers(&self.cx.root) => return Ok(None),
+                Err(e) if Instant::now() > until => return Err(e),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
 
     fn state_of(&self, pid: u32) -> Result<State> {

@@ -1,6 +1,6 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
-use crate::world::{World, can_mount, s3_words};
+use crate::world::{World, can_mount, s3_words, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -259,7 +259,9 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
         all
     };
     let listed = w.run(&["export", "--store", &url]).ok();
-    assert_eq!(listed.out.trim(), id);
+    assert!(listed.out.contains(&id) && listed.out.contains(" db "), "{}", listed.out);
+    let one = &w.json(&["export", "--store", &url])[0];
+    assert_eq!((&one["id"], &one["name"]), (&serde_json::json!(id), &serde_json::json!("db")));
     let unknown = w.run(&["export", "00000000-0000-4000-8000-000000000000", "--store", &url, "--to", "x"]);
     assert_eq!(unknown.code, 3, "{}", unknown.err);
     assert!(unknown.err.contains(&id), "the error lists what is there: {}", unknown.err);
@@ -268,9 +270,9 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
     let to = w.path("out");
     w.run(&["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", to.to_str().expect("plain")]).ok();
     same_tree(&dir, &to);
-    // The host's folder is found by itself beside the store.
+    // The name that it was made under is enough, and the host's folder is found by itself beside the store.
     let found = w.path("found");
-    let said = w.run(&["export", &id, "--store", &url, "--to", found.to_str().expect("plain")]).ok();
+    let said = w.run(&["export", "db", "--store", &url, "--to", found.to_str().expect("plain")]).ok();
     assert!(said.err.contains(state.to_str().expect("plain")), "{}", said.err);
     same_tree(&dir, &found);
     assert_eq!(stamp(&w.root.join("stores/default/volumes").join(&id)), before, "the store is as it was");
@@ -294,6 +296,20 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
     assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
     assert!(ended.out.contains("damaged:"), "{}", ended.out);
     assert!(files_below(&w.path("")).iter().all(|p| !p.to_string_lossy().contains(".orlop-export-")), "no scratch is left");
+
+    // A volume whose name is not noted, or damaged, gets it at its next mount.
+    let noted = w.root.join("stores/default/volumes").join(&id).join("name.json");
+    let whole = std::fs::read(&noted).expect("noted");
+    for damaged in [false, true] {
+        std::fs::remove_file(&noted).expect("removed");
+        if damaged {
+            std::fs::write(&noted, b"{}").expect("written");
+        }
+        w.run(&["export", "db", "--store", &url]).fails(3, "no volume");
+        w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+        wait("the name is noted anew", || std::fs::read(&noted).is_ok_and(|now| now == whole));
+        w.run(&["unmount", "db"]).ok();
+    }
 }
 
 #[test]
@@ -317,13 +333,18 @@ fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lo
     let key = w.path("master.key");
     w.run(&["key", "export", "--output-file", key.to_str().expect("plain")]).ok();
     let id = id_of(&w, "db");
-    let export = |to: &Path| {
+    let export = |volume: &str, to: &Path| {
         let words =
-            ["export", &id, "--store", "s3://bucket/pre", "--key", key.to_str().expect("plain"), "--to", to.to_str().expect("plain")];
+            ["export", volume, "--store", "s3://bucket/pre", "--key", key.to_str().expect("plain"), "--to", to.to_str().expect("plain")];
         w.run(&[&words[..], &how[..]].concat())
     };
     let sealed = ["export", &id, "--store", "s3://bucket/pre", "--to", "nowhere"];
-    w.run(&[&sealed[..], &how[..]].concat()).fails(7, "sealed");
+    w.run(&[&sealed[..], &how[..]].concat()).fails(7, "encrypted");
+    let named = ["export", "db", "--store", "s3://bucket/pre", "--to", "nowhere"];
+    let unknown = w.run(&[&named[..], &how[..]].concat());
+    assert!(unknown.code == 3 && unknown.err.contains("--key"), "its name is sealed too: {}", unknown.err);
+    let noted = std::fs::read(server.folder().join("pre/volumes").join(&id).join("name.json")).expect("noted");
+    assert!(!noted.windows(4).any(|w| w == b"name"), "{}", String::from_utf8_lossy(&noted));
     let whole = |to: &Path| {
         assert!(
             std::fs::read(to.join("big")).expect("big")
@@ -331,7 +352,7 @@ fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lo
         );
         assert_eq!(std::fs::read_to_string(to.join("note")).expect("note"), "synced");
     };
-    export(&w.path("alive")).ok();
+    export(&id, &w.path("alive")).ok();
     whole(&w.path("alive"));
     // The writer was neither kept out nor fenced.
     std::fs::write(dir.join("after"), "mine").expect("written");
@@ -345,7 +366,7 @@ fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lo
     // The host is gone, with all that was on it but the key.
     w.run(&["down", "--force"]).ok();
     std::fs::remove_dir_all(w.root.join("state")).expect("removed");
-    export(&w.path("lost")).ok();
+    export("db", &w.path("lost")).ok();
     whole(&w.path("lost"));
     assert_eq!(std::fs::read_to_string(w.path("lost").join("after")).expect("after"), "mine");
 }
@@ -393,4 +414,30 @@ fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
         assert_eq!(std::fs::read_to_string(to.join("fresh")).expect("there"), "on this host alone");
     }
     proxy.heal();
+}
+
+#[test]
+fn a_store_that_is_away_is_no_damage() {
+    if !can_mount("a_store_that_is_away_is_no_damage") {
+        return;
+    }
+    let Some(server) = S3Server::start("bucket") else { return };
+    let proxy = FaultProxy::start(server.addr());
+    let w = World::up();
+    let how = s3_words(&server, proxy.addr());
+    let how = how.each_ref().map(String::as_str);
+    w.run(&[&["store", "add", "cloud", "s3://bucket/pre", "--set", "timeout=2s", "--set", "connect_timeout=1s"], &how[..]].concat()).ok();
+    w.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    std::fs::write(dir.join("f"), vec![7u8; 1 << 20]).expect("written");
+    std::fs::File::open(dir.join("f")).and_then(|f| f.sync_all()).expect("synced");
+    proxy.set(Faults::down());
+    for words in [["check", "db"], ["gc", "db"]] {
+        let ended = w.run(&words);
+        assert!(ended.code == 9 && ended.err.contains("hint: ") && !ended.out.contains("damaged"), "{words:?}: {}{}", ended.out, ended.err);
+    }
+    w.run(&["volume", "du", "db"]).fails(9, "store");
+    proxy.heal();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
 }

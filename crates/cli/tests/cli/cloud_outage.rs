@@ -1,10 +1,11 @@
 //! Outages, through a proxy that breaks what passes: whatever the store does, nothing that was acknowledged is lost, nobody
 //! who needs nothing of it waits, and everything heals by itself.
 
-use crate::world::{World, can_mount};
+use crate::world::{World, can_mount, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::fs::File;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -51,18 +52,25 @@ impl Cloud {
         self.world.path("m").join(name)
     }
 
-    /// The volume as a host finds it that has only the store: nothing of this one's disk.
-    pub(crate) fn on_another_host(&self, expected: &[(String, Vec<u8>)]) {
+    /// The volume, mounted in the folder `m` of a host that has only the store, at this address: nothing of this one's disk.
+    fn another_host(&self, store: SocketAddr, options: &[&str]) -> World {
         // It may have been unmounted already.
         self.world.run(&["unmount", "db"]);
         let id = self.world.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id").to_owned();
         let other = World::up();
-        let (credentials, endpoint) =
-            (format!("file:{}", self.server.credentials_file().display()), format!("endpoint=http://{}", self.server.addr()));
+        let (credentials, endpoint) = (format!("file:{}", self.server.credentials_file().display()), format!("endpoint=http://{store}"));
         other.run(&["store", "add", "cloud", "s3://bucket/p", "--credentials", &credentials, "--set", &endpoint]).ok();
-        other.run(&["volume", "adopt", "db", "--store", "cloud", "--id", &id]).ok();
+        let mut words = vec!["volume", "adopt", "db", "--store", "cloud", "--id", &id];
+        words.extend(options.iter().flat_map(|o| ["-o", o]));
+        other.run(&words).ok();
         let dir = other.dir("m");
         other.run(&["mount", "db", &dir]).ok();
+        other
+    }
+
+    /// The volume as another host finds it.
+    pub(crate) fn on_another_host(&self, expected: &[(String, Vec<u8>)]) {
+        let other = self.another_host(self.server.addr(), &[]);
         for (name, data) in expected {
             assert!(std::fs::read(other.path("m").join(name)).expect("there") == *data, "{name}");
         }
@@ -269,6 +277,71 @@ fn what_is_not_sent_and_what_is_copied_stay_under_their_caps() {
         std::thread::sleep(Duration::from_millis(500));
     }
     cloud.on_another_host(&files[..3]);
+}
+
+#[test]
+fn what_is_read_for_the_first_time_from_a_store_that_lies_is_right_or_an_error() {
+    const FILES: usize = 3;
+    let Some(cloud) = Cloud::new("cold reads", &[]) else { return };
+    // Only what file contents are in, so that nobody loses the volume over it.
+    let contents = |fault: Fault| Rule::new(fault).on("GET").at("packs/");
+    let lies = [
+        ("now and then wrong", contents(Fault::Flip).one_in(3), false),
+        ("now and then cut", contents(Fault::Truncate).one_in(3), false),
+        ("now and then 503", contents(Fault::Status(503)).one_in(3), false),
+        ("always wrong", contents(Fault::Flip), true),
+        ("always cut", contents(Fault::Truncate), true),
+    ];
+    // Each file is more than a request brings along with another.
+    let file = |lie: usize, n: usize| (format!("f{lie}-{n}"), data(lie * FILES + n).repeat(100));
+    let files: Vec<_> = (0..lies.len() * FILES).map(|i| file(i / FILES, i % FILES)).collect();
+    for (name, data) in &files {
+        write_and_sync(&cloud.path(name), data).expect("synced");
+    }
+    for (lie, (what, rule, always)) in lies.into_iter().enumerate() {
+        // Another host each time, to which no reading before has brought anything along.
+        let other = cloud.another_host(cloud.proxy.addr(), &["outage=fail"]);
+        let read = |name: &str| std::fs::read(other.path("m").join(name));
+        // What is known of files is not what is tried here.
+        for (name, data) in &files {
+            assert_eq!(other.path("m").join(name).metadata().expect("there").len(), data.len() as u64);
+        }
+        cloud.proxy.forget();
+        cloud.proxy.set(Faults::only(rule));
+        let began = Instant::now();
+        let mut whole = 0;
+        for (name, data) in (0..FILES).map(|n| file(lie, n)) {
+            match read(&name) {
+                Ok(bytes) => {
+                    assert!(bytes == data, "{what}: {name} has other bytes than were written");
+                    whole += 1;
+                }
+                Err(e) => assert_eq!(e.raw_os_error(), Some(nix::libc::EIO), "{what}: {name}: {e}"),
+            }
+        }
+        println!("{what}: {whole} of {FILES} are whole, after {:?}", began.elapsed());
+        // Of a long answer most is right, and what is not is asked for again: even where every answer lies a file may come whole.
+        assert!(always || whole > 0, "{what}: {whole} of {FILES} are whole");
+        assert!(began.elapsed() < Duration::from_secs(120), "{what}: {:?}", began.elapsed());
+        // None of the lies is kept.
+        cloud.proxy.heal();
+        for (name, data) in (0..FILES).map(|n| file(lie, n)) {
+            wait("it heals", || read(&name).is_ok());
+            assert!(read(&name).expect("healed") == data, "{what}: {name} after it healed");
+        }
+        other.run(&["unmount", "db"]).ok();
+        let check = other.run(&["check", "db"]);
+        assert_eq!(check.code, 0, "{what}: {}{}", check.out, check.err);
+    }
+
+    // A name that the store does not tell keeps nobody from anything.
+    let other = cloud.another_host(cloud.proxy.addr(), &[]);
+    other.run(&["unmount", "db"]).ok();
+    cloud.proxy.set(Faults::only(Rule::new(Fault::Hang).at("name.json")));
+    let began = Instant::now();
+    other.run(&["mount", "db", &other.dir("m")]).ok();
+    other.run(&["unmount", "db"]).ok();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[test]

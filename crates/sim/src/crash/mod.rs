@@ -14,4 +14,4 @@ mod workload;
 
 pub use oracle::{History, judge};
 pub use run::{End, Outcome, Plan, examine, steps_of};
-pub use workload::{Workload, workloads};
+pub use workload::{Workload, generated, workloads};

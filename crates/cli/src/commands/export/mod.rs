@@ -3,27 +3,26 @@
 mod folder;
 mod read;
 mod tar;
+mod which;
 
 use crate::args::Context;
 use crate::commands::store::settings;
 use crate::failure::FOUND;
+use crate::found::{self, Keys};
 use crate::progress::Progress;
 use crate::ui::Table;
-use object_store::ObjectStoreExt;
 use orlop_chunkfs::rescue::{self, Rescue};
-use orlop_model::{ByteSize, CredentialsRef, Error, ErrorKind, Result, StoreSpec, VolumeId};
-use orlop_store::ObjectStore;
-use orlop_store::keys::{MasterKeys, sealed_store};
+use orlop_model::{ByteSize, CredentialsRef, Error, Result, StoreSpec, VolumeId};
+use orlop_store::keys::MasterKeys;
 use read::{Sink, Walk};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Reads a volume out of its store into a folder or a tar file, with no daemon and no registry. Writes nothing to the
 /// store and keeps no writer out; exit code 1 when something could not be read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The volume's id; without it the volumes in the store are listed.
+    /// The volume's name as it was made, or its id; without it the volumes in the store are listed.
     volume: Option<String>,
     /// The store's URL, as `orlop store add` takes it.
     #[arg(long, value_name = "URL")]
@@ -41,7 +40,7 @@ pub(crate) struct Args {
     /// volume on a local store. Found by itself if the store is <root>/stores/NAME.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// A folder that is empty or does not exist yet, or a file whose name ends with .tar. A folder named as the volume's id if absent.
+    /// A folder that is empty or does not exist yet, or a file whose name ends with .tar. A folder named as the volume if absent.
     #[arg(long, value_name = "DIR|FILE.tar")]
     to: Option<PathBuf>,
 }
@@ -80,14 +79,18 @@ pub(crate) fn run(args: &Args, cx: &Context) -> Result<u8> {
 async fn export(args: &Args, cx: &Context) -> Result<u8> {
     let spec = spec(args)?;
     let store = orlop_store::open_spec(&spec)?;
-    let volume = match wanted(args, &*store, cx).await? {
-        Some(volume) => volume,
-        None => return Ok(0),
+    let keys = match &args.key {
+        Some(file) => {
+            Keys::These(MasterKeys::from_file(file).map_err(|e| e.with_remedy("give the file that orlop key export made, with mode 0600"))?)
+        }
+        None => Keys::Nowhere,
     };
-    let to = args.to.clone().unwrap_or_else(|| PathBuf::from(volume.to_string()));
+    let Some(found) = which::wanted(args.volume.as_deref(), &store, &keys, cx).await? else { return Ok(0) };
+    let volume = found.id;
+    let to = args.to.clone().or_else(|| args.volume.as_ref().map(PathBuf::from)).unwrap_or_default();
     let to = to.as_path();
     let prefix = format!("volumes/{volume}");
-    let remote = !spec.is_local() || exists(&*store, &format!("{prefix}/owner.json")).await?;
+    let remote = !spec.is_local() || found::exists(&*store, &format!("{prefix}/owner.json").into()).await?;
     let state = args.state.clone().or_else(|| beside(&spec, volume).filter(|dir| !remote && rescue::looks_like_state(dir)));
     match &state {
         Some(dir) if args.state.is_none() => cx.ui.note(&format!("note: what the store does not have is read from {}", dir.display())),
@@ -102,7 +105,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
         return Err(Error::invalid(format!("{} is not the folder of a volume on its host", dir.display()))
             .with_remedy("it has the folders journal and staged: <root>/state/<volume id>"));
     }
-    let store = unsealed(store, &prefix, args.key.as_deref()).await?;
+    let store = keys.view(store, &prefix, found.encrypted).await?;
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
@@ -111,7 +114,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
         let remedy = "orlop check names what is damaged; without --state the store alone is read";
         if e.remedy.is_some() { e } else { e.with_remedy(remedy) }
     })?;
-    let mut sink: Box<dyn Sink> = match to.extension().is_some_and(|e| e == "tar") {
+    let mut sink: Box<dyn Sink> = match args.to.is_some() && to.extension().is_some_and(|e| e == "tar") {
         true => Box::new(tar::TarFile::create(to, &scratch.0)?),
         false => Box::new(folder::Folder::create(to)?),
     };
@@ -143,45 +146,6 @@ fn spec(args: &Args) -> Result<StoreSpec> {
     let spec = StoreSpec { url: args.store.clone(), settings: settings(&args.settings)?, credentials };
     spec.check()?;
     Ok(spec)
-}
-
-/// The volume to read out; `None` if those that are there were listed instead.
-async fn wanted(args: &Args, store: &dyn ObjectStore, cx: &Context) -> Result<Option<VolumeId>> {
-    let there = rescue::volumes_in(store).await?;
-    let Some(text) = &args.volume else {
-        cx.ui.show(&there, || there.iter().map(|id| format!("{id}\n")).collect())?;
-        return Ok(None);
-    };
-    let list = || match there.len() {
-        0 => "the store holds no volume; see whether URL and settings are those of orlop store inspect".to_owned(),
-        _ => format!("the store holds: {}", there.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-    };
-    let id: VolumeId = text.parse().map_err(|_| {
-        Error::invalid(format!("{text:?} is not a volume's id; without a registry names are not known")).with_remedy(list())
-    })?;
-    if !there.contains(&id) {
-        return Err(Error::not_found(format!("the store holds no volume {id}")).with_remedy(list()));
-    }
-    Ok(Some(id))
-}
-
-async fn exists(store: &dyn ObjectStore, path: &str) -> Result<bool> {
-    match store.head(&path.into()).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(e) => Err(orlop_store::error(path, &e)),
-    }
-}
-
-async fn unsealed(store: Arc<dyn ObjectStore>, prefix: &str, key: Option<&Path>) -> Result<Arc<dyn ObjectStore>> {
-    let sealed = exists(&*store, &format!("{prefix}/keys.json")).await?;
-    match (sealed, key) {
-        (false, _) => Ok(store),
-        (true, Some(key)) => sealed_store(store, prefix, &MasterKeys::from_file(key)?).await,
-        (true, None) => {
-            Err(Error::new(ErrorKind::Denied, "the volume is sealed").with_remedy("give the file of orlop key export with --key FILE"))
-        }
-    }
 }
 
 /// A folder for what nobody wants to keep.

@@ -36,7 +36,8 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     // Checked here too, so that a mistake is told even while the daemon is away.
     let name = args.name.as_deref().unwrap_or_default();
     name.parse::<VolumeName>()?;
-    id.parse::<VolumeId>()?;
+    id.parse::<VolumeId>()
+        .map_err(|e| e.with_remedy(format!("those that are there are listed by: orlop volume adopt --store {store}{}", cx.root_flag())))?;
     VolumeOptions::parse(options.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
     let request = AdoptVolume { name: name.to_owned(), id: id.clone(), options, labels: pairs::read("--label", &args.labels)? };
     let volume = cx.client.adopt(&store, &request).await?;
@@ -47,13 +48,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 
 async fn list(args: &Args, store: &StoreName, cx: &Context) -> Result<u8> {
     let found = cx.client.found(store).await?;
-    cx.ui.show(&found, || {
-        let mut table = Table::new(["ID", "MADE", "LAST ON", "KNOWN HERE AS", ""]);
-        for f in &found {
-            table.row(line(f));
-        }
-        table.text()
-    })?;
+    cx.ui.show(&found, || found_table(&found))?;
     if found.iter().any(|f| f.known_as.is_none()) {
         let name = args.name.as_deref().unwrap_or("NAME");
         cx.ui.note(&format!("nothing was adopted; choose one with: orlop volume adopt {name} --store {store} --id ID{}", cx.root_flag()));
@@ -61,7 +56,16 @@ async fn list(args: &Args, store: &StoreName, cx: &Context) -> Result<u8> {
     Ok(0)
 }
 
-fn line(f: &FoundVolume) -> [String; 5] {
+/// The volumes of a store, a line each.
+pub(crate) fn found_table(found: &[FoundVolume]) -> String {
+    let mut table = Table::new(["ID", "MADE AS", "MADE", "LAST ON", "KNOWN HERE AS", ""]);
+    for f in found {
+        table.row(line(f));
+    }
+    table.text()
+}
+
+fn line(f: &FoundVolume) -> [String; 6] {
     let last = match (&f.last_host, f.released) {
         (Some(host), true) => format!("{host}, let go"),
         (Some(host), false) => host.clone(),
@@ -74,6 +78,7 @@ fn line(f: &FoundVolume) -> [String; 5] {
     remarks.extend(f.problem.clone());
     [
         f.id.to_string(),
+        f.name.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
         f.made_at.map_or_else(|| "-".to_owned(), moment),
         last,
         f.known_as.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),

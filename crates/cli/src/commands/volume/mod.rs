@@ -10,6 +10,8 @@ mod remove;
 mod restore;
 mod set;
 
+pub(crate) use adopt::found_table;
+
 use crate::args::Context;
 use orlop_model::{Result, Volume};
 
