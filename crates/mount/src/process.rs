@@ -92,7 +92,7 @@ pub(crate) async fn rest_when_quiet(fs: Weak<FileSystem>, rest: impl Fn()) {
             quiet += 1;
         }
         // Slow growth goes unnoticed as work, so a quiet process that has grown rests again.
-        let again = quiet % (10 * QUIET) == 0 && pages().0 > KEPT;
+        let again = quiet % QUIET == 0 && pages().0 > KEPT;
         if quiet >= QUIET && (!rested || again) {
             rested = true;
             fs.forget_rows();

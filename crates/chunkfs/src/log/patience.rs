@@ -107,7 +107,7 @@ impl Patience {
     where
         F: Future<Output = object_store::Result<T>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, began) = (FIRST_PAUSE, Instant::now());
         loop {
             let left = self.deadline.saturating_sub(self.away_for());
             // Even after the deadline it is asked once, shortly: so it is found to be back by whoever needs it.
@@ -124,8 +124,10 @@ impl Patience {
                 Ok(Err(e)) => self.failed_because(what, &e),
                 Err(_) => self.failed(),
             }
-            if bounded && self.away_for() >= self.deadline {
-                return Err(FsError::Io(format!("{what}: the store has not answered for {} seconds", self.away_for().as_secs())));
+            // Others may be answered all the time, and only this one never be.
+            let in_vain = self.away_for().max(began.elapsed());
+            if bounded && in_vain >= self.deadline {
+                return Err(FsError::Io(format!("{what}: the store has not answered for {} seconds", in_vain.as_secs())));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -173,5 +175,12 @@ mod tests {
         let began = Instant::now();
         let hung = patience.as_the_policy_says("x", std::future::pending::<object_store::Result<()>>).await;
         assert!(hung.is_err() && began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        // And one that fails while all others are answered.
+        let began = Instant::now();
+        let alone = patience.as_the_policy_says("x", || async {
+            patience.answered();
+            Err::<(), _>(away())
+        });
+        assert!(alone.await.is_err() && began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }

@@ -310,7 +310,9 @@ fn what_is_read_for_the_first_time_from_a_store_that_lies_is_right_or_an_error()
         cloud.proxy.set(Faults::only(rule));
         let began = Instant::now();
         let mut whole = 0;
-        for (name, data) in (0..FILES).map(|n| file(lie, n)) {
+        // Where nothing helps a reading ends after half a minute, as the policy says.
+        let asked = if always { 1 } else { FILES };
+        for (name, data) in (0..asked).map(|n| file(lie, n)) {
             match read(&name) {
                 Ok(bytes) => {
                     assert!(bytes == data, "{what}: {name} has other bytes than were written");
@@ -319,10 +321,10 @@ fn what_is_read_for_the_first_time_from_a_store_that_lies_is_right_or_an_error()
                 Err(e) => assert_eq!(e.raw_os_error(), Some(nix::libc::EIO), "{what}: {name}: {e}"),
             }
         }
-        println!("{what}: {whole} of {FILES} are whole, after {:?}", began.elapsed());
+        println!("{what}: {whole} of {asked} are whole, after {:?}", began.elapsed());
         // Of a long answer most is right, and what is not is asked for again: even where every answer lies a file may come whole.
-        assert!(always || whole > 0, "{what}: {whole} of {FILES} are whole");
-        assert!(began.elapsed() < Duration::from_secs(120), "{what}: {:?}", began.elapsed());
+        assert!(always || whole > 0, "{what}: {whole} of {asked} are whole");
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}: {:?}", began.elapsed());
         // None of the lies is kept.
         cloud.proxy.heal();
         for (name, data) in (0..FILES).map(|n| file(lie, n)) {
