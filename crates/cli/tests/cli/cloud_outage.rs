@@ -310,7 +310,7 @@ fn what_is_read_for_the_first_time_from_a_store_that_lies_is_right_or_an_error()
         cloud.proxy.set(Faults::only(rule));
         let began = Instant::now();
         let mut whole = 0;
-        // Where nothing helps a reading ends after half a minute, as the policy says.
+        // Where nothing helps a reading ends after half a minute, as the policy says; the kernel asks twice, first for more than was wanted.
         let asked = if always { 1 } else { FILES };
         for (name, data) in (0..asked).map(|n| file(lie, n)) {
             match read(&name) {
@@ -324,7 +324,7 @@ fn what_is_read_for_the_first_time_from_a_store_that_lies_is_right_or_an_error()
         println!("{what}: {whole} of {asked} are whole, after {:?}", began.elapsed());
         // Of a long answer most is right, and what is not is asked for again: even where every answer lies a file may come whole.
         assert!(always || whole > 0, "{what}: {whole} of {asked} are whole");
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(100), "{what}: {:?}", began.elapsed());
         // None of the lies is kept.
         cloud.proxy.heal();
         for (name, data) in (0..FILES).map(|n| file(lie, n)) {
