@@ -1,11 +1,10 @@
 //! Adding a store: examined first, so that one that cannot be reached is never in the registry.
 
-use super::folder::allowed_folder;
+use super::folder::{allowed_folder, refuse_own_folders};
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::StoreRow;
 use orlop_model::{Error, ErrorKind, Outcome, Result, StoreName, StoreSpec};
-use std::path::Path;
 
 impl Inner {
     pub(crate) async fn add_store(&self, name: StoreName, mut spec: StoreSpec) -> Result<Changed> {
@@ -42,18 +41,6 @@ impl Inner {
         self.registry.insert_store(&row).await?;
         Ok((Outcome::Store(Box::new(row.shown(0))), None))
     }
-}
-
-/// A store among Orlop's own files would have its objects taken for those, and the other way round.
-fn refuse_own_folders(spec: &StoreSpec, root: &Path) -> Result<()> {
-    let Some(folder) = spec.url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
-    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    if folder.starts_with(&root) && !folder.starts_with(root.join("stores")) {
-        return Err(Error::invalid(format!("store URL {}: the folder is Orlop's own, below {}", spec.url, root.display()))
-            .with_remedy(format!("name a folder outside of it, or below {}", root.join("stores").display())));
-    }
-    Ok(())
 }
 
 fn not_added(name: &StoreName, e: Error) -> Error {

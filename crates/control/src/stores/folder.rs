@@ -27,13 +27,28 @@ pub fn folder_of(spec: &StoreSpec) -> Result<PathBuf> {
 /// The same, refusing a folder in which Orlop's own lies, or the other way round.
 pub(crate) fn allowed_folder(spec: &StoreSpec, root: &Path) -> Result<PathBuf> {
     let folder = folder_of(spec)?;
-    let real = folder.canonicalize().unwrap_or_else(|_| folder.clone());
-    let real_root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let (real, real_root) = (really(&folder), really(root));
     if real.starts_with(&real_root) || real_root.starts_with(&real) {
         return Err(Error::invalid(format!("{} and Orlop's root {} lie in one another", folder.display(), root.display()))
             .with_remedy("choose a folder elsewhere"));
     }
     Ok(folder)
+}
+
+/// Refuses a `file://` store among Orlop's own files: its objects would be taken for those, and the other way round.
+pub(crate) fn refuse_own_folders(spec: &StoreSpec, root: &Path) -> Result<()> {
+    let Some(folder) = spec.url.strip_prefix("file://").map(|folder| really(Path::new(folder))) else { return Ok(()) };
+    let root = really(root);
+    if folder.starts_with(&root) && !folder.starts_with(root.join("stores")) {
+        return Err(Error::invalid(format!("store URL {}: the folder is Orlop's own, below {}", spec.url, root.display()))
+            .with_remedy(format!("name a folder outside of it, or below {}", root.join("stores").display())));
+    }
+    Ok(())
+}
+
+/// Where a folder is, links followed; as it is written while it is not there.
+fn really(folder: &Path) -> PathBuf {
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 
 #[cfg(test)]

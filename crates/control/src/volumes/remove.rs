@@ -6,7 +6,7 @@ use crate::inner::Inner;
 use crate::registry::{AttachmentRow, Phase, VolumeRow};
 use crate::volumes::plain::moves;
 use crate::volumes::read::shown;
-use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeKind, VolumeRef};
+use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, MountPlan, Outcome, Result, VolumeId, VolumeKind, VolumeRef};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -116,14 +116,18 @@ impl Inner {
 
     /// Nobody deletes for good what another host has, or had last. Asked before anything says that it is being deleted.
     async fn refuse_anothers(&self, row: &VolumeRow) -> Result<()> {
-        if !destroys(row) {
-            return Ok(());
+        match self.has_another(row, &self.plan(row).await?).await {
+            Some(e) => Err(e.during(format_args!("deleting volume {} ({})", row.name, row.id))),
+            None => Ok(()),
         }
-        match self.port_may_destroy(&self.plan(row).await?).await {
-            Err(e) if e.kind == ErrorKind::Busy => Err(e.during(format_args!("deleting volume {} ({})", row.name, row.id))),
-            // A store that is away is asked again before anything is deleted.
-            _ => Ok(()),
+    }
+
+    /// That another host has a volume that was made here, or had it last. A store that is away is asked again before anything is deleted.
+    async fn has_another(&self, row: &VolumeRow, plan: &MountPlan) -> Option<Error> {
+        if row.kind == VolumeKind::Plain || row.adopted {
+            return None;
         }
+        self.port_may_destroy(plan).await.err().filter(|e| e.kind == ErrorKind::Busy)
     }
 
     /// From the moment that the row says so there is no way back: every step can be repeated until all are done.
@@ -136,14 +140,11 @@ impl Inner {
         if moves(row) {
             self.port_discard(&plan).await.map_err(during)?;
         }
-        let moved_away = match destroys(row) {
-            true => self.port_may_destroy(&plan).await.err().filter(|e| e.kind == ErrorKind::Busy),
-            false => None,
-        };
-        if let Some(why) = &moved_away {
+        let anothers = self.has_another(row, &plan).await;
+        if let Some(why) = &anothers {
             tracing::warn!(volume = %row.name, id = %row.id, "forgotten here, and left to the host that has it: {why}");
         }
-        if moved_away.is_some() || (row.adopted && row.kind == VolumeKind::Chunked) {
+        if row.kind == VolumeKind::Chunked && (row.adopted || anothers.is_some()) {
             // Made, or used since, on another host: its bytes in the store are not this one's to delete.
             self.port_forget(&plan).await.map_err(during)?;
         } else {
@@ -159,11 +160,6 @@ impl Inner {
             None => self.config.retention,
         }
     }
-}
-
-/// Whether bytes in a store that others may reach go with the volume.
-fn destroys(row: &VolumeRow) -> bool {
-    row.kind == VolumeKind::Chunked && !row.adopted
 }
 
 fn busy(row: &VolumeRow, held: &[AttachmentRow]) -> Error {
