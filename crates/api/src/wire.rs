@@ -104,7 +104,7 @@ pub struct Attached {
     pub mountpoint: String,
 }
 
-/// Lets go of one attachment: exactly one field is given.
+/// Lets go of one attachment: exactly one of the fields that name it is given.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Detach {
@@ -117,6 +117,10 @@ pub struct Detach {
     /// By the id that Docker gave, for attachments that dockerd lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_mount_id: Option<String>,
+    /// Also while it is used, or while its store does not have what was written: with the last attachment its users are cut off. What
+    /// was acknowledged stays on the host, and is sent when the volume is mounted there again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Asks for a volume to be read whole.

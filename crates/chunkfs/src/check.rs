@@ -13,10 +13,12 @@ mod rows;
 mod tests;
 
 use crate::fs::FileSystem;
+use crate::open::OpenConfig;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use crate::view::View;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Error, Finding, FindingKind, FindingState, VolumeId};
+use orlop_store::VolumeStore;
 use parking_lot::Mutex;
 use places::Places;
 use repair::Fix;
@@ -235,15 +237,16 @@ impl FileSystem {
 
 /// Looks at a volume that is not open: each object, journal file and staged file by itself. Changes nothing.
 pub async fn examine_closed(
-    store: &Arc<dyn ObjectStore>,
+    of: &VolumeStore,
     prefix: &str,
     volume: VolumeId,
     state_dir: &Path,
 ) -> orlop_model::Result<orlop_model::CheckReport> {
     let mut g = Gathered::default();
     let care = Care::default();
-    let disk = crate::host::RealDisk;
-    Places { store, prefix, volume, disk: &disk, state_dir, open: None, care: &care }.look(&mut g).await;
+    let VolumeStore { store, keys } = of;
+    let config = OpenConfig::new(volume, store.clone(), prefix, state_dir).sealed(keys.clone());
+    Places { store, prefix, volume, disk: &*config.host, state_dir, open: None, care: &care }.look(&mut g).await;
     g.is_no_outage(store, prefix).await.map_err(|e| Error::unavailable(e).with_remedy("ask again when the store answers"))?;
     g.settle_damage();
     for d in g.drafts {

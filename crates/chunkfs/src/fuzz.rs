@@ -16,8 +16,10 @@ use bytes::Bytes;
 use orlop_model::Compression;
 use orlop_model::VolumeId;
 use orlop_model::fuzz::Target;
+use orlop_store::keys::HostKeys;
 use std::convert::Infallible;
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 const VOLUME: [u8; 16] = [3; 16];
 const ID: [u8; 16] = [5; 16];
@@ -30,12 +32,18 @@ pub const TARGETS: &[Target] = &[
     Target { name: "row", run: row, seeds: row_seeds, covered: false },
     Target { name: "record", run: record, seeds: record_seeds, covered: false },
     Target { name: "journal-frames", run: journal_frames, seeds: frame_seeds, covered: false },
-    Target { name: "journal-file", run: journal_file, seeds: || vec![journal::sample_file(VOLUME, FIRST, &frames())], covered: false },
+    Target {
+        name: "journal-file",
+        run: journal_file,
+        seeds: || vec![journal::sample_file(VOLUME, FIRST, &records(), None)],
+        covered: false,
+    },
+    Target { name: "journal-file-sealed", run: journal_file, seeds: sealed_journal_seeds, covered: false },
     Target { name: "log-object", run: log_object, seeds: log_seeds, covered: true },
     Target { name: "log-object-inside", run: log_object_inside, seeds: log_inside_seeds, covered: false },
     Target { name: "pack", run: pack_whole, seeds: pack_seeds, covered: true },
     Target { name: "pack-inside", run: pack_inside, seeds: pack_inside_seeds, covered: false },
-    Target { name: "segment-header", run: segment_header, seeds: || vec![segment::header(VOLUME, FIRST, &ID)], covered: true },
+    Target { name: "segment-header", run: segment_header, seeds: segment_header_seeds, covered: true },
     Target { name: "names", run: names, seeds: name_seeds, covered: false },
     Target { name: "volume-header", run: volume_header, seeds: volume_seeds, covered: true },
     Target { name: "volume-name", run: volume_name, seeds: volume_name_seeds, covered: true },
@@ -144,10 +152,24 @@ fn journal_frames(bytes: &[u8]) -> bool {
     true
 }
 
+/// The same in every process, so that what was found can be tried again.
+fn host_keys() -> &'static Arc<HostKeys> {
+    static KEYS: OnceLock<Arc<HostKeys>> = OnceLock::new();
+    KEYS.get_or_init(|| Arc::new(HostKeys::fixed()))
+}
+
+fn sealed_journal_seeds() -> Vec<Vec<u8>> {
+    vec![journal::sample_file(VOLUME, FIRST, &records(), Some(host_keys()))]
+}
+
+fn segment_header_seeds() -> Vec<Vec<u8>> {
+    vec![segment::header(VOLUME, FIRST, &ID, None), segment::header(VOLUME, FIRST, &ID, Some(host_keys().current()))]
+}
+
 fn journal_file(bytes: &[u8]) -> bool {
-    let (last, wrong) = journal::inspect(bytes, VOLUME, FIRST);
+    let (last, wrong) = journal::inspect(bytes, VOLUME, FIRST, Some(host_keys()));
     // What a scan finds is never more than what the closer look accepts.
-    let found = journal::sample_scan(bytes, FIRST);
+    let found = journal::sample_scan(bytes, VOLUME, FIRST, Some(host_keys()));
     assert!(found.windows(2).all(|w| w[1] == w[0] + 1), "numbers without a gap");
     last.is_some() && wrong.is_none()
 }

@@ -10,6 +10,7 @@
 //! 5. A range that `punch` gave back reads as it was or as zeros after a crash, and nothing beside it changes.
 
 use crate::types::{BLOCK, Time};
+use orlop_store::keys::HostKeys;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::{File, OpenOptions};
@@ -80,6 +81,10 @@ pub trait HostDisk: Send + Sync + std::fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Changes whenever what was in memory was lost: after a power failure or reboot, not after a killed process.
     fn boot_id(&self) -> [u8; 16];
+    /// What files of a sealed volume are sealed with there.
+    fn keys(&self) -> Option<&Arc<HostKeys>> {
+        None
+    }
 }
 
 /// Puts a small file in the place of another one, durably: after a crash the old one is there or the new one, whole.

@@ -5,20 +5,29 @@
 //! it names, was durable before the marker was written: so a break below a marker is damage, and a break
 //! above the last marker is the torn end that a power failure leaves. Zeros up to a file's end are neither: a file
 //! that is synced often is filled with them ahead of its frames, so that syncing it need not make its new length durable too.
+//!
+//! In a file of a sealed volume each record is sealed within its frame; number, kind and markers are plain.
 
 use crate::change::Record;
 use crate::codec::Reader;
 use crate::host::{HostDisk, HostFile};
+use crate::sealing::RecordSeal;
+use orlop_store::keys::{HostKeys, KeyId};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"ORLOPJ01";
+/// Of a file whose records are sealed.
+const SEALED_MAGIC: &[u8; 8] = b"ORLOPJ02";
 const HEADER: u64 = 64;
 const FRAME: usize = 8;
+/// Number and kind, at the front of what a frame holds.
+const HEAD: usize = 9;
 const MAX_FRAME: usize = 256 << 20;
 const RECORD: u8 = 0;
 const MARKER: u8 = 1;
+const SEALED: u8 = 2;
 /// Syncs of a file that somebody waited for, after which more are expected.
 const OFTEN: u32 = 8;
 /// Zeros ahead of the frames of a file that is synced often, and how few of them are left when more are written.
@@ -32,6 +41,8 @@ pub(crate) struct Journal {
     dir: PathBuf,
     volume: [u8; 16],
     file: Arc<dyn HostFile>,
+    /// What the newest file's records are sealed with.
+    seal: Option<RecordSeal>,
     /// Number of the newest file's first record.
     first: u64,
     /// Where the next frame goes.
@@ -49,6 +60,8 @@ pub(crate) struct Journal {
     /// Whether a file was created since the folder's last sync.
     dir_unsynced: bool,
     scratch: Vec<u8>,
+    /// The sealed frame of what is in the scratch.
+    sealed: Vec<u8>,
 }
 
 fn file_name(first: u64) -> String {
@@ -76,13 +89,14 @@ impl Journal {
         seq: u64,
         finished: Vec<(u64, u64, PathBuf)>,
     ) -> io::Result<Journal> {
-        let file = create(&*disk, &dir, volume, seq + 1)?;
+        let (file, seal) = create(&*disk, &dir, volume, seq + 1)?;
         Ok(Journal {
             disk,
             dir,
             volume,
             unsynced: vec![file.clone()],
             file,
+            seal,
             first: seq + 1,
             end: HEADER,
             filled: 0,
@@ -91,6 +105,7 @@ impl Journal {
             finished,
             dir_unsynced: true,
             scratch: Vec::new(),
+            sealed: Vec::new(),
         })
     }
 
@@ -114,7 +129,7 @@ impl Journal {
         self.finished.iter().map(|(first, last, _)| (last + 1).saturating_sub(*first)).sum()
     }
 
-    /// Appends a record and returns its number; `written` sees its bytes. On an error nothing was appended.
+    /// Appends a record and returns its number; `written` sees its bytes, not sealed. On an error nothing was appended.
     pub(crate) fn append(&mut self, record: &Record, written: impl FnOnce(u64, &[u8])) -> io::Result<u64> {
         let seq = self.seq + 1;
         self.write(seq, RECORD, |out| record.encode(out), written)?;
@@ -131,9 +146,18 @@ impl Journal {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         frame(&mut bytes, seq, kind, body);
-        let done = self.file.write_at(&bytes, self.end);
+        let mut sealed = std::mem::take(&mut self.sealed);
+        sealed.clear();
+        let on_disk = match &self.seal {
+            Some(seal) if kind == RECORD => {
+                frame(&mut sealed, seq, SEALED, |out| seal.seal(seq, &bytes[FRAME + HEAD..], out));
+                &sealed
+            }
+            _ => &bytes,
+        };
+        let done = self.file.write_at(on_disk, self.end);
         if done.is_ok() {
-            self.end += bytes.len() as u64;
+            self.end += on_disk.len() as u64;
             if kind == RECORD && !self.unsynced.iter().any(|f| Arc::ptr_eq(f, &self.file)) {
                 self.unsynced.push(self.file.clone());
             }
@@ -144,7 +168,7 @@ impl Journal {
             self.cut_at_end();
         }
         if bytes.capacity() <= 1 << 20 {
-            self.scratch = bytes;
+            (self.scratch, self.sealed) = (bytes, sealed);
         }
         done
     }
@@ -154,12 +178,12 @@ impl Journal {
         if self.seq < self.first {
             return Ok(());
         }
-        let file = create(&*self.disk, &self.dir, self.volume, self.seq + 1)?;
+        let (file, seal) = create(&*self.disk, &self.dir, self.volume, self.seq + 1)?;
         self.finished.push((self.first, self.seq, self.dir.join(file_name(self.first))));
         if self.filled > self.end {
             self.cut_at_end();
         }
-        self.file = file;
+        (self.file, self.seal) = (file, seal);
         self.first = self.seq + 1;
         self.end = HEADER;
         (self.filled, self.syncs) = (0, 0);
@@ -218,27 +242,40 @@ impl Journal {
     }
 }
 
+/// Where a sealed file's header names its key, and behind it what tells the file from others that begin alike.
+const KEY_AT: usize = 48;
+const SALT_AT: usize = 56;
+/// How much of a header its checksum is over.
+const CHECKED: usize = 60;
+
 /// What a file begins with.
-fn new_header(volume: [u8; 16], first: u64, boot: [u8; 16]) -> [u8; HEADER as usize] {
+fn new_header(volume: [u8; 16], first: u64, boot: [u8; 16], key: Option<KeyId>) -> [u8; HEADER as usize] {
     let mut header = [0u8; HEADER as usize];
-    header[..8].copy_from_slice(MAGIC);
+    header[..8].copy_from_slice(if key.is_some() { SEALED_MAGIC } else { MAGIC });
     header[8..24].copy_from_slice(&volume);
     header[24..32].copy_from_slice(&first.to_le_bytes());
     header[32..48].copy_from_slice(&boot);
-    let crc = crc32c::crc32c(&header[..60]);
-    header[60..].copy_from_slice(&crc.to_le_bytes());
+    if let Some(key) = key {
+        header[KEY_AT..SALT_AT].copy_from_slice(&key.0);
+        header[SALT_AT..CHECKED].copy_from_slice(&rand::random::<[u8; CHECKED - SALT_AT]>());
+    }
+    let crc = crc32c::crc32c(&header[..CHECKED]);
+    header[CHECKED..].copy_from_slice(&crc.to_le_bytes());
     header
 }
 
-fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<Arc<dyn HostFile>> {
+fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<(Arc<dyn HostFile>, Option<RecordSeal>)> {
     let path = dir.join(file_name(first));
+    let key = disk.keys().map(|keys| keys.current());
+    let head = new_header(volume, first, disk.boot_id(), key);
+    let seal = disk.keys().map(|keys| RecordSeal::of(keys, keys.current(), &head[..CHECKED]).expect("the ring has its current key"));
     let file = disk.create(&path)?;
-    if let Err(e) = file.write_at(&new_header(volume, first, disk.boot_id()), 0) {
+    if let Err(e) = file.write_at(&head, 0) {
         // A file without its header would stop the next opening from creating its own.
         let _ = disk.remove(&path);
         return Err(e);
     }
-    Ok(file)
+    Ok((file, seal))
 }
 
 /// One record as found.
@@ -287,6 +324,8 @@ pub(crate) enum ScanError {
     Foreign(PathBuf),
     #[error("{0} is of a newer format")]
     Newer(PathBuf),
+    #[error("{0} is sealed with a key that is not at hand")]
+    Locked(PathBuf),
 }
 
 /// Reads a journal's folder, up to its first break in each file.
@@ -311,13 +350,14 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
         let mut bytes = vec![0; usize::try_from(size).expect("a file that fits the address space")];
         let got = file.read_at(&mut bytes, 0).map_err(at(&path))?;
         bytes.truncate(got);
-        let Some(file_boot) = header(&bytes, volume, first, &path)? else {
+        let Some(head) = header(&bytes, volume, first, &path)? else {
             // Nothing that was synced is without its head: then a marker tells that this is damage.
-            scan.durable = scan.durable.max(frames(&bytes, first).durable);
+            scan.durable = scan.durable.max(frames(&bytes, first, &Kind::Plain).durable);
             scan.headless.push(path);
             continue;
         };
-        let Frames { records, durable, end, damaged } = frames(&bytes, first);
+        let (file_boot, kind) = (head.boot, head.kind(disk.keys()).ok_or_else(|| ScanError::Locked(path.clone()))?);
+        let Frames { records, durable, end, damaged } = frames(&bytes, first, &kind);
         scan.durable = scan.durable.max(durable);
         let size = if is_filling(&bytes, end as usize) { end } else { size };
         let same_boot = file_boot == boot && boot != [0; 16];
@@ -326,13 +366,47 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
     Ok(scan)
 }
 
+/// What a header says.
+struct Head {
+    boot: [u8; 16],
+    /// The checked bytes of a sealed file's.
+    sealed: Option<[u8; CHECKED]>,
+}
+
+/// How a file's records are read.
+enum Kind {
+    Plain,
+    Sealed(RecordSeal),
+}
+
+impl Head {
+    /// `None` if the key is not at hand.
+    fn kind(&self, keys: Option<&Arc<HostKeys>>) -> Option<Kind> {
+        let Some(head) = &self.sealed else { return Some(Kind::Plain) };
+        let key = KeyId(head[KEY_AT..SALT_AT].try_into().expect("eight bytes"));
+        RecordSeal::of(keys?, key, head).map(Kind::Sealed)
+    }
+}
+
+impl Kind {
+    /// A record as it stands in a frame of this file; `None` if it cannot have been written there.
+    fn record(&self, seq: u64, kind: u8, body: &[u8]) -> Option<Record> {
+        match (self, kind) {
+            (Kind::Plain, RECORD) => Record::decode(body).ok(),
+            (Kind::Sealed(seal), SEALED) => Record::decode(&seal.open(seq, body)?).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// Checks a header; `None` if it is torn.
-fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Option<[u8; 16]>, ScanError> {
+fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Option<Head>, ScanError> {
     let Some(h) = bytes.get(..HEADER as usize) else { return Ok(None) };
-    if crc32c::crc32c(&h[..60]) != u32::from_le_bytes(h[60..].try_into().expect("four bytes")) {
+    if crc32c::crc32c(&h[..CHECKED]) != u32::from_le_bytes(h[CHECKED..].try_into().expect("four bytes")) {
         return Ok(None);
     }
-    if &h[..8] != MAGIC {
+    let is_sealed = &h[..8] == SEALED_MAGIC;
+    if !is_sealed && &h[..8] != MAGIC {
         return Err(ScanError::Newer(path.to_owned()));
     }
     if h[8..24] != volume {
@@ -341,22 +415,28 @@ fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Opt
     if h[24..32] != first.to_le_bytes() {
         return Ok(None);
     }
-    Ok(Some(h[32..48].try_into().expect("sixteen bytes")))
+    let boot = h[32..48].try_into().expect("sixteen bytes");
+    Ok(Some(Head { boot, sealed: is_sealed.then(|| h[..CHECKED].try_into().expect("as long as it is cut")) }))
 }
 
-/// Looks at one file whole: the number of its last record, and what is wrong with it, if anything.
-pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64) -> (Option<u64>, Option<String>) {
-    match header(bytes, volume, first, Path::new("")) {
-        Ok(Some(_)) => {}
+/// Looks at one file whole: the number of its last record, and what is wrong with it, if anything. Without the key of a sealed
+/// file its frames are looked at, and not what they hold.
+pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64, keys: Option<&Arc<HostKeys>>) -> (Option<u64>, Option<String>) {
+    let read = match header(bytes, volume, first, Path::new("")) {
+        Ok(Some(head)) => head.kind(keys),
         Ok(None) => return (None, Some("its header is damaged".to_owned())),
         Err(ScanError::Foreign(_)) => return (None, Some("it belongs to another volume".to_owned())),
         Err(e) => return (None, Some(e.to_string())),
-    }
+    };
+    let is_record = |seq, kind, body: &[u8]| match &read {
+        Some(read) => read.record(seq, kind, body).is_some(),
+        None => kind == SEALED,
+    };
     let (mut last, mut pos) = (first - 1, HEADER as usize);
     while let Some((seq, kind, body, end)) = frame_at(bytes, pos) {
         match kind {
-            RECORD if seq == last + 1 && Record::decode(body).is_ok() => last = seq,
             MARKER if body.is_empty() => {}
+            _ if seq == last + 1 && is_record(seq, kind, body) => last = seq,
             _ => break,
         }
         pos = end;
@@ -387,13 +467,26 @@ pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)
 }
 
 /// A file as the journal writes it, for the fuzz targets.
-pub(crate) fn sample_file(volume: [u8; 16], first: u64, frames: &[u8]) -> Vec<u8> {
-    [&new_header(volume, first, [0; 16])[..], frames].concat()
+pub(crate) fn sample_file(volume: [u8; 16], first: u64, records: &[Record], keys: Option<&Arc<HostKeys>>) -> Vec<u8> {
+    let head = new_header(volume, first, [0; 16], keys.map(|keys| keys.current()));
+    let seal = keys.map(|keys| RecordSeal::of(keys, keys.current(), &head[..CHECKED]).expect("the ring has its current key"));
+    let mut out = head.to_vec();
+    for (seq, record) in (first..).zip(records) {
+        let mut plain = Vec::new();
+        record.encode(&mut plain);
+        match &seal {
+            Some(seal) => frame(&mut out, seq, SEALED, |out| seal.seal(seq, &plain, out)),
+            None => frame(&mut out, seq, RECORD, |out| out.extend_from_slice(&plain)),
+        }
+    }
+    out
 }
 
 /// The numbers of the records that a recovery would find in a file's bytes, for the fuzz targets.
-pub(crate) fn sample_scan(bytes: &[u8], first: u64) -> Vec<u64> {
-    frames(bytes, first).records.iter().map(|r| r.seq).collect()
+pub(crate) fn sample_scan(bytes: &[u8], volume: [u8; 16], first: u64, keys: Option<&Arc<HostKeys>>) -> Vec<u64> {
+    let Ok(Some(head)) = header(bytes, volume, first, Path::new("")) else { return Vec::new() };
+    let Some(kind) = head.kind(keys) else { return Vec::new() };
+    frames(bytes, first, &kind).records.iter().map(|r| r.seq).collect()
 }
 
 /// Whether all that is behind the last frame are zeros.
@@ -410,21 +503,20 @@ struct Frames {
 }
 
 /// Frames from the front up to the first bad one; then any marker behind it.
-fn frames(bytes: &[u8], first: u64) -> Frames {
+fn frames(bytes: &[u8], first: u64, read: &Kind) -> Frames {
     let mut records: Vec<Found> = Vec::new();
     let mut durable = 0;
     let mut pos = HEADER as usize;
     while let Some((seq, kind, body, end)) = frame_at(bytes, pos) {
         match kind {
             MARKER => durable = durable.max(seq),
-            RECORD => {
+            _ => {
                 if seq != records.last().map_or(first, |r| r.seq + 1) {
                     break;
                 }
-                let Ok(record) = Record::decode(body) else { break };
+                let Some(record) = read.record(seq, kind, body) else { break };
                 records.push(Found { seq, record, offset: pos as u64 });
             }
-            _ => break,
         }
         pos = end;
     }
@@ -433,7 +525,7 @@ fn frames(bytes: &[u8], first: u64) -> Frames {
     for at in pos..bytes.len() {
         match frame_at(bytes, at) {
             Some((seq, MARKER, [], _)) => durable = durable.max(seq),
-            Some((seq, RECORD, _, _)) => damaged |= seq > records.last().map_or(first, |r| r.seq),
+            Some((seq, RECORD | SEALED, _, _)) => damaged |= seq > records.last().map_or(first, |r| r.seq),
             _ => {}
         }
     }
@@ -443,7 +535,7 @@ fn frames(bytes: &[u8], first: u64) -> Frames {
 fn frame_at(bytes: &[u8], pos: usize) -> Option<(u64, u8, &[u8], usize)> {
     let head = bytes.get(pos..pos + FRAME)?;
     let len = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-    if !(9..=MAX_FRAME).contains(&len) {
+    if !(HEAD..=MAX_FRAME).contains(&len) {
         return None;
     }
     let body = bytes.get(pos + FRAME..pos + FRAME + len)?;
@@ -452,5 +544,5 @@ fn frame_at(bytes: &[u8], pos: usize) -> Option<(u64, u8, &[u8], usize)> {
     }
     let mut r = Reader::new(body);
     let (seq, kind) = (r.u64().ok()?, r.u8().ok()?);
-    Some((seq, kind, &body[9..], pos + FRAME + len))
+    Some((seq, kind, &body[HEAD..], pos + FRAME + len))
 }

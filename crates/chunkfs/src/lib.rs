@@ -36,6 +36,7 @@ mod remote;
 pub mod rescue;
 mod room;
 mod row;
+mod sealing;
 mod segment;
 mod state;
 mod sync;

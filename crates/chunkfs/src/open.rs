@@ -10,11 +10,13 @@ use crate::log::ship::Shipping;
 use crate::namespace::Namespace;
 use crate::recover::Recovery;
 use crate::row::Inode;
+use crate::sealing::KeyedDisk;
 use crate::types::{FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use orlop_model::{CACHE_SIZE, Compression, Durability, Error, ErrorKind, LOSS_WINDOW, OutagePolicy, Result, STAGING_SIZE, VolumeId};
+use orlop_store::keys::HostKeys;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +119,14 @@ impl OpenConfig {
             clock: Arc::new(SystemClock),
             cache_bytes: 32 << 20,
             remote: None,
+        }
+    }
+
+    /// The same with the volume's files on the host sealed, if it has keys for that.
+    pub fn sealed(self, keys: Option<Arc<HostKeys>>) -> Self {
+        match keys {
+            Some(keys) => OpenConfig { host: KeyedDisk::over(self.host, keys), ..self },
+            None => self,
         }
     }
 }

@@ -1,17 +1,22 @@
 //! Staged segments: files of the host to which data blocks are appended, never overwritten.
 //!
 //! A file starts with one header block; block `n` of the segment lies at `(n + 1) * 4096`. Checksums are kept
-//! by those who refer to a block, so a stale, misplaced or torn block is found by every reader.
+//! by those who refer to a block, so a stale, misplaced or torn block is found by every reader. Blocks of a sealed volume
+//! are sealed, see sealing.rs; here they are plain.
 
 use crate::chunk::Run;
 use crate::host::{HostDisk, HostFile};
+use crate::sealing;
 use crate::types::{BLOCK, FsError, FsResult};
+use orlop_store::keys::KeyId;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"ORLOPS01";
+/// Of a file whose blocks are sealed.
+const SEALED: &[u8; 8] = b"ORLOPS02";
 const B: usize = BLOCK as usize;
 
 /// Blocks after which a segment is full: 64 MiB.
@@ -73,14 +78,14 @@ impl SegmentFiles {
         if block[..got].iter().any(|b| *b != 0) {
             return Ok(false);
         }
-        file.write_at(&header(self.volume, segment, id), 0)?;
+        file.write_at(&self.header(segment, id), 0)?;
         Ok(true)
     }
 
     pub(crate) fn create(&mut self, segment: u64, id: &[u8; 16]) -> io::Result<Arc<dyn HostFile>> {
         let path = self.path(segment, id);
-        let file = self.disk.create(&path)?;
-        if let Err(e) = file.write_at(&header(self.volume, segment, id), 0) {
+        let file = sealing::created(&*self.disk, self.disk.create(&path)?, segment, id);
+        if let Err(e) = file.write_at(&self.header(segment, id), 0) {
             let _ = self.disk.remove(&path);
             return Err(e);
         }
@@ -92,9 +97,14 @@ impl SegmentFiles {
         if let Some(f) = self.open.get(&segment) {
             return Ok(f.clone());
         }
-        let file = self.disk.open(&self.path(segment, id))?;
+        let file = sealing::opened(&*self.disk, self.disk.open(&self.path(segment, id))?, segment, id)?;
         self.keep(segment, file.clone());
         Ok(file)
+    }
+
+    /// Of a new file.
+    fn header(&self, segment: u64, id: &[u8; 16]) -> Vec<u8> {
+        header(self.volume, segment, id, self.disk.keys().map(|keys| keys.current()))
     }
 
     fn keep(&mut self, segment: u64, file: Arc<dyn HostFile>) {
@@ -110,13 +120,16 @@ impl SegmentFiles {
     }
 }
 
-/// The first block of a staged file.
-pub(crate) fn header(volume: [u8; 16], segment: u64, id: &[u8; 16]) -> Vec<u8> {
+/// The first block of a staged file, whose blocks may be sealed with a key.
+pub(crate) fn header(volume: [u8; 16], segment: u64, id: &[u8; 16], key: Option<KeyId>) -> Vec<u8> {
     let mut header = vec![0u8; B];
-    header[..8].copy_from_slice(MAGIC);
+    header[..8].copy_from_slice(if key.is_some() { SEALED } else { MAGIC });
     header[8..24].copy_from_slice(&volume);
     header[24..32].copy_from_slice(&segment.to_le_bytes());
     header[32..48].copy_from_slice(id);
+    if let Some(key) = key {
+        sealing::name_key(&mut header, key);
+    }
     let crc = crc32c::crc32c(&header[..60]);
     header[60..64].copy_from_slice(&crc.to_le_bytes());
     header
@@ -126,6 +139,7 @@ pub(crate) fn header(volume: [u8; 16], segment: u64, id: &[u8; 16]) -> Vec<u8> {
 pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
     match e.kind() {
         io::ErrorKind::NotFound => FsError::Corrupt(format!("segment {segment:016x} is missing")),
+        io::ErrorKind::InvalidData => FsError::Corrupt(format!("segment {segment:016x}: {e}")),
         _ => FsError::Io(format!("segment {segment:016x}: {e}")),
     }
 }
@@ -133,7 +147,10 @@ pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
 /// What is wrong with the first block of a staged file, if anything.
 pub(crate) fn inspect_header(block: &[u8], volume: [u8; 16], segment: u64, id: [u8; 16]) -> Option<String> {
     let Some(h) = block.get(..B) else { return Some("it is too short for its header".to_owned()) };
-    if crc32c::crc32c(&h[..60]).to_le_bytes() != h[60..64] || &h[..8] != MAGIC || h[64..].iter().any(|b| *b != 0) {
+    let is_sealed = &h[..8] == SEALED;
+    let rest = sealing::without_key(h);
+    let is_whole = crc32c::crc32c(&h[..60]).to_le_bytes() == h[60..64] && rest[64..].iter().all(|b| *b == 0);
+    if !is_whole || !(is_sealed || &h[..8] == MAGIC) || !sealing::names_agree(h) || (!is_sealed && rest != h) {
         return Some("its header is damaged".to_owned());
     }
     if h[8..24] != volume || h[24..32] != segment.to_le_bytes() || h[32..48] != id {

@@ -4,8 +4,8 @@
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Error, ErrorKind, FoundVolume, Result, VolumeId};
-use orlop_store::Path as StorePath;
-use orlop_store::keys::{MasterKeys, ring_path, sealed_store};
+use orlop_store::keys::{MasterKeys, ring_path, sealed_volume};
+use orlop_store::{Path as StorePath, VolumeStore};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ pub(crate) enum Keys {
 
 impl Keys {
     /// The store of a volume as it is read, with the seal taken off if it has one.
-    pub(crate) async fn view(&self, store: Arc<dyn ObjectStore>, prefix: &str, encrypted: bool) -> Result<Arc<dyn ObjectStore>> {
+    pub(crate) async fn view(&self, store: Arc<dyn ObjectStore>, prefix: &str, encrypted: bool) -> Result<VolumeStore> {
         match self {
-            _ if !encrypted => Ok(store),
-            Keys::Host(dir) => sealed_store(store, prefix, &MasterKeys::load(dir)?).await,
-            Keys::These(keys) => sealed_store(store, prefix, keys).await,
+            _ if !encrypted => Ok(VolumeStore { store, keys: None }),
+            Keys::Host(dir) => sealed_volume(store, prefix, &MasterKeys::load(dir)?).await,
+            Keys::These(keys) => sealed_volume(store, prefix, keys).await,
             Keys::Nowhere => {
                 Err(Error::new(ErrorKind::Denied, "the volume is encrypted")
                     .with_remedy("give the file of orlop key export with --key FILE"))
@@ -82,7 +82,7 @@ pub(crate) async fn look(store: Arc<dyn ObjectStore>, prefix: &str, id: VolumeId
     let encrypted = exists(&*store, &ring_path(prefix)).await?;
     let mut found = FoundVolume { made_at, encrypted, ..unknown(id) };
     let read = async {
-        let view = keys.view(store, prefix, encrypted).await?;
+        let view = keys.view(store, prefix, encrypted).await?.store;
         Ok::<_, Error>((orlop_chunkfs::owner_of(&view, prefix, id).await?, view))
     };
     match read.await {

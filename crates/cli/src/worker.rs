@@ -1,11 +1,10 @@
 //! `orlop worker`: the process that serves one mounted volume. Started by the keeper, over its standard input.
 
 use futures::future::BoxFuture;
-use object_store::ObjectStore;
 use orlop_model::{MountPlan, Result, VolumeId};
 use orlop_mount::worker::{WorkerConfig, serve};
+use orlop_store::VolumeStore;
 use std::path::Path;
-use std::sync::Arc;
 
 /// What the keeper tells a worker on its command line.
 #[derive(Debug, clap::Args)]
@@ -26,7 +25,7 @@ pub(crate) fn run(args: &Args, root: &Path) -> Result<u8> {
 }
 
 /// The volume's store, sealed with the keys of its ring if it is encrypted.
-fn open_store<'a>(plan: &'a MountPlan, root: &'a Path) -> BoxFuture<'a, Result<Arc<dyn ObjectStore>>> {
+fn open_store<'a>(plan: &'a MountPlan, root: &'a Path) -> BoxFuture<'a, Result<VolumeStore>> {
     Box::pin(async move {
         let encrypt = plan.options.encrypt == Some(true);
         orlop_store::volume_store(&plan.store, &plan.prefix, &root.join("keys"), encrypt).await

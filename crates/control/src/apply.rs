@@ -108,7 +108,7 @@ impl Inner {
             Intent::RemoveVolume { volume, now } => self.remove(actor, &volume, now).await,
             Intent::RestoreVolume { volume, rename } => self.restore(&volume, rename).await,
             Intent::Attach { volume, attachment, abandon_unsynced } => self.attach(&volume, attachment, abandon_unsynced).await,
-            Intent::Detach { volume, attachment } => self.detach(actor, &volume, &attachment).await,
+            Intent::Detach { volume, attachment, force } => self.detach(actor, &volume, &attachment, force).await,
             Intent::RepairVolume { volume } => self.repair(&volume).await,
             Intent::CollectVolume { volume } => self.collect(&volume).await,
             Intent::PurgeVolume { volume } => self.purge_due(volume).await,

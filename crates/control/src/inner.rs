@@ -136,6 +136,14 @@ impl Inner {
         self.port("mounter.detach", DETACH_DEADLINE, self.config.mounter.detach(volume, false)).await
     }
 
+    pub(crate) async fn port_cut_off(&self, volume: VolumeId) -> Result<()> {
+        self.port("mounter.detach", DETACH_DEADLINE, self.config.mounter.detach(volume, true)).await
+    }
+
+    pub(crate) async fn port_settle(&self, volume: VolumeId) -> Result<()> {
+        self.port("mounter.settle", DETACH_DEADLINE, self.config.mounter.settle(volume)).await
+    }
+
     pub(crate) async fn port_bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
         self.port("mounter.bind", QUICK_DEADLINE, self.config.mounter.bind(volume, dir, read_only)).await
     }

@@ -47,7 +47,8 @@ pub struct AttachedVolume {
 /// 1. Every call is idempotent: repeating one that succeeded succeeds and changes nothing.
 /// 2. `attach` returns only when the volume is mounted and served; if it fails, nothing of it is left.
 /// 3. `detach` without force first makes every accepted write durable; it fails with kind Busy, leaving the volume
-///    mounted and served, if something holds it or if that cannot be done. A volume that is not mounted: success.
+///    mounted and served, if something holds it or if that cannot be done. A volume that is not mounted: success. `settle`
+///    does the first half alone, so that whoever holds it can be told before he lets go.
 /// 4. `unbind` of a folder that is not bound succeeds, and never touches a mount that Orlop did not make.
 /// 5. `attached` tells what is, not what was asked for, and never waits for a store.
 #[async_trait]
@@ -56,6 +57,8 @@ pub trait Mounter: Send + Sync {
     async fn attach(&self, plan: &MountPlan) -> Result<Mounted>;
     /// Unmounts a volume; with force also one whose writes cannot be made durable now.
     async fn detach(&self, volume: VolumeId, force: bool) -> Result<()>;
+    /// Makes every write that a mounted volume accepted durable, within a bound; changes nothing else.
+    async fn settle(&self, volume: VolumeId) -> Result<()>;
     /// Binds a mounted volume onto a folder.
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()>;
     /// Undoes a bind.

@@ -127,6 +127,9 @@ pub enum Intent {
         volume: VolumeRef,
         /// By id, or by what the holder knows.
         attachment: DetachBy,
+        /// Also while it is used, or while its store does not have what was written: with the last attachment its users are cut off.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Checks a volume and sets right what can be.
     #[serde(rename = "volume.repair")]

@@ -17,7 +17,7 @@ pub mod testing;
 pub mod wrap;
 
 pub use error::{error, is_unreachable};
-pub use keys::{create_volume_store, volume_store};
+pub use keys::{VolumeStore, create_volume_store, volume_store};
 pub use local::{LocalStore, sweep_unfinished};
 pub use open::{SCHEMES, folder_of, open, open_spec};
 pub use orlop_model::Capabilities;

@@ -77,7 +77,7 @@ pub(crate) async fn unmount(State(plugin): State<Plugin>, body: Bytes) -> Answer
     let request = Request::read(&body)?;
     let volume = VolumeRef::Name(request.volume()?);
     let attachment = DetachBy::DockerMountId(mount_id(&request)?);
-    match plugin.control.apply(&Actor::Docker, Intent::Detach { volume, attachment }).await {
+    match plugin.control.apply(&Actor::Docker, Intent::Detach { volume, attachment, force: false }).await {
         Ok(_) => {}
         Err(e) if e.kind == ErrorKind::NotFound => {}
         Err(e) => return Err(e.into()),

@@ -46,6 +46,6 @@ pub(crate) async fn detach(State(rest): State<Rest>, Caller(actor): Caller, Name
                 .into());
         }
     };
-    rest.control.apply(&actor, Intent::Detach { volume: volume.clone(), attachment }).await?;
+    rest.control.apply(&actor, Intent::Detach { volume: volume.clone(), attachment, force: request.force }).await?;
     Ok(Json(rest.control.volume(&volume).await?))
 }

@@ -73,7 +73,7 @@ impl Visit {
     fn leave(&mut self) -> Option<impl Future<Output = Result<Outcome>> + Send + 'static> {
         let id = self.attachment.take()?;
         let (control, actor, volume) = (self.control.clone(), self.actor.clone(), self.volume.clone());
-        Some(async move { control.apply(&actor, Intent::Detach { volume, attachment: DetachBy::Id(id) }).await })
+        Some(async move { control.apply(&actor, Intent::Detach { volume, attachment: DetachBy::Id(id), force: false }).await })
     }
 
     /// Ends the visit now; a failure to unmount is not the reader's, and is left to the reconciler.

@@ -35,6 +35,9 @@ impl Mounter for FakeHost {
         self.mounted.lock().expect("whole").remove(&volume);
         Ok(())
     }
+    async fn settle(&self, _volume: VolumeId) -> Result<()> {
+        Ok(())
+    }
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
         let mut mounted = self.mounted.lock().expect("whole");
         let volume = mounted.get_mut(&volume).ok_or_else(|| Error::internal("bound before it was mounted"))?;

@@ -294,7 +294,8 @@ impl<'a> Places<'a> {
             g.report.host_files += 1;
             g.report.bytes += bytes.len() as u64;
             let volume = *self.volume.as_bytes();
-            let (last, wrong) = blocking(move || inspect(&bytes, volume, first)).await;
+            let keys = self.disk.keys().cloned();
+            let (last, wrong) = blocking(move || inspect(&bytes, volume, first, keys.as_ref())).await;
             let lost = live.filter(|(newest, _, seq)| *newest == first && last.is_none_or(|l| l < *seq));
             match (wrong, lost) {
                 (Some(why), _) => {

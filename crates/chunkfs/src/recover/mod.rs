@@ -127,6 +127,8 @@ fn scan_error(e: &ScanError) -> Error {
         ScanError::Foreign(_) => {
             Error::new(ErrorKind::Corrupt, e.to_string()).with_remedy("move the file away; it was not written for this volume")
         }
+        ScanError::Locked(_) => Error::new(ErrorKind::Denied, e.to_string())
+            .with_remedy("put the volume's key ring back, or a master key that opens it; nothing was changed"),
         ScanError::Newer(_) => {
             Error::new(ErrorKind::Unsupported, e.to_string()).with_remedy("open it with a newer version of Orlop; nothing was changed")
         }

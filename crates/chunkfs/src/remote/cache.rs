@@ -7,6 +7,7 @@
 use super::fetch::{PackAt, Table};
 use crate::host::{HostDisk, HostFile};
 use crate::pack::{self, FRAME_BLOCKS};
+use crate::sealing;
 use crate::segment::{file_name, offset_of};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -35,6 +36,8 @@ struct Presence {
     table: Option<Table>,
     file: Option<Arc<dyn HostFile>>,
     made: bool,
+    /// What the file is sealed as: one of the same name, made later, holds other bytes at the same places.
+    sealed_as: [u8; 16],
     bytes: u64,
     gone: bool,
 }
@@ -224,8 +227,13 @@ impl Cache {
             }
             let file = match p.made {
                 true => self.disk.open(&path)?,
-                false => self.disk.create(&path)?,
+                false => {
+                    p.sealed_as = rand::random();
+                    self.disk.create(&path)?
+                }
             };
+            // It has no head: the process that made it is the one that reads it.
+            let file = sealing::created(&*self.disk, file, cached.at.segment, &p.sealed_as);
             p.made = true;
             p.file = Some(file.clone());
             file

@@ -13,6 +13,7 @@ use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Durability, Error, OutagePolicy, Result, VolumeId};
+use orlop_store::VolumeStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,8 @@ use store::Scratch;
 pub struct Rescue {
     /// Which volume.
     pub volume: VolumeId,
-    /// Its store, with the seal taken off if it has one.
-    pub store: Arc<dyn ObjectStore>,
+    /// Its store, with the seal taken off if it has one, and the keys for its files on the host.
+    pub of: VolumeStore,
     /// Its path below the store's root.
     pub prefix: String,
     /// Whether the store is its home; else the host's folder holds what is not folded, and all data.
@@ -42,9 +43,10 @@ pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
     for dir in [&objects, &state] {
         std::fs::create_dir_all(dir).map_err(scratch_failed)?;
     }
-    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.store.clone(), &objects)?);
+    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.of.store.clone(), &objects)?);
     let mut config = OpenConfig::new(rescue.volume, store.clone(), &rescue.prefix, &state);
     config.host = Arc::new(ScratchDisk::over(rescue.state_dir.clone(), &state).map_err(scratch_failed)?);
+    config = config.sealed(rescue.of.keys.clone());
     if rescue.remote {
         release(&*store, &rescue.prefix).await?;
         config.remote = Some(Remote {

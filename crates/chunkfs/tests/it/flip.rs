@@ -5,6 +5,8 @@
 
 use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, Remote, XattrMode, examine_closed, format_volume};
 use orlop_model::{CheckReport, Durability, ErrorKind, VolumeId};
+use orlop_store::VolumeStore;
+use orlop_store::keys::HostKeys;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ struct Volume {
     dir: PathBuf,
     /// Its home is the store, and this host has acknowledged what it did not send.
     remote: bool,
+    /// Its files on the host are sealed.
+    sealed: bool,
 }
 
 impl Volume {
@@ -38,7 +42,12 @@ impl Volume {
             holder: "a host".to_owned(),
             ..Remote::default()
         });
-        OpenConfig { remote, ..OpenConfig::new(self.id, store, format!("volumes/{}", self.id), self.dir.join("state")) }
+        let config = OpenConfig { remote, ..OpenConfig::new(self.id, store, format!("volumes/{}", self.id), self.dir.join("state")) };
+        config.sealed(self.keys())
+    }
+
+    fn keys(&self) -> Option<Arc<HostKeys>> {
+        self.sealed.then(|| Arc::new(HostKeys::fixed()))
     }
 
     /// The same in another folder.
@@ -177,7 +186,8 @@ async fn one(image: &Volume, file: &Path, at: usize, expected: &Expected) -> Res
             if !matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Unsupported) {
                 return Err(format!("the opening fails with {:?}: {e}", e.kind));
             }
-            let report = examine_closed(&store, &prefix, v.id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
+            let of = VolumeStore { store, keys: v.keys() };
+            let report = examine_closed(&of, &prefix, v.id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
             if names(&report, file) { Ok(()) } else { Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings)) }
         }
         Ok(fs) => {
@@ -226,19 +236,25 @@ async fn live_blocks(image: &Volume) -> BTreeSet<(PathBuf, usize)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_flipped_byte_is_found_and_none_is_read() {
-    everything(false, |_| true).await;
+    everything(false, false, |_| true).await;
 }
 
 /// What the store has of such a volume is the matter of `remote_flip`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_flipped_byte_of_what_a_host_has_of_a_volume_in_the_cloud_is_found() {
-    everything(true, |file| file.starts_with("state")).await;
+    everything(true, false, |file| file.starts_with("state")).await;
 }
 
-async fn everything(remote: bool, struck: impl Fn(&Path) -> bool) {
+/// A block is found by the checksum of what its seal is taken off, and a record by its seal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_flipped_byte_of_sealed_files_on_a_host_is_found() {
+    everything(false, true, |file| file.starts_with("state")).await;
+}
+
+async fn everything(remote: bool, sealed: bool, struck: impl Fn(&Path) -> bool) {
     let all = std::env::var("ORLOP_FLIP").is_ok_and(|v| v == "all");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let image = Volume { id: VolumeId::random(), dir: folder.path().to_owned(), remote };
+    let image = Volume { id: VolumeId::random(), dir: folder.path().to_owned(), remote, sealed };
     let expected = make(&image).await;
     let live = live_blocks(&image).await;
     assert!(live.len() >= if remote { 4 } else { 14 }, "blocks that hold the files: {live:?}");

@@ -8,7 +8,8 @@
 use crate::flip::{Expected, bytes, dress, read_all};
 use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, note_name, rescue};
 use orlop_model::{ErrorKind, OutagePolicy, VolumeId};
-use orlop_store::keys::{MasterKeys, create_ring, sealed_store};
+use orlop_store::VolumeStore;
+use orlop_store::keys::{MasterKeys, create_ring, sealed_volume};
 use orlop_store::object_store::memory::InMemory;
 use orlop_store::object_store::path::Path as StorePath;
 use orlop_store::object_store::{ObjectStore, ObjectStoreExt};
@@ -35,14 +36,14 @@ struct Volume {
 }
 
 impl Volume {
-    async fn view(&self, store: &Arc<dyn ObjectStore>) -> orlop_model::Result<Arc<dyn ObjectStore>> {
+    async fn view(&self, store: &Arc<dyn ObjectStore>) -> orlop_model::Result<VolumeStore> {
         match &self.keys {
-            Some(dir) => sealed_store(store.clone(), &self.prefix, &MasterKeys::load(dir.path())?).await,
-            None => Ok(store.clone()),
+            Some(dir) => sealed_volume(store.clone(), &self.prefix, &MasterKeys::load(dir.path())?).await,
+            None => Ok(VolumeStore { store: store.clone(), keys: None }),
         }
     }
 
-    fn config(&self, store: Arc<dyn ObjectStore>, host: &Path) -> OpenConfig {
+    fn config(&self, of: VolumeStore, host: &Path) -> OpenConfig {
         let remote = Remote {
             lease: Duration::from_millis(60),
             outage: OutagePolicy::Fail,
@@ -50,7 +51,7 @@ impl Volume {
             holder: "a host".to_owned(),
             ..Remote::default()
         };
-        OpenConfig { remote: Some(remote), ..OpenConfig::new(self.id, store, &self.prefix, host) }
+        OpenConfig { remote: Some(remote), ..OpenConfig::new(self.id, of.store, &self.prefix, host) }.sealed(of.keys)
     }
 
     async fn open(&self, store: &Arc<dyn ObjectStore>, host: &Path) -> Arc<FileSystem> {
@@ -109,7 +110,7 @@ async fn make(sealed: bool, sizes: Sizes) -> (Volume, Expected, Image, Image) {
         MasterKeys::ensure(dir.path()).expect("a key");
         create_ring(&*store, &v.prefix, &MasterKeys::load(dir.path()).expect("keys")).await.expect("a ring");
     }
-    let view = v.view(&store).await.expect("a view");
+    let view = v.view(&store).await.expect("a view").store;
     format_volume(&view, &v.prefix, id).await.expect("formatted");
     note_name(&*view, &v.prefix, id, &"orders".parse().expect("a name")).await.expect("noted");
     let mut expected = Expected::new();
@@ -334,11 +335,12 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
         damage.apply(&mut damaged, &at);
         let store = store_of(&damaged).await;
         let host = tempfile::tempdir().expect("a temporary folder");
-        let e = FileSystem::open(v.config(store.clone(), host.path())).await.expect_err(what);
+        let plain = |store: &Arc<dyn ObjectStore>| VolumeStore { store: store.clone(), keys: None };
+        let e = FileSystem::open(v.config(plain(&store), host.path())).await.expect_err(what);
         assert!(e.kind == ErrorKind::Corrupt && e.message.contains("owner.json") && e.remedy.is_some(), "{what}: {e}");
         // Nothing was made worse: with its record the volume is what it was.
         store.put(&StorePath::from(at.as_str()), image[&at].clone().into()).await.expect("put back");
-        let fs = FileSystem::open(v.config(store, host.path())).await.expect(what);
+        let fs = FileSystem::open(v.config(plain(&store), host.path())).await.expect(what);
         assert_eq!(read_all(&fs, &expected).await, Ok(true), "{what}, put back");
         fs.abandon().await;
 
@@ -346,7 +348,7 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let export = rescue::Rescue {
             volume: v.id,
-            store: store.clone(),
+            of: plain(&store),
             prefix: v.prefix.clone(),
             remote: true,
             state_dir: None,
@@ -358,7 +360,7 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
         assert_eq!(image_of(&store).await, damaged, "{what}: reading out changes nothing");
 
         let host = tempfile::tempdir().expect("a temporary folder");
-        let mut config = v.config(store.clone(), host.path());
+        let mut config = v.config(plain(&store), host.path());
         config.remote.as_mut().expect("remote").abandon_unsynced = true;
         let fs = FileSystem::open(config).await.unwrap_or_else(|e| panic!("{what}, by name: {e}"));
         assert_eq!(read_all(&fs, &expected).await, Ok(true), "{what}, by name");

@@ -6,19 +6,24 @@ use orlop_model::{AttachmentKind, Error, ErrorKind, Result, Volume, VolumeRef};
 use serde_json::json;
 use std::path::Path;
 
-/// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`.
+/// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`. With its last folder a volume comes to rest; while
+/// its store does not have what was written that is refused, and the folder stays mounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A folder (anything with a slash), or a volume by name or id.
     #[arg(value_name = "DIR|VOLUME")]
     target: String,
+    /// Also while it is used, or while its store is away: users of the last folder are cut off, and what was acknowledged stays on this host
+    /// until the volume is mounted here again.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (volume, folders) = find(&args.target, cx).await?;
     let by_id = VolumeRef::Id(volume.id);
     for folder in &folders {
-        cx.client.detach(&by_id, &Detach { directory: Some(folder.clone()), ..Detach::default() }).await?;
+        cx.client.detach(&by_id, &Detach { directory: Some(folder.clone()), force: args.force, ..Detach::default() }).await?;
     }
     cx.ui.show(&json!({ "volume": volume.name, "unmounted": folders }), || {
         folders.iter().map(|f| format!("{} is unmounted from {f}\n", volume.name)).collect()

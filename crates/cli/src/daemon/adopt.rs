@@ -48,7 +48,7 @@ pub(super) async fn refuse_if_used_elsewhere(plan: &MountPlan, keys: &Keys) -> R
     }
     let look = async {
         let store = keys.view(opened(&plan.store).await?, &plan.prefix, plan.options.encrypt == Some(true)).await?;
-        orlop_chunkfs::owner_of(&store, &plan.prefix, plan.volume).await
+        orlop_chunkfs::owner_of(&store.store, &plan.prefix, plan.volume).await
     };
     let owner = match look.await {
         Ok(Some(owner)) => owner,

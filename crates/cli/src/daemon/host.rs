@@ -148,7 +148,7 @@ impl DaemonHost {
     async fn unmount(&self, keeper: &KeeperClient, actor: &Actor, id: VolumeId, attachments: &[Attachment], force: bool) -> Result<()> {
         for a in attachments {
             if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
-                let detach = Intent::Detach { volume: VolumeRef::Id(id), attachment: DetachBy::Id(a.id) };
+                let detach = Intent::Detach { volume: VolumeRef::Id(id), attachment: DetachBy::Id(a.id), force };
                 match self.control.apply(actor, detach).await {
                     Err(e) if !force => return Err(e),
                     Err(e) => tracing::warn!(error = %e, "going down although a folder could not be given back"),
@@ -176,7 +176,7 @@ impl DaemonHost {
         for m in attached {
             for a in volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default() {
                 if matches!(a.kind, AttachmentKind::Directory { .. } | AttachmentKind::Internal { .. }) {
-                    let detach = Intent::Detach { volume: VolumeRef::Id(m.plan.volume), attachment: DetachBy::Id(a.id) };
+                    let detach = Intent::Detach { volume: VolumeRef::Id(m.plan.volume), attachment: DetachBy::Id(a.id), force };
                     if let Err(e) = self.control.apply(actor, detach).await {
                         tracing::warn!(error = %e, "going down although a folder could not be given back");
                     }

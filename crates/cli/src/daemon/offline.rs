@@ -36,6 +36,9 @@ impl Mounter for Nobody {
     async fn detach(&self, _volume: VolumeId, _force: bool) -> Result<()> {
         refused()
     }
+    async fn settle(&self, _volume: VolumeId) -> Result<()> {
+        refused()
+    }
     async fn bind(&self, _volume: VolumeId, _dir: &str, _read_only: bool) -> Result<()> {
         refused()
     }

@@ -79,6 +79,18 @@ impl Mounter for Ports {
         self.keeper.client().await?.detach(volume, force).await
     }
 
+    async fn settle(&self, volume: VolumeId) -> Result<()> {
+        if self.plain.has(volume) {
+            return Ok(());
+        }
+        let keeper = self.keeper.client().await?;
+        // What is not mounted has nothing to settle.
+        match keeper.list().await?.iter().any(|v| v.plan.volume == volume) {
+            true => keeper.sync(volume).await,
+            false => Ok(()),
+        }
+    }
+
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
         self.keeper.goes_on()?;
         if self.plain.has(volume) {
@@ -237,8 +249,8 @@ impl VolumeWorker for Ports {
 
     async fn look_closed(&self, plan: &MountPlan) -> Result<CheckReport> {
         let encrypt = plan.options.encrypt == Some(true);
-        let store = orlop_store::volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
-        orlop_chunkfs::examine_closed(&store, &plan.prefix, plan.volume, Path::new(&plan.state_dir)).await
+        let of = orlop_store::volume_store(&plan.store, &plan.prefix, &self.root.join("keys"), encrypt).await?;
+        orlop_chunkfs::examine_closed(&of, &plan.prefix, plan.volume, Path::new(&plan.state_dir)).await
     }
 
     async fn space(&self, volume: VolumeId) -> Result<Space> {

@@ -224,17 +224,33 @@ fn whoever_waits_for_a_store_that_is_away_can_be_killed_and_the_volume_unmounted
     assert_ne!(refused.code, 0, "{}{}", refused.out, refused.err);
     assert!(refused.err.contains("hint: "), "{}", refused.err);
     assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
-    // The folder is let go of; the volume goes on being served for nobody, until the store takes what is unsent.
-    assert!(refused.err.contains("cannot be unmounted yet"), "{}", refused.err);
+    // The folder stays what it was: who goes on writing there writes to the volume, and not to the host's own disk.
+    assert!(refused.err.contains("stays mounted on") && refused.err.contains("--force"), "{}", refused.err);
     assert_eq!(cloud.world.json(&["status"])["keeper"]["workers"].as_array().map(Vec::len), Some(1));
+    std::fs::write(cloud.path("after"), b"after").expect("written");
     cloud.proxy.heal();
-    let end = Instant::now() + Duration::from_secs(90);
-    while cloud.world.json(&["status"])["keeper"]["workers"].as_array().is_some_and(|w| !w.is_empty()) {
-        assert!(Instant::now() < end, "nobody unmounts it");
-        cloud.world.run(&["unmount", "db"]);
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec())]);
+    cloud.world.run(&["unmount", "db"]).ok();
+    assert!(!cloud.path("after").exists(), "it was written to the volume");
+    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("after".to_owned(), b"after".to_vec())]);
+}
+
+#[test]
+fn by_force_a_folder_goes_while_the_store_is_away_and_nothing_acknowledged_with_it() {
+    let Some(cloud) = Cloud::new("unmounting by force", &[]) else { return };
+    cloud.proxy.set(Faults::only(Fault::Hang));
+    std::fs::write(cloud.path("kept"), b"kept").expect("written");
+    let began = Instant::now();
+    let refused = cloud.world.run(&["unmount", "db"]);
+    assert!(refused.code != 0 && refused.err.contains("stays mounted on"), "{}{}", refused.out, refused.err);
+    assert!(cloud.path("kept").exists());
+    cloud.world.run(&["unmount", "db", "--force"]).ok();
+    println!("refused and unmounted by force in {:?}", began.elapsed());
+    // For the refusal the store has 20 s, and the worker tries for a minute more.
+    assert!(began.elapsed() < Duration::from_secs(130), "{:?}", began.elapsed());
+    assert!(!cloud.path("kept").exists() && cloud.world.mounts().is_empty());
+    cloud.proxy.heal();
+    cloud.world.run(&["mount", "db", &cloud.path("").display().to_string()]).ok();
+    assert_eq!(std::fs::read(cloud.path("kept")).expect("reads"), b"kept");
 }
 
 #[test]

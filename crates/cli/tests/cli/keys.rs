@@ -60,14 +60,33 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
     let credentials = format!("file:{}", server.credentials_file().display());
     let (url, endpoint) = ("s3://bucket/pre", format!("endpoint=http://{}", server.addr()));
     world.run(&["store", "add", "s3", url, "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"]).ok();
-    for (name, store, encrypt) in [("local", "default", "on"), ("remote", "s3", "on"), ("bare", "s3", "off")] {
+    let volumes =
+        [("local", "default", "on"), ("remote", "s3", "on"), ("bare", "s3", "off"), ("open", "default", "off"), ("held", "default", "on")];
+    let id = |name: &str| world.json(&["volume", "inspect", name])[0]["id"].as_str().expect("an id").to_owned();
+    // What a host has of them is sealed too: journal, staged files and copies.
+    let nothing_on_the_host = |when: &str| {
+        let found = holding(&world.root.join("state"), MARKER.as_bytes());
+        let plain = [id("bare"), id("open")];
+        assert!(found.iter().any(|f| f.contains(&plain[1])), "{when}: the search finds nothing at all");
+        assert!(found.iter().all(|f| plain.iter().any(|id| f.contains(id))), "{when}: {found:?}");
+    };
+    for (name, store, encrypt) in volumes {
         world.run(&["volume", "create", name, "-o", &format!("store={store}"), "-o", &format!("encrypt={encrypt}")]).ok();
         let dir = world.dir(name);
         world.run(&["mount", name, &dir]).ok();
         plant(Path::new(&dir));
+        if name == "held" {
+            // Small writes that are in the journal alone.
+            let small = std::fs::File::create(Path::new(&dir).join("small")).expect("made");
+            for n in 0..20 {
+                std::os::unix::fs::FileExt::write_all_at(&small, MARKER.as_bytes(), n * 100).expect("written");
+                small.sync_all().expect("synced");
+            }
+            nothing_on_the_host("while it is mounted");
+        }
         world.run(&["unmount", &dir]).ok();
     }
-    let id = |name: &str| world.json(&["volume", "inspect", name])[0]["id"].as_str().expect("an id").to_owned();
+    nothing_on_the_host("at rest");
     // An error tells nothing either: bytes that are no longer what was sealed.
     let staged: Vec<_> = std::fs::read_dir(world.root.join("state").join(id("local")).join("staged")).expect("reads").flatten().collect();
     let whole: Vec<Vec<u8>> = staged.iter().map(|f| std::fs::read(f.path()).expect("reads")).collect();

@@ -11,7 +11,7 @@ use orlop_model::{Actor, AttachmentKind, DetachBy, Error, ErrorKind, Outcome, Re
 
 impl Inner {
     /// An attachment that is not there: success, since calls get lost and are repeated.
-    pub(crate) async fn detach(&self, actor: &Actor, volume: &VolumeRef, by: &DetachBy) -> Result<Changed> {
+    pub(crate) async fn detach(&self, actor: &Actor, volume: &VolumeRef, by: &DetachBy, force: bool) -> Result<Changed> {
         let (_guard, row) = match self.lock_active(volume).await {
             Ok(found) => found,
             // Docker lets go of what was removed long ago; a person who names it wrongly wants to know.
@@ -30,7 +30,12 @@ impl Inner {
             _ => false,
         });
         match target {
+            Some(attachment) if force && !self.others_hold(row.id, &attachment).await? => {
+                self.registry.delete_attachment(attachment.id).await?;
+                self.port_cut_off(row.id).await.map_err(|e| unmount_failed(&row, &e))?;
+            }
             Some(attachment) => {
+                self.settle_last(&row, &attachment).await?;
                 self.release(&attachment).await.map_err(|e| e.during(format_args!("letting go of volume {}", row.name)))?;
                 self.drop_stale_in_passing(&row).await;
                 self.unmount_if_unheld(&row).await?;
@@ -41,6 +46,27 @@ impl Inner {
             }
         }
         Ok((Outcome::Done, Some(row.id)))
+    }
+
+    /// The last folder stays as long as its volume could not be unmounted: what is written there otherwise, after an error that nobody
+    /// read, would be written to the host's own disk. Docker is not refused: its containers end in any case.
+    async fn settle_last(&self, row: &VolumeRow, attachment: &AttachmentRow) -> Result<()> {
+        let AttachmentKind::Directory { path, .. } = &attachment.kind else { return Ok(()) };
+        if self.plan(row).await?.store.is_local() || self.others_hold(row.id, attachment).await? {
+            return Ok(());
+        }
+        match self.port_settle(row.id).await {
+            // Another host has the volume: what was not sent never will be, and lies in the journal on this host.
+            Err(e) if e.kind != ErrorKind::Busy => Err(Error::new(
+                e.kind,
+                format!("volume {} stays mounted on {path}, its store does not have what was written: {}", row.name, e.message),
+            )
+            .with_remedy(format!(
+                "try again when the store answers; orlop unmount --force {path} takes it away now: what was acknowledged stays on this \
+                 host and is sent when the volume is mounted here again"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// What it cannot do is left for the reconciler: the caller asked for something else, and that is done.

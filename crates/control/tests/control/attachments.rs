@@ -118,6 +118,46 @@ async fn a_busy_folder_is_kept_and_the_error_tells() {
 }
 
 #[tokio::test]
+async fn the_last_folder_stays_while_the_store_is_away_and_goes_by_force() {
+    let site = Site::new();
+    let control = site.open().await;
+    control.apply(&ROOT, add_store("cloud", "s3://bucket")).await.unwrap();
+    control.apply(&ROOT, create("v", &[("store", "cloud")])).await.unwrap();
+    control.apply(&ROOT, folder("v", "/srv/x", false)).await.unwrap();
+    control.apply(&ROOT, folder("v", "/srv/y", false)).await.unwrap();
+    site.world.fail("settle", ErrorKind::Unavailable);
+    // Another one holds the volume: nothing has to come to rest.
+    control.apply(&ROOT, unfolder("v", "/srv/y")).await.unwrap();
+    let e = refused(control.apply(&ROOT, unfolder("v", "/srv/x")).await, ErrorKind::Unavailable);
+    assert!(e.message.contains("stays mounted on /srv/x") && e.remedy.is_some_and(|r| r.contains("--force")), "{}", e.message);
+    let held = |site: &Site| site.world.0.lock().mounted.values().map(|m| m.binds.len()).collect::<Vec<_>>();
+    assert_eq!(control.volume_brief(&named("v")).await.unwrap().attachments.len(), 1, "nothing has changed");
+    control.reconcile().await;
+    assert_eq!(held(&site), [1], "nor does it later, behind the user's back");
+    // What another host has taken will never come to rest here.
+    site.world.fail("settle", ErrorKind::Busy);
+    control.apply(&ROOT, unfolder("v", "/srv/x")).await.unwrap();
+    assert!(held(&site).is_empty());
+
+    site.world.heal();
+    control.apply(&ROOT, folder("v", "/srv/x", false)).await.unwrap();
+    control.apply(&ROOT, docker("v", "m")).await.unwrap();
+    site.world.fail("settle", ErrorKind::Unavailable);
+    let by_force = |at: &str| match unfolder("v", at) {
+        Intent::Detach { volume, attachment, .. } => Intent::Detach { volume, attachment, force: true },
+        other => other,
+    };
+    control.apply(&ROOT, by_force("/srv/x")).await.unwrap();
+    assert_eq!(held(&site), [0], "whoever else has it is not cut off");
+    control.apply(&ROOT, folder("v", "/srv/x", false)).await.unwrap();
+    control.apply(&Actor::Docker, undocker("v", "m")).await.unwrap();
+    site.world.0.lock().may_force = true;
+    control.apply(&ROOT, by_force("/srv/x")).await.unwrap();
+    assert!(held(&site).is_empty() && control.volume_brief(&named("v")).await.unwrap().attachments.is_empty());
+    site.world.assert_respected();
+}
+
+#[tokio::test]
 async fn an_unmount_that_fails_is_told_and_done_later() {
     let site = Site::new();
     let control = site.open().await;
@@ -162,7 +202,7 @@ async fn internal_uses_come_one_by_one_and_end_with_their_process() {
     assert_ne!(a, b);
     for id in [a, b] {
         assert_eq!(site.world.0.lock().mounted.len(), 1);
-        control.apply(&ROOT, Intent::Detach { volume: named("v"), attachment: DetachBy::Id(id) }).await.unwrap();
+        control.apply(&ROOT, Intent::Detach { volume: named("v"), attachment: DetachBy::Id(id), force: false }).await.unwrap();
     }
     assert!(site.world.0.lock().mounted.is_empty());
     control.apply(&ROOT, ls.clone()).await.unwrap();

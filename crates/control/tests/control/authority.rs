@@ -19,7 +19,7 @@ fn every_intent() -> Vec<Intent> {
         Intent::Attach { volume: named("v"), attachment: AttachmentKind::Internal { purpose: "ls".to_owned() }, abandon_unsynced: false },
         undocker("v", "m"),
         unfolder("v", "/x"),
-        Intent::Detach { volume: named("v"), attachment: DetachBy::Id(AttachmentId::random()) },
+        Intent::Detach { volume: named("v"), attachment: DetachBy::Id(AttachmentId::random()), force: false },
         Intent::PurgeVolume { volume: VolumeId::random() },
         Intent::RotateKeys { volume: None },
         Intent::RotateKeys { volume: Some(named("v")) },

@@ -40,6 +40,8 @@ pub struct State {
     pub mounted: BTreeMap<VolumeId, AttachedVolume>,
     pub quotas: BTreeMap<VolumeId, Option<u64>>,
     pub in_use: BTreeSet<VolumeId>,
+    /// Whether a test has users cut off.
+    pub may_force: bool,
     /// Calls that fail with this kind, until taken out.
     pub failing: BTreeMap<&'static str, ErrorKind>,
     /// Calls that never return.
@@ -129,16 +131,21 @@ impl Mounter for World {
     async fn detach(&self, volume: VolumeId, force: bool) -> Result<()> {
         self.call("detach", &volume.to_string()).await?;
         let mut state = self.0.lock();
-        if force {
+        if force && !state.may_force {
             state.violations.push("a forced detach".to_owned());
         }
         if let Some(mounted) = state.mounted.get(&volume)
             && !mounted.binds.is_empty()
+            && !force
         {
             state.violations.push(format!("detach of {volume} with binds left"));
         }
         state.mounted.remove(&volume);
         Ok(())
+    }
+
+    async fn settle(&self, volume: VolumeId) -> Result<()> {
+        self.call("settle", &volume.to_string()).await
     }
 
     async fn bind(&self, volume: VolumeId, dir: &str, read_only: bool) -> Result<()> {
@@ -434,7 +441,7 @@ pub fn docker(volume: &str, mount_id: &str) -> Intent {
 }
 
 pub fn undocker(volume: &str, mount_id: &str) -> Intent {
-    Intent::Detach { volume: volume.parse().unwrap(), attachment: DetachBy::DockerMountId(mount_id.to_owned()) }
+    Intent::Detach { volume: volume.parse().unwrap(), attachment: DetachBy::DockerMountId(mount_id.to_owned()), force: false }
 }
 
 pub fn folder(volume: &str, path: &str, read_only: bool) -> Intent {
@@ -446,7 +453,7 @@ pub fn folder(volume: &str, path: &str, read_only: bool) -> Intent {
 }
 
 pub fn unfolder(volume: &str, path: &str) -> Intent {
-    Intent::Detach { volume: volume.parse().unwrap(), attachment: DetachBy::Directory(path.to_owned()) }
+    Intent::Detach { volume: volume.parse().unwrap(), attachment: DetachBy::Directory(path.to_owned()), force: false }
 }
 
 pub fn set(volume: &str, pairs: &[(&str, &str)]) -> Intent {

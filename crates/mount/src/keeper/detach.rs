@@ -41,7 +41,7 @@ impl Keeper {
         else {
             return self.may_count_as_detached(id);
         };
-        let away = slot.look(|v| !v.plan.store.is_local()).unwrap_or(false);
+        let away = self.is_away(id);
         let dead = slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
         if !dead && !force {
             let busy = |why: String| {
@@ -64,15 +64,15 @@ impl Keeper {
                 _ => {}
             }
             // The unmount itself has no way back, and a store that does not answer would keep the worker waiting.
-            let settled = if away { self.ask_worker::<serde_json::Value>(id, &WorkerRequest::Sync, Some(SETTLING)).err() } else { None };
+            let settled = if away { self.settle(id).err() } else { None };
             if let Some(e) = settled.as_ref().filter(|e| e.kind == ErrorKind::Busy) {
                 // Another host has the volume: what was not sent never will be, and lies in the journal on this host.
                 tracing::warn!(volume = %name, "unmounting a volume that another host has taken: {e}");
             } else if let Some(e) = settled {
                 return Err(Error::unavailable(format!("volume {name} stays mounted, its store does not have what was written: {e}"))
                     .with_remedy(
-                        "try again when the store answers; orlop down --force takes it away now: what was acknowledged stays on this \
-                         host and is sent when the volume is mounted here again",
+                        "try again when the store answers; orlop unmount --force, or orlop down --force, takes it away now: what was \
+                         acknowledged stays on this host and is sent when the volume is mounted here again",
                     ));
             }
             if mount::unmount(&point)? == Unmounted::Busy {
@@ -87,6 +87,15 @@ impl Keeper {
             mount::unmount_by_force(&point)?;
         }
         self.await_end(&slot)
+    }
+
+    fn is_away(&self, id: VolumeId) -> bool {
+        self.slot(id).look(|v| !v.plan.store.is_local()).unwrap_or(false)
+    }
+
+    /// Has the worker make durable what it accepted. A store may be away, a disk only slow.
+    pub(super) fn settle(&self, id: VolumeId) -> Result<()> {
+        self.ask_worker(id, &WorkerRequest::Sync, self.is_away(id).then_some(SETTLING))
     }
 
     /// Has the kernel write what it alone has, as far as that comes to an end soon. A worker that is being replaced is waited for:

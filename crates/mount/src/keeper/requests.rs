@@ -75,7 +75,7 @@ impl Keeper {
                 self.save();
                 value(())
             }
-            KeeperRequest::Sync { volume } => value(self.ask_worker::<()>(volume, &WorkerRequest::Sync, None)?),
+            KeeperRequest::Sync { volume } => value(self.settle(volume)?),
             // Reading everything takes what it takes.
             KeeperRequest::Check { volume, repair } => self.ask_worker(volume, &WorkerRequest::Check { repair }, None),
             KeeperRequest::CheckProgress { volume } => self.ask_worker(volume, &WorkerRequest::CheckProgress, Some(QUESTION)),

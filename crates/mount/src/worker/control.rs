@@ -51,7 +51,7 @@ impl Control {
                 if plan.store.url != self.served.plan.store.url {
                     return Err(Error::invalid(format!("{} is another place than {}", plan.store.url, self.served.plan.store.url)));
                 }
-                self.store.set(self.runtime.block_on((self.config.open_store)(&plan, &self.config.root))?);
+                self.store.set(self.runtime.block_on((self.config.open_store)(&plan, &self.config.root))?.store);
                 tracing::info!("the store is reached another way now");
                 Ok(Value::Null)
             }

@@ -15,17 +15,17 @@ use crate::process;
 use crate::protocol::{Served, WorkerRequest};
 use crate::wire::{self, Connection};
 use futures::future::BoxFuture;
-use object_store::ObjectStore;
 use open::Opened;
 use orlop_chunkfs::FileSystem;
 use orlop_model::{Error, ErrorKind, MountPlan, Result, VolumeId};
+use orlop_store::VolumeStore;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 /// How a worker gets the store of its volume, sealed if the volume is: from the plan and the root folder.
-pub type OpenStore = for<'a> fn(&'a MountPlan, &'a Path) -> BoxFuture<'a, Result<Arc<dyn ObjectStore>>>;
+pub type OpenStore = for<'a> fn(&'a MountPlan, &'a Path) -> BoxFuture<'a, Result<VolumeStore>>;
 
 /// What a worker needs to know at its start; the rest comes over its standard input.
 #[derive(Debug, Clone)]

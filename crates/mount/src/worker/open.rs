@@ -3,6 +3,7 @@
 use super::WorkerConfig;
 use orlop_chunkfs::{FileSystem, FsResult, OpenConfig, Remote};
 use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
+use orlop_store::VolumeStore;
 use orlop_store::wrap::Swap;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,9 +27,10 @@ impl Opened {
 }
 
 pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Opened> {
-    let store = Swap::new((worker.open_store)(plan, &worker.root).await?);
+    let VolumeStore { store, keys } = (worker.open_store)(plan, &worker.root).await?;
+    let store = Swap::new(store);
     std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
-    let mut config = OpenConfig::new(plan.volume, store.clone(), &plan.prefix, Path::new(&plan.state_dir));
+    let mut config = OpenConfig::new(plan.volume, store.clone(), &plan.prefix, Path::new(&plan.state_dir)).sealed(keys);
     config.quota_bytes = plan.options.size.map(|s| s.0);
     config.root_uid = plan.options.uid.unwrap_or(0);
     config.root_gid = plan.options.gid.unwrap_or(0);

@@ -6,6 +6,7 @@ use orlop_model::{CacheMode, MountPlan, StoreSpec, VolumeId, VolumeOptions};
 use orlop_mount::keeper::{KeeperConfig, Launcher};
 use orlop_mount::worker::WorkerConfig;
 use orlop_mount::{KeeperClient, WorkerState, fuse};
+use orlop_store::VolumeStore;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,7 +121,7 @@ pub(crate) fn be_worker() {
     let ended = orlop_mount::worker::serve(WorkerConfig {
         root,
         volume,
-        open_store: |plan, _| Box::pin(async { orlop_store::open_spec(&plan.store) }),
+        open_store: |plan, _| Box::pin(async { Ok(VolumeStore { store: orlop_store::open_spec(&plan.store)?, keys: None }) }),
     });
     if let Err(e) = &ended {
         eprintln!("worker: {e}");

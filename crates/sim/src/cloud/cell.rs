@@ -6,7 +6,7 @@ use crate::crash::{History, judge};
 use crate::posix::Out;
 use crate::posix::model::Model;
 use crate::posix::op::{At as Where, Op};
-use crate::posix::run::{Life, PATIENCE, PREFIX, STATE, fresh_world, volume};
+use crate::posix::run::{Life, PATIENCE, PREFIX, STATE, fresh_world, keys, volume};
 use crate::posix::tree::{Same, Tree};
 use crate::world::{Fault, Loss, Rule, World};
 use futures::FutureExt;
@@ -47,13 +47,14 @@ pub(super) struct Writer {
 /// How a volume is opened on a host of the cloud.
 pub(super) fn config(world: &World, store: Arc<dyn ObjectStore>, holder: &str, fresh_kernel: bool) -> OpenConfig {
     let remote = Remote { lease: Duration::from_secs(3600), holder: holder.to_owned(), cache_bytes: 8 << 20, ..Remote::default() };
-    OpenConfig {
+    let config = OpenConfig {
         host: world.disk(),
         clock: world.clock(),
         fresh_kernel,
         remote: Some(remote),
         ..OpenConfig::new(volume(), store, PREFIX, STATE)
-    }
+    };
+    config.sealed(keys(world))
 }
 
 impl Writer {

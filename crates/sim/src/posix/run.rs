@@ -8,6 +8,7 @@ use super::tree::{Same, Tree};
 use crate::world::{Loss, World};
 use orlop_chunkfs::{FileSystem, OpenConfig, format_volume};
 use orlop_model::VolumeId;
+use orlop_store::keys::HostKeys;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,12 @@ pub async fn open(world: &World, fresh_kernel: bool) -> orlop_model::Result<Arc<
         // left is durable.
         config.first_rest = Duration::ZERO;
     }
-    FileSystem::open(config).await
+    FileSystem::open(config.sealed(keys(world))).await
+}
+
+/// What the volume's files on a world's host are sealed with, if they are.
+pub(crate) fn keys(world: &World) -> Option<Arc<HostKeys>> {
+    world.is_sealed().then(|| Arc::new(HostKeys::fixed()))
 }
 
 /// Longest that anything may take, in the world's time.

@@ -102,6 +102,7 @@ pub(crate) struct Shared {
     fault: Option<Fault>,
     hit: bool,
     seed: u64,
+    sealed: bool,
     rng: Option<Rng>,
     rule: Option<Rule>,
     bent: u64,
@@ -202,10 +203,15 @@ pub struct World {
     objects: Arc<InMemory>,
 }
 
+/// A quarter of all worlds, whichever way they are counted.
+fn seals(seed: u64) -> bool {
+    (seed / 2000 + seed / 2) % 4 == 1
+}
+
 impl World {
     /// An empty world; `seed` decides everything that is left to chance in it.
     pub fn new(seed: u64) -> Self {
-        let mut shared = Shared { seed, rng: Some(Rng::new(seed)), ..Shared::default() };
+        let mut shared = Shared { seed, sealed: seals(seed), rng: Some(Rng::new(seed)), ..Shared::default() };
         shared.image.boot = 1;
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(InMemory::new()) }
     }
@@ -220,14 +226,16 @@ impl World {
     pub fn fork(&self, seed: u64) -> World {
         let s = self.shared.lock();
         let (image, rng) = (s.image.clone(), Some(Rng::new(seed)));
-        let shared = Shared { image, life: s.life, clock: s.clock, seed, rng, ..Shared::default() };
+        // One that was plain may be sealed from here on, as after an update.
+        let sealed = s.sealed || seals(seed);
+        let shared = Shared { image, life: s.life, clock: s.clock, seed, sealed, rng, ..Shared::default() };
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::new(self.objects.fork()) }
     }
 
     /// Another host with an empty disk and the same store.
     pub fn beside(&self, seed: u64) -> World {
         let clock = self.shared.lock().clock;
-        let mut shared = Shared { seed, rng: Some(Rng::new(seed)), clock, ..Shared::default() };
+        let mut shared = Shared { seed, sealed: seals(seed), rng: Some(Rng::new(seed)), clock, ..Shared::default() };
         shared.image.boot = 1;
         World { shared: Arc::new(Mutex::new(shared)), objects: Arc::clone(&self.objects) }
     }
@@ -235,6 +243,11 @@ impl World {
     /// What decides everything that is left to chance in it.
     pub fn seed(&self) -> u64 {
         self.shared.lock().seed
+    }
+
+    /// Whether the volume's files on this host are sealed.
+    pub fn is_sealed(&self) -> bool {
+        self.shared.lock().sealed
     }
 
     /// The disk, as a process of this life sees it.

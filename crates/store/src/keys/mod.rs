@@ -4,6 +4,7 @@
 //! Who has the store alone has nothing; who has the host alone has nothing of a volume whose ring is gone. Rotating the
 //! master key wraps the rings anew and touches no data.
 
+mod host;
 mod master;
 mod ring;
 mod secret;
@@ -11,9 +12,10 @@ mod secret;
 mod tests;
 mod volume;
 
+pub use host::{BlockCipher, HostKeys, RECORD_OVERHEAD, RecordCipher};
 pub use master::{MasterKey, MasterKeys, Rotation};
 pub use ring::{Ring, RingKey, add_key, create_ring, read_ring, rewrap, ring_path, shred};
 pub use secret::{KEY_BYTES, KeyId, Secret};
-pub use volume::{create_volume_store, sealed_store, volume_store};
+pub use volume::{VolumeStore, create_volume_store, sealed_store, sealed_volume, volume_store};
 
 pub(crate) use secret::{Derived, random, unhex};

@@ -3,6 +3,7 @@
 //! It is replaced only by who has read what it replaces. It is checked as a whole under its current key, so nobody can
 //! take a key out, or make an older one current, without being found out; and it is taken only byte for byte as written.
 
+use super::host::HostKeys;
 use super::master::{MasterKey, MasterKeys};
 use super::secret::{KeyId, Secret, hex};
 use crate::wrap::SealKeys;
@@ -127,6 +128,10 @@ impl OpenRing {
 
     pub(super) fn seal_keys(&self) -> SealKeys {
         SealKeys::new(self.ring.current, self.secrets.iter().map(|(id, s)| (*id, s))).expect("an open ring has its current key")
+    }
+
+    pub(super) fn host_keys(&self) -> HostKeys {
+        HostKeys::new(self.ring.current, self.secrets.iter().map(|(id, s)| (*id, s))).expect("an open ring has its current key")
     }
 
     fn is_wrapped_by(&self, master: &MasterKey) -> bool {

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
-const NONCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
+pub(super) const NONCE_BYTES: usize = 12;
+pub(super) const TAG_BYTES: usize = 16;
 
 /// Random bytes from the operating system's generator.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
@@ -183,9 +183,14 @@ impl KeyType for KeyLength {
 impl Derived {
     /// The AES-256-GCM key for this `info`, whose parts must have lengths that cannot be confused.
     pub(crate) fn key(&self, info: &[&[u8]]) -> LessSafeKey {
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*self.bytes(info)).expect("the key has the cipher's length"))
+    }
+
+    /// The same for another cipher.
+    pub(super) fn bytes(&self, info: &[&[u8]]) -> Zeroizing<[u8; KEY_BYTES]> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         self.0.expand(info, KeyLength).and_then(|okm| okm.fill(&mut *bytes)).expect("32 bytes are within what HKDF gives");
-        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*bytes).expect("the key has the cipher's length"))
+        bytes
     }
 }
 

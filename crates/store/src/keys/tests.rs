@@ -268,9 +268,11 @@ async fn a_volumes_store_is_sealed_if_asked_and_as_it_is_if_not() {
     let on_disk = fs::read(data.path().join(at.as_ref())).expect("reads");
     assert!(!on_disk.windows(marker.len()).any(|w| w == marker.as_bytes()));
     let again = volume_store(&spec, PREFIX, dir.path(), true).await.expect("opens");
-    assert_eq!(again.get(&at).await.expect("gets").bytes().await.expect("reads"), marker);
+    assert!(again.keys.is_some(), "its files on a host are sealed too");
+    assert_eq!(again.store.get(&at).await.expect("gets").bytes().await.expect("reads"), marker);
     let plain = volume_store(&spec, PREFIX, Path::new("/nonexistent"), false).await.expect("needs no keys");
-    assert_eq!(plain.get(&at).await.expect("gets").bytes().await.expect("reads"), on_disk);
-    shred(&*plain, PREFIX).await.expect("shreds");
+    assert!(plain.keys.is_none());
+    assert_eq!(plain.store.get(&at).await.expect("gets").bytes().await.expect("reads"), on_disk);
+    shred(&*plain.store, PREFIX).await.expect("shreds");
     assert_eq!(volume_store(&spec, PREFIX, dir.path(), true).await.expect_err("shredded").kind, ErrorKind::NotFound);
 }

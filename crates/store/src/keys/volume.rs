@@ -1,5 +1,6 @@
 //! A volume's own view of its store: as it is, or sealed with the keys of its ring.
 
+use super::host::HostKeys;
 use super::master::MasterKeys;
 use super::ring::{create_ring, open_ring};
 use crate::wrap::Seal;
@@ -8,15 +9,24 @@ use orlop_model::{Error, ErrorKind, Result, StoreSpec};
 use std::path::Path;
 use std::sync::Arc;
 
+/// What a volume is opened with.
+#[derive(Debug, Clone)]
+pub struct VolumeStore {
+    /// Its store, as who reads the volume sees it.
+    pub store: Arc<dyn ObjectStore>,
+    /// What its files on a host are sealed with, if it is encrypted.
+    pub keys: Option<Arc<HostKeys>>,
+}
+
 /// The store of a volume that exists: what worker and daemon call. `keys_dir` is read only for an encrypted one.
-pub async fn volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encrypt: bool) -> Result<Arc<dyn ObjectStore>> {
+pub async fn volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encrypt: bool) -> Result<VolumeStore> {
     let store = opened(spec).await?;
     if !encrypt {
-        return Ok(store);
+        return Ok(VolumeStore { store, keys: None });
     }
-    match sealed_store(store.clone(), prefix, &MasterKeys::load(keys_dir)?).await {
+    match sealed_volume(store.clone(), prefix, &MasterKeys::load(keys_dir)?).await {
         // A rotation may have wrapped the ring anew after the keys were read.
-        Err(e) if e.kind == ErrorKind::Denied => sealed_store(store, prefix, &MasterKeys::load(keys_dir)?).await,
+        Err(e) if e.kind == ErrorKind::Denied => sealed_volume(store, prefix, &MasterKeys::load(keys_dir)?).await,
         other => other,
     }
 }
@@ -32,10 +42,15 @@ pub async fn create_volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path
     sealed_store(store, prefix, &masters).await
 }
 
-/// A volume's store opened with keys at hand, from wherever they are.
-pub async fn sealed_store(store: Arc<dyn ObjectStore>, prefix: &str, masters: &MasterKeys) -> Result<Arc<dyn ObjectStore>> {
+/// An encrypted volume opened with keys at hand, from wherever they are.
+pub async fn sealed_volume(store: Arc<dyn ObjectStore>, prefix: &str, masters: &MasterKeys) -> Result<VolumeStore> {
     let (ring, _) = open_ring(&*store, prefix, masters).await?;
-    Ok(Seal::wrap(store, prefix, ring.seal_keys()))
+    Ok(VolumeStore { store: Seal::wrap(store, prefix, ring.seal_keys()), keys: Some(Arc::new(ring.host_keys())) })
+}
+
+/// Its store alone.
+pub async fn sealed_store(store: Arc<dyn ObjectStore>, prefix: &str, masters: &MasterKeys) -> Result<Arc<dyn ObjectStore>> {
+    Ok(sealed_volume(store, prefix, masters).await?.store)
 }
 
 /// A credentials command may take a while: not on a thread that others wait for.

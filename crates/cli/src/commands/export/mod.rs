@@ -105,11 +105,11 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
         return Err(Error::invalid(format!("{} is not the folder of a volume on its host", dir.display()))
             .with_remedy("it has the folders journal and staged: <root>/state/<volume id>"));
     }
-    let store = keys.view(store, &prefix, found.encrypted).await?;
+    let of = keys.view(store, &prefix, found.encrypted).await?;
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
-    let fs = rescue::open(&Rescue { volume, store, prefix, remote, state_dir: state, scratch: scratch.0.clone() }).await;
+    let fs = rescue::open(&Rescue { volume, of, prefix, remote, state_dir: state, scratch: scratch.0.clone() }).await;
     let fs = fs.map_err(|e| {
         let remedy = "orlop check names what is damaged; without --state the store alone is read";
         if e.remedy.is_some() { e } else { e.with_remedy(remedy) }

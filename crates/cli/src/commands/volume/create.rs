@@ -28,11 +28,5 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let volume = cx.client.create(&request).await?;
     cx.ui.show(&volume, || format!("{}\n", volume.name))?;
     super::note_loss_window(&volume, cx);
-    if volume.options.encrypt == Some(true) && cx.client.store(&volume.store).await?.spec.is_local() {
-        cx.ui.note(&format!(
-            "{}: on a store on this host's own disk file contents are not encrypted, only names and attributes are: encrypt the disk too",
-            volume.name
-        ));
-    }
     Ok(0)
 }
