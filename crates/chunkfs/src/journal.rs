@@ -352,12 +352,12 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
         bytes.truncate(got);
         let Some(head) = header(&bytes, volume, first, &path)? else {
             // Nothing that was synced is without its head: then a marker tells that this is damage.
-            scan.durable = scan.durable.max(frames(&bytes, first, &Kind::Plain).durable);
+            scan.durable = scan.durable.max(frames(&bytes, first, &Reading::Plain).durable);
             scan.headless.push(path);
             continue;
         };
-        let (file_boot, kind) = (head.boot, head.kind(disk.keys()).ok_or_else(|| ScanError::Locked(path.clone()))?);
-        let Frames { records, durable, end, damaged } = frames(&bytes, first, &kind);
+        let (file_boot, reading) = (head.boot, head.reading(disk.keys()).ok_or_else(|| ScanError::Locked(path.clone()))?);
+        let Frames { records, durable, end, damaged } = frames(&bytes, first, &reading);
         scan.durable = scan.durable.max(durable);
         let size = if is_filling(&bytes, end as usize) { end } else { size };
         let same_boot = file_boot == boot && boot != [0; 16];
@@ -374,26 +374,26 @@ struct Head {
 }
 
 /// How a file's records are read.
-enum Kind {
+enum Reading {
     Plain,
     Sealed(RecordSeal),
 }
 
 impl Head {
     /// `None` if the key is not at hand.
-    fn kind(&self, keys: Option<&Arc<HostKeys>>) -> Option<Kind> {
-        let Some(head) = &self.sealed else { return Some(Kind::Plain) };
+    fn reading(&self, keys: Option<&Arc<HostKeys>>) -> Option<Reading> {
+        let Some(head) = &self.sealed else { return Some(Reading::Plain) };
         let key = KeyId(head[KEY_AT..SALT_AT].try_into().expect("eight bytes"));
-        RecordSeal::of(keys?, key, head).map(Kind::Sealed)
+        RecordSeal::of(keys?, key, head).map(Reading::Sealed)
     }
 }
 
-impl Kind {
+impl Reading {
     /// A record as it stands in a frame of this file; `None` if it cannot have been written there.
     fn record(&self, seq: u64, kind: u8, body: &[u8]) -> Option<Record> {
         match (self, kind) {
-            (Kind::Plain, RECORD) => Record::decode(body).ok(),
-            (Kind::Sealed(seal), SEALED) => Record::decode(&seal.open(seq, body)?).ok(),
+            (Reading::Plain, RECORD) => Record::decode(body).ok(),
+            (Reading::Sealed(seal), SEALED) => Record::decode(&seal.open(seq, body)?).ok(),
             _ => None,
         }
     }
@@ -423,7 +423,7 @@ fn header(bytes: &[u8], volume: [u8; 16], first: u64, path: &Path) -> Result<Opt
 /// file its frames are looked at, and not what they hold.
 pub(crate) fn inspect(bytes: &[u8], volume: [u8; 16], first: u64, keys: Option<&Arc<HostKeys>>) -> (Option<u64>, Option<String>) {
     let read = match header(bytes, volume, first, Path::new("")) {
-        Ok(Some(head)) => head.kind(keys),
+        Ok(Some(head)) => head.reading(keys),
         Ok(None) => return (None, Some("its header is damaged".to_owned())),
         Err(ScanError::Foreign(_)) => return (None, Some("it belongs to another volume".to_owned())),
         Err(e) => return (None, Some(e.to_string())),
@@ -485,8 +485,8 @@ pub(crate) fn sample_file(volume: [u8; 16], first: u64, records: &[Record], keys
 /// The numbers of the records that a recovery would find in a file's bytes, for the fuzz targets.
 pub(crate) fn sample_scan(bytes: &[u8], volume: [u8; 16], first: u64, keys: Option<&Arc<HostKeys>>) -> Vec<u64> {
     let Ok(Some(head)) = header(bytes, volume, first, Path::new("")) else { return Vec::new() };
-    let Some(kind) = head.kind(keys) else { return Vec::new() };
-    frames(bytes, first, &kind).records.iter().map(|r| r.seq).collect()
+    let Some(reading) = head.reading(keys) else { return Vec::new() };
+    frames(bytes, first, &reading).records.iter().map(|r| r.seq).collect()
 }
 
 /// Whether all that is behind the last frame are zeros.
@@ -503,7 +503,7 @@ struct Frames {
 }
 
 /// Frames from the front up to the first bad one; then any marker behind it.
-fn frames(bytes: &[u8], first: u64, read: &Kind) -> Frames {
+fn frames(bytes: &[u8], first: u64, read: &Reading) -> Frames {
     let mut records: Vec<Found> = Vec::new();
     let mut durable = 0;
     let mut pos = HEADER as usize;

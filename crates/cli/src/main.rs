@@ -55,7 +55,9 @@ fn usage(e: &clap::Error) -> ExitCode {
         let _ = e.print();
     } else {
         let text = e.to_string();
-        let message = text.trim_start_matches("error: ").lines().next().unwrap_or("the command line is wrong").to_owned();
+        // What is missing or not taken stands in the lines below the first one.
+        let lines: Vec<&str> = text.trim_start_matches("error: ").lines().map(str::trim).take_while(|l| !l.is_empty()).collect();
+        let message = if lines.is_empty() { "the command line is wrong".to_owned() } else { lines.join(" ") };
         failure::report(format, &Error::invalid(message).with_remedy("see the command's --help"));
     }
     ExitCode::from(2)

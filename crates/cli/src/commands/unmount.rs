@@ -6,8 +6,10 @@ use orlop_model::{AttachmentKind, Error, ErrorKind, Result, Volume, VolumeRef};
 use serde_json::json;
 use std::path::Path;
 
-/// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`. With its last folder a volume comes to rest; while
-/// its store does not have what was written that is refused, and the folder stays mounted.
+/// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`.
+///
+/// With its last folder a volume comes to rest; while its store does not have what was written that is refused, and the folder stays
+/// mounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A folder (anything with a slash), or a volume by name or id.

@@ -81,6 +81,9 @@ fn a_wrong_command_line_is_told_in_the_form_asked_for() {
         assert_eq!((ended.code, error["kind"].as_str()), (2, Some("invalid_argument")));
         assert!(error["message"].as_str().is_some_and(|m| m.contains("creat")), "{error}");
     }
+    let ended = world.run(&["--output", "json", "volume", "create"]);
+    let error: serde_json::Value = serde_json::from_str(&ended.err).expect("an error as JSON");
+    assert!(error["message"].as_str().is_some_and(|m| m.contains("<NAME>")), "what is missing is named: {error}");
 }
 
 #[test]

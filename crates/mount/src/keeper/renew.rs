@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const SETTLING: Duration = Duration::from_secs(60);
 /// How long a process that was ended may take to be gone.
 const ENDING: Duration = Duration::from_secs(30);
+/// How soon after the old worker's end a second try with the new binary is still a short pause.
+const SOON: Duration = Duration::from_secs(2);
 /// How long a volume may have no worker before the keeper is left as it is.
 const PASSING: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,11 @@ pub(super) fn other_binary_of(pid: u32) -> Result<Option<Arc<File>>> {
 /// The path of an open file for a process that this one starts.
 pub(super) fn path_of(binary: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", binary.as_raw_fd()))
+}
+
+/// Whether a worker did not refuse its volume but was gone before it had said anything.
+fn ended_early(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::Unavailable | ErrorKind::Internal)
 }
 
 impl Keeper {
@@ -79,13 +86,21 @@ impl Keeper {
             Err(e) => return Err(Error::io("waiting for a worker's end", &e)),
         }
         let before = slot.program.lock().take();
-        let (next, child, refused) = match self.replace_worker(&slot) {
+        // One that ends before it has said anything may have been killed, which is no word against its binary.
+        let first = self.replace_worker(&slot);
+        let may_be_killed = began.elapsed() < SOON && first.as_ref().is_err_and(ended_early);
+        let (next, child, refused) = match if may_be_killed { self.replace_worker(&slot) } else { first } {
             Ok((next, child)) => (next, child, None),
             Err(e) => {
                 tracing::error!(volume = %name, "the new binary does not serve it, the old one goes on: {e}");
                 *slot.program.lock() = Some(before.unwrap_or(old));
-                // If that fails too, the dead worker's watcher is next in turn and tries on.
-                let (next, child) = self.replace_worker(&slot)?;
+                // If that fails too, the dead worker's watcher is next in turn and tries on: with the new binary if the old one cannot
+                // read what that has written meanwhile.
+                let (next, child) = self.replace_worker(&slot).inspect_err(|worse| {
+                    if worse.kind == ErrorKind::Unsupported {
+                        slot.program.lock().take();
+                    }
+                })?;
                 (next, child, Some(e.to_string()))
             }
         };
