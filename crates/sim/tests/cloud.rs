@@ -1,10 +1,12 @@
 //! The crash matrix of a volume whose home is the store: lost hosts, deaths, power failures and takeovers at every step,
 //! and the proof that it would see a bug.
 
-use orlop_sim::cloud::{Pause, Plant, Script, Strike, mutations_of, scripts, steps_of, strike, take_over};
+use orlop_sim::cloud::{Pause, Plant, Script, Strike, generated, mutations_of, scripts, steps_of, strike, take_over};
+use orlop_sim::rng::Rng;
 use orlop_sim::scale;
 use orlop_sim::world::{Rule, Step, Verdict};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 fn script(name: &str) -> Script {
     scripts().into_iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no script {name}"))
@@ -81,6 +83,81 @@ fn a_writer_that_was_succeeded_does_no_harm_and_answers_no_fsync() {
     println!("{cells} takeovers, {met} met");
     assert!(broken.is_empty(), "{} of {cells} takeovers break a promise:\n{}", broken.len(), first(&broken));
     assert!(met * 2 >= cells, "only {met} of {cells} were met");
+}
+
+/// Scripts by chance in a part, and crash points and pauses by chance in each.
+const SCRIPTS: u64 = 40;
+const POINTS: u64 = 12;
+const PAUSES: u64 = 4;
+
+/// Kinds of files and objects that must have been struck, whatever was done to them.
+const THINGS: &[&str] = &["journal", ".segment", "/log/", "/packs/", "owner.json", "meta/manifest", "meta/compacted"];
+
+/// One crash point again: `ORLOP_CASE=SCRIPT,STEP,SEED`, as a failure names it.
+#[test]
+fn one_by_chance() {
+    let Ok(case) = std::env::var("ORLOP_CASE") else { return };
+    let numbers: Vec<u64> = case.split(',').map(|n| n.parse().expect("numbers")).collect();
+    let [from, step, seed] = numbers[..] else { panic!("ORLOP_CASE=SCRIPT,STEP,SEED") };
+    let script = generated(from);
+    println!("{script:#?}");
+    strike(&script, &Strike { at: Some(step), seed, ..Strike::default() }).expect("all promises are kept");
+}
+
+/// Crash points and takeovers that no script has thought of; with another `ORLOP_SEED` others.
+fn strike_by_chance(part: u64) {
+    let seed: u64 = std::env::var("ORLOP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let mut rng = Rng::new(seed * 2 + part + 77);
+    let (mut broken, mut cells, mut met, mut taken) = (Vec::new(), 0u64, 0u64, 0u64);
+    let mut struck: BTreeSet<&str> = BTreeSet::new();
+    for _ in 0..SCRIPTS * scale() {
+        let from = rng.below(u64::MAX);
+        let script = generated(from);
+        let steps = steps_of(&script, 1).unwrap_or_else(|why| panic!("script {from}, undisturbed: {why}"));
+        for _ in 0..POINTS {
+            let (n, seed) = (1 + rng.below(steps), rng.below(1 << 40));
+            let last = Arc::new(Mutex::new((0, String::new())));
+            let seen = last.clone();
+            let watch: Rule = Arc::new(move |step: &Step| {
+                let mut seen = seen.lock().expect("nobody panics here");
+                seen.0 += 1;
+                if seen.0 == n {
+                    seen.1 = format!("{step:?}");
+                }
+                Verdict::Do
+            });
+            cells += 1;
+            match strike(&script, &Strike { at: Some(n), seed, rule: Some(watch), ..Strike::default() }) {
+                Ok(hit) => met += u64::from(hit),
+                Err(why) => broken.push(format!("script {from}, step {n}, seed {seed}: {why}")),
+            }
+            let shown = last.lock().expect("nobody panics here").1.clone();
+            struck.extend(THINGS.iter().copied().filter(|thing| shown.contains(*thing)));
+        }
+        let mutations = mutations_of(&script, 1).unwrap_or_else(|why| panic!("script {from}, undisturbed: {why}"));
+        for _ in 0..PAUSES {
+            let (n, seed) = (1 + rng.below(mutations), rng.below(1 << 40));
+            let pause = pauses(n)[rng.below(2) as usize];
+            taken += 1;
+            if let Err(why) = take_over(&script, pause, seed, None, None) {
+                broken.push(format!("script {from}, {pause:?}, seed {seed}: {why}"));
+            }
+        }
+    }
+    println!("{cells} cells of three ends, {met} struck, {taken} takeovers; struck at {struck:?}");
+    assert!(broken.is_empty(), "{} of {} break a promise:\n{}", broken.len(), cells + taken, first(&broken));
+    assert!(met * 10 >= cells * 7, "only {met} of {cells} were struck");
+    assert_eq!(struck.len(), THINGS.len(), "steps on some of {THINGS:?} were never struck: {struck:?}");
+}
+
+#[test]
+fn by_chance_1() {
+    strike_by_chance(1);
+}
+
+#[test]
+fn by_chance_2() {
+    strike_by_chance(2);
 }
 
 /// How a planted bug is looked for.

@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     frames: Vec<u8>,
-    /// Where the newest record's bytes begin.
-    newest: usize,
     /// Numbers of the first and last record in it; `last + 1 == first` if there is none.
     first: u64,
     last: u64,
@@ -33,24 +31,33 @@ pub(crate) struct Parcel {
     pub(crate) weight: u64,
 }
 
+/// The blocks that a record names: segment, first block, blocks.
+pub(crate) fn named(record: &Record) -> Vec<(u64, u32, u32)> {
+    let of = |change: &Change| match change {
+        Change::Map { run, .. } if run.segment != 0 => Some((run.segment, run.at, u32::from(run.len))),
+        _ => None,
+    };
+    record.changes.iter().filter_map(of).collect()
+}
+
 impl Outbox {
     /// Empty; the next record has number `next`.
     pub(crate) fn new(next: u64) -> Outbox {
-        Outbox { frames: Vec::new(), newest: 0, first: next, last: next - 1, extents: BTreeMap::new(), named: 0, in_flight: 0 }
+        Outbox { frames: Vec::new(), first: next, last: next - 1, extents: BTreeMap::new(), named: 0, in_flight: 0 }
     }
 
     /// Adds the next record, of which `frame` are the journal's bytes.
     pub(crate) fn push(&mut self, seq: u64, frame: &[u8], record: &Record) {
+        self.push_named(seq, frame, &named(record));
+    }
+
+    /// The same with what the record named.
+    pub(crate) fn push_named(&mut self, seq: u64, frame: &[u8], named: &[(u64, u32, u32)]) {
         debug_assert_eq!(seq, self.last + 1);
-        self.newest = self.frames.len();
         self.frames.extend_from_slice(frame);
         self.last = seq;
-        for change in &record.changes {
-            if let Change::Map { run, .. } = change
-                && run.segment != 0
-            {
-                self.add(run.segment, run.at, u32::from(run.len));
-            }
+        for (segment, at, blocks) in named {
+            self.add(*segment, *at, *blocks);
         }
     }
 
@@ -67,13 +74,6 @@ impl Outbox {
             to = to.max(start + len);
         }
         self.extents.insert((segment, from), to - from);
-    }
-
-    /// Takes back the newest record, which turned out not to count. What it named may be sent: nothing refers to it.
-    pub(crate) fn cut(&mut self, seq: u64) {
-        debug_assert_eq!(seq, self.last);
-        self.frames.truncate(self.newest);
-        self.last = seq - 1;
     }
 
     /// Whether there is nothing to send.

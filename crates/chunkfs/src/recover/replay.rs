@@ -8,7 +8,7 @@ use crate::journal::{Found, Journal, encode_frame};
 use crate::key::{CHUNK_BLOCKS, Key};
 use crate::log::chain::Chain;
 use crate::log::object::Extent;
-use crate::log::outbox::Outbox;
+use crate::log::outbox::{Outbox, named};
 use crate::log::patience::Patience;
 use crate::lookups::Lookups;
 use crate::namespace::Namespace;
@@ -159,17 +159,23 @@ impl Shell<'_> {
         let mut outbox = Outbox::new(sent + 1);
         let mut frame = Vec::new();
         for (number, record, origin) in log {
-            if number > sent {
-                frame.clear();
+            frame.clear();
+            let unsent = number > sent && remote;
+            if unsent {
                 encode_frame(&mut frame, number, &record);
-                outbox.push(number, &frame, &record);
             }
+            let named = if unsent { named(&record) } else { Vec::new() };
             let sure = matches!(&origin, Origin::Store | Origin::Host { sure: true, .. });
             match (self.apply_one(&mut st, record, sure).await, origin) {
-                (Ok(()), _) => seq = number,
+                (Ok(()), _) => {
+                    seq = number;
+                    // Not before it counts: what a record names that is cut off may be gone, and could never be sent.
+                    if unsent {
+                        outbox.push_named(number, &frame, &named);
+                    }
+                }
                 (Err(FsError::Corrupt(why)), Origin::Host { sure: false, offset, path, file }) => {
                     tracing::warn!(record = number, %why, "the log ends here: what follows was never made durable");
-                    outbox.cut(number);
                     cut = Some((number, offset, path, file));
                     break;
                 }

@@ -188,6 +188,43 @@ fn a_volume_that_the_new_binary_cannot_serve_goes_on_with_the_old_one() {
     it.run_as(&new, &["down", "--force"], 0);
 }
 
+/// As when somebody, or the kernel, kills it just then.
+#[test]
+fn one_worker_of_the_new_binary_that_dies_is_no_reason_to_go_back() {
+    if !can_mount("upgrade whose worker dies") {
+        return;
+    }
+    let it = Installed::up();
+    it.run(&["volume", "create", "a"], 0);
+    it.run(&["mount", "a", &it.world.dir("a")], 0);
+    let (old, worker) = (inode(&it.binary), it.workers()[0]);
+    let mut file = File::create(it.world.path("a/f")).expect("opens");
+    writeln!(file, "before").expect("writes");
+    // A keeper of the new binary, whose first worker dies and whose others are of the new binary.
+    it.install();
+    let new = it.world.path("new-orlop");
+    std::fs::hard_link(&it.binary, &new).expect("links");
+    let keeper = it.world.processes().into_iter().find(|p| *p != worker && *p != it.world.daemon_pid()).expect("a keeper");
+    kill(keeper);
+    wait("the daemon has started another keeper", || it.world.processes().len() == 3 && !alive(keeper));
+    wait("it answers", || it.workers() == [worker]);
+    std::fs::remove_file(&it.binary).expect("removes");
+    let once = it.world.path("once");
+    let script = format!("#!/bin/sh\nif mkdir {}; then exit 1; fi\nexec {} \"$@\"\n", once.display(), new.display());
+    std::fs::write(&it.binary, script).expect("writes");
+    std::fs::set_permissions(&it.binary, std::fs::Permissions::from_mode(0o755)).expect("executable");
+
+    let report = it.run_as(&new, &["upgrade", "--output", "json"], 0);
+    assert!(once.exists(), "the first one died");
+    assert_eq!(parts(&report).last().map(|(p, s)| (p.as_str(), s.as_str())), Some(("worker", "moved")), "{report}");
+    writeln!(file, "after").expect("writes");
+    assert_eq!(std::fs::read_to_string(it.world.path("a/f")).expect("reads"), "before\nafter\n");
+    let exe = inode(format!("/proc/{}/exe", it.world.worker_pid()));
+    assert!(exe != old && exe == inode(&new), "the new binary serves it");
+    drop(file);
+    it.run_as(&new, &["down", "--force"], 0);
+}
+
 /// As after a new binary that starts no keeper: the old one's file is no longer on disk, and its workers come from it all the same.
 #[test]
 fn a_keeper_whose_file_is_gone_starts_workers_from_what_it_runs_itself() {

@@ -158,7 +158,8 @@ impl Writer {
             Op::Reopen => {
                 let life = self.life.as_mut().expect("a life goes on between lines");
                 let closed = life.run(async |real| tokio::time::timeout(PATIENCE, real.fs.close()).await);
-                if self.world.frozen() {
+                // What is held up on its way to the store keeps it from closing.
+                if self.world.frozen() || (self.weather.is_paused() && !matches!(closed, Ok(Ok(())))) {
                     return Ok(false);
                 }
                 if !matches!(closed, Ok(Ok(()))) {
@@ -273,7 +274,7 @@ pub(super) fn open(world: &World, holder: &str) -> Result<Life, String> {
 
 /// A file is made, written and synced.
 pub(super) fn write_on(life: &mut Life) -> Result<Tree, String> {
-    let at = vec![6];
+    let at = life.free_name()?;
     for op in [
         Op::Make { at: at.clone(), kind: orlop_chunkfs::FileKind::File, perm: 0o600 },
         Op::Write { at: Where::Path(at.clone()), offset: 100, len: 10_000, fill: 123 },

@@ -17,6 +17,6 @@ mod takeover;
 mod weather;
 
 pub use cell::{Strike, steps_of, strike};
-pub use scripts::{Script, scripts};
+pub use scripts::{Script, generated, scripts};
 pub use takeover::{Pause, mutations_of, take_over};
 pub use weather::Plant;

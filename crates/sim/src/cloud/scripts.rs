@@ -1,6 +1,8 @@
 //! The scripts: what a writer does while its log is under way.
 
+use crate::crash;
 use crate::posix::op::{At, Op};
+use crate::rng::Rng;
 use orlop_chunkfs::{FileKind, RenameMode};
 
 /// One line of a script.
@@ -53,6 +55,24 @@ pub fn scripts() -> Vec<Script> {
         Script { name: "replaced_by_rename_and_removed", lines: replaced() },
         Script { name: "died_before_it_was_sent", lines: died_unsent() },
     ]
+}
+
+/// A script by chance: operations of every kind, with fsyncs that are under way while others go on.
+pub fn generated(seed: u64) -> Script {
+    let mut rng = Rng::new(seed);
+    let mut lines = Vec::new();
+    for op in crash::generated(seed).ops {
+        match op {
+            Op::Fsync { .. } | Op::SyncAll if rng.below(2) == 0 => lines.push(Line::SyncMeanwhile),
+            op => lines.push(Line::Do(op)),
+        }
+        match rng.below(20) {
+            0 | 1 => lines.push(Line::SyncMeanwhile),
+            2 => lines.push(Line::Do(Op::Compact)),
+            _ => {}
+        }
+    }
+    Script { name: "generated", lines }
 }
 
 /// Several log objects under way at once.

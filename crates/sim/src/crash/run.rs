@@ -3,7 +3,7 @@
 use super::oracle::{History, judge, mixed, same_but_for_space};
 use super::workload::Workload;
 use crate::posix::model::Model;
-use crate::posix::op::{At, NAMES, Op};
+use crate::posix::op::{At, Op};
 use crate::posix::run::{Life, PATIENCE, fresh_world};
 use crate::posix::tree::{Same, Tree};
 use crate::posix::{Facts, Out};
@@ -280,17 +280,7 @@ impl Cell {
         }
 
         // And it works: a file is made, written, synced, and there after a clean close and after the next failure.
-        let mut at = vec![6];
-        for n in 0..NAMES.len() as u8 {
-            // A folder may have the name.
-            let op = Op::Unlink { at: at.clone() };
-            match life.run(async |real| tokio::time::timeout(PATIENCE, real.apply(&op)).await) {
-                Ok(Out::Errno(libc::EISDIR)) => at = vec![n],
-                Ok(Out::Errno(e)) if e != libc::ENOENT => return Err(format!("after the end {op:?} answers errno {e}")),
-                Err(_) => return Err(format!("after the end {op:?} hangs")),
-                Ok(_) => break,
-            }
-        }
+        let at = life.free_name()?;
         let make = Op::Make { at: at.clone(), kind: orlop_chunkfs::FileKind::File, perm: 0o600 };
         let write = Op::Write { at: At::Path(at.clone()), offset: 100, len: 10_000, fill: 123 };
         for op in [make, write.clone(), Op::Fsync { at: At::Path(at.clone()) }] {

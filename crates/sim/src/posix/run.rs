@@ -2,7 +2,7 @@
 
 use super::Out;
 use super::model::Model;
-use super::op::Op;
+use super::op::{NAMES, Op};
 use super::real::Real;
 use super::tree::{Same, Tree};
 use crate::world::{Loss, World};
@@ -71,6 +71,22 @@ pub struct Life {
 }
 
 impl Life {
+    /// A name in the root folder that nothing has, or nothing has any more.
+    pub(crate) fn free_name(&mut self) -> Result<Vec<u8>, String> {
+        let mut at = vec![6];
+        for n in 0..NAMES.len() as u8 {
+            // A folder may have the name.
+            let op = Op::Unlink { at: at.clone() };
+            match self.run(async |real| tokio::time::timeout(PATIENCE, real.apply(&op)).await) {
+                Ok(Out::Errno(libc::EISDIR)) => at = vec![n],
+                Ok(Out::Errno(e)) if e != libc::ENOENT => return Err(format!("after the end {op:?} answers errno {e}")),
+                Err(_) => return Err(format!("after the end {op:?} hangs")),
+                Ok(_) => break,
+            }
+        }
+        Ok(at)
+    }
+
     /// Starts a process that opens the volume.
     pub fn start(world: &World, fresh_kernel: bool, first_request: u64) -> Result<Life, String> {
         let runtime = runtime();
