@@ -26,6 +26,8 @@ pub(crate) struct Wake {
     pub(crate) fold: Notify,
     pub(crate) folded: Notify,
     pub(crate) reap: Notify,
+    /// Something lost its last name that an earlier worker may have told the kernel of.
+    pub(crate) doubt: Notify,
     pub(crate) compact: Notify,
     /// The volume is being closed: nothing is moved any more.
     pub(crate) ending: AtomicBool,

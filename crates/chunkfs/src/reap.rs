@@ -18,6 +18,29 @@ use std::time::Duration;
 const TOGETHER: usize = 32;
 
 impl FileSystem {
+    /// Ends when there may be something new in [`FileSystem::doubted`].
+    pub fn doubt(&self) -> impl Future<Output = ()> + Send + use<> {
+        let wake = self.wake.clone();
+        async move { wake.doubt.notified().await }
+    }
+
+    /// Inodes without a name that a kernel may hold since an earlier process told it of them, which this one cannot know.
+    pub fn doubted(&self) -> Vec<Ino> {
+        let st = self.lock();
+        st.orphans.iter().copied().filter(|ino| *ino < st.inherited_below).collect()
+    }
+
+    /// The kernel says that it does not hold an inode without a name: it goes. Tells whether it does; if not, the kernel was told of it by
+    /// this process too, and its word that it has forgotten it is still to come.
+    pub fn not_held(&self, ino: Ino) -> bool {
+        let st = self.lock();
+        let goes = st.orphans.contains(&ino) && !st.lookups.holds(ino);
+        if goes {
+            self.queue_reap(ino);
+        }
+        goes
+    }
+
     /// Hands an inode without names to the background.
     pub(crate) fn queue_reap(&self, ino: Ino) {
         self.wake.reap_queue.lock().push(ino);
@@ -157,7 +180,10 @@ impl FileSystem {
             // Many at a time: what is in memory are mostly marks of removed files that are gone, and each part of them costs another look
             // at the namespace.
             let rows = self.scan(from, Key::Orphan(u64::MAX), 1 << 16).await?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
+            let Some((last, _)) = rows.last() else {
+                self.wake.doubt.notify_one();
+                return Ok(());
+            };
             from = crate::fs::after(*last);
             for (key, row) in rows {
                 match (key, row) {
@@ -191,6 +217,7 @@ impl FileSystem {
             (st.sb.used_blocks, st.orphans.clone())
         };
         let all = waited_for.len();
+        self.wake.doubt.notify_one();
         for _ in 0..10 {
             {
                 let st = self.lock();

@@ -34,8 +34,11 @@ impl FileSystem {
     /// The kernel forgets `n` of the times it was told of an inode.
     pub fn forget(&self, ino: Ino, n: u64) {
         let mut st = self.lock();
-        if st.lookups.forget(ino, n) && st.orphans.contains(&ino) && ino >= st.inherited_below {
-            self.queue_reap(ino);
+        let forgotten = st.lookups.forget(ino, n);
+        match st.orphans.contains(&ino) {
+            true if ino < st.inherited_below => self.wake.doubt.notify_one(),
+            true if forgotten => self.queue_reap(ino),
+            _ => {}
         }
     }
 

@@ -21,11 +21,13 @@ impl FileSystem {
         Ok(())
     }
 
-    /// An inode lost its last name: if the kernel does not know it, it goes now.
+    /// An inode lost its last name: if the kernel does not know it, it goes now. Of what earlier workers told it only itself can say.
     pub(crate) fn left(&self, gone: Option<Ino>) {
         if let Some(ino) = gone {
             let st = self.lock();
-            if !st.lookups.holds(ino) && ino >= st.inherited_below {
+            if ino < st.inherited_below {
+                self.wake.doubt.notify_one();
+            } else if !st.lookups.holds(ino) {
                 self.queue_reap(ino);
             }
         }

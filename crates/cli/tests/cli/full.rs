@@ -1,7 +1,7 @@
 //! The host's disk is full: a root on a small file system of its own. Writers get ENOSPC or wait, nobody hangs, and whatever
 //! was acknowledged reads back; with a store behind it what the store takes makes room again.
 
-use crate::world::{World, can_mount, s3_words};
+use crate::world::{World, can_mount, kill, s3_words, wait};
 use orlop_store::testing::S3Server;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -360,6 +360,69 @@ fn a_full_disk_keeps_no_daemon_from_starting() {
     assert!(w.run(&["status"]).ok().out.contains("keeper"));
     drop(rest);
     std::fs::remove_file(w.root.join("rest")).expect("removed");
+}
+
+/// What a full disk refuses is refused while it is full, and not until the daemon is started again.
+#[test]
+fn a_daemon_that_met_a_full_disk_goes_on_when_there_is_room() {
+    if !can_mount("a_daemon_that_met_a_full_disk_goes_on_when_there_is_room") {
+        return;
+    }
+    let w = small(64);
+    w.run(&["volume", "create", "db"]).ok();
+    let mut rest = File::create(w.root.join("rest")).expect("a file");
+    for size in [MIB, 4096, 1] {
+        while rest.write_all(&vec![7; size]).is_ok() {}
+        let _ = rest.sync_all();
+    }
+    let mut refused = 0;
+    for n in 0..12 {
+        refused += u32::from(w.run(&["volume", "create", &format!("full-{n}")]).code != 0);
+    }
+    assert!(refused > 4, "the disk was not full: {refused}");
+    drop(rest);
+    std::fs::remove_file(w.root.join("rest")).expect("removed");
+    for n in 0..12 {
+        w.run(&["volume", "create", &format!("after-{n}")]).ok();
+    }
+    w.run(&["audit", "verify"]).ok();
+}
+
+/// A worker that is killed while there is no free byte has a successor all the same, from a little that is kept for that.
+#[test]
+fn a_worker_that_dies_on_a_disk_without_a_free_byte_is_replaced() {
+    if !can_mount("a_worker_that_dies_on_a_disk_without_a_free_byte_is_replaced") {
+        return;
+    }
+    let w = small(150);
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("m"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    std::fs::write(dir.join("kept"), content(200_000, 3)).expect("written");
+    let file = File::open(dir.join("kept")).expect("opens");
+    file.sync_all().expect("synced");
+    let fill = || {
+        let mut rest = File::create(w.root.join("rest")).expect("a file");
+        for size in [MIB, 4096, 1] {
+            while rest.write_all(&vec![7; size]).is_ok() {}
+            let _ = rest.sync_all();
+        }
+    };
+    for round in 0..2 {
+        let reserve = || std::fs::read_dir(w.root.join("state")).expect("reads").flatten().any(|d| d.path().join("reserve").exists());
+        wait("a little is kept", reserve);
+        fill();
+        kill(w.worker_pid());
+        let began = Instant::now();
+        // Past the page cache: it has to be answered by the next worker.
+        let names = std::fs::read_dir(&dir).expect("lists").count();
+        assert!(names >= 1 && began.elapsed() < Duration::from_secs(20), "{names} after {:?}", began.elapsed());
+        assert!(std::fs::read(dir.join("kept")).expect("reads") == content(200_000, 3));
+        std::fs::remove_file(w.root.join("rest")).expect("removed");
+        std::fs::write(dir.join(format!("after-{round}")), "after").expect("there is room again");
+    }
+    w.run(&["unmount", "db"]).ok();
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
 }
 
 /// Names and attributes take what is kept from data for them, and no more: the rest is for removing them.

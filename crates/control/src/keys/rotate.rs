@@ -6,7 +6,7 @@ use crate::inner::Inner;
 use crate::registry::{Phase, VolumeRow};
 use futures::StreamExt;
 use orlop_model::{Error, ErrorKind, KeyRotation, Outcome, Result, VolumeRef};
-use orlop_store::keys::{MasterKeys, Rotation, add_key, rewrap};
+use orlop_store::keys::{KeyId, MasterKeys, Rotation, add_key, read_ring, rewrap};
 use std::collections::BTreeSet;
 
 impl Inner {
@@ -53,7 +53,8 @@ impl Inner {
         self.config.faults.at("keys.exchanged").await?;
         let current = masters.current().id();
         tracing::info!(key = %current, resumed = how == Rotation::Resumed, "the master key is another one; its rings follow");
-        let rows = self.sealed_volumes().await?;
+        // Who made a volume decides which key wraps its ring: taken over here, its maker would be locked out.
+        let (others, rows): (Vec<_>, Vec<_>) = self.sealed_volumes().await?.into_iter().partition(|row| row.adopted);
         *self.keys.progress.lock() = Some(KeyRotation {
             running: true,
             resumed: how == Rotation::Resumed,
@@ -94,12 +95,29 @@ impl Inner {
             );
         }
         self.config.faults.at("keys.wrapped").await?;
-        let gone = MasterKeys::retire(&dir, &BTreeSet::new())?;
+        let gone = match self.masters_of(others).await {
+            Ok(needed) => MasterKeys::retire(&dir, &needed)?,
+            Err(e) => {
+                tracing::warn!("keys before this one stay, since an adopted volume may need them: {e}");
+                Vec::new()
+            }
+        };
         if let Some(progress) = self.keys.progress.lock().as_mut() {
             progress.retired = gone.iter().map(ToString::to_string).collect();
         }
         tracing::info!(key = %current, rings = total, "the rotation is complete");
         Ok((Outcome::Done, None))
+    }
+
+    /// The master keys that these volumes' rings name.
+    async fn masters_of(&self, rows: Vec<VolumeRow>) -> Result<BTreeSet<KeyId>> {
+        let mut named = BTreeSet::new();
+        for row in rows.into_iter().filter(|row| matches!(row.phase, Phase::Active | Phase::Removed)) {
+            let (store, prefix) = self.ring_of(&row).await?;
+            let (ring, _) = bounded(read_ring(&*store, &prefix)).await.map_err(|e| e.during(format_args!("volume {}", row.name)))?;
+            named.extend(ring.keys.iter().map(|key| key.master));
+        }
+        Ok(named)
     }
 
     async fn rewrap(&self, row: &VolumeRow, masters: &MasterKeys) -> Result<()> {

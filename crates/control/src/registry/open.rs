@@ -51,6 +51,8 @@ impl Registry {
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(30))
+            // A full disk ends a transaction of SQLite's by itself, of which the connection is not aware: it would begin none any more.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(fail("opening"))?;

@@ -16,7 +16,7 @@ pub(super) fn invalidate(device: &OwnedFd, ino: Ino, start: u64, length: u64) ->
 }
 
 /// Tells the kernel that the attributes of a file are not to be relied on. Pages stay as they are.
-pub(super) fn forget_attributes(device: &OwnedFd, ino: Ino) -> io::Result<()> {
+pub(crate) fn forget_attributes(device: &OwnedFd, ino: Ino) -> io::Result<()> {
     nix::unistd::write(device, &invalidate_notice(ino, -1, 0))?;
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! when the keeper goes away before it was handed the mount. Signals never end it while it serves.
 
 mod control;
+mod doubts;
 mod open;
+mod reserve;
 
 pub use open::{LEASE_VARIABLE, lease};
 
@@ -138,6 +140,7 @@ fn start(
     if let Some(fenced) = fs.fenced() {
         runtime.spawn(forget_when(fenced, Arc::downgrade(fs), device.clone()));
     }
+    runtime.spawn(doubts::ask(Arc::downgrade(fs), device.clone()));
     let session = Session::start(fs.clone(), device.as_fd(), Path::new(&plan.mountpoint), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),

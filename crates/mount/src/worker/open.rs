@@ -1,6 +1,6 @@
 //! How a plan becomes an open volume: its store, its quota, and for a home in the cloud what it promises there.
 
-use super::WorkerConfig;
+use super::{WorkerConfig, reserve};
 use orlop_chunkfs::{FileSystem, FsResult, OpenConfig, Remote};
 use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
 use orlop_store::VolumeStore;
@@ -15,11 +15,13 @@ pub(super) struct Opened {
     pub(super) fs: Arc<FileSystem>,
     pub(super) store: Arc<Swap>,
     naming: JoinHandle<()>,
+    keeping: JoinHandle<()>,
 }
 
 impl Opened {
     /// Brings everything to rest, and asks the store for nothing afterwards.
     pub(super) async fn close(self) -> FsResult<()> {
+        self.keeping.abort();
         self.naming.abort();
         let _ = self.naming.await;
         self.fs.close().await
@@ -49,8 +51,11 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             ..Remote::default()
         });
     }
+    let state = Path::new(&plan.state_dir).to_owned();
+    reserve::give(&state);
     let fs = FileSystem::open(config).await?;
-    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), store })
+    let keeping = tokio::spawn(reserve::keep(state));
+    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), keeping, store })
 }
 
 /// Notes the volume's name in its store, if it was made before names were noted, or if what is noted is damaged. Nothing here needs it, so

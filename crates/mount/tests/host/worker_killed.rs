@@ -51,6 +51,54 @@ fn an_open_file_goes_on_as_if_nothing_had_happened() {
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
 
+/// Which inodes a kernel holds no worker can know of those before it: it is asked.
+#[test]
+fn what_was_there_before_gives_its_room_back_once_nobody_holds_it() {
+    need_fuse!();
+    const SIZE: usize = 1 << 20;
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let point = Path::new(&plan.mountpoint);
+    let first = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    let used = || world.runtime.block_on(keeper.usage(plan.volume)).expect("usage").used_bytes;
+    let make = |name: &str, fill: u8| {
+        let mut file = File::options().read(true).write(true).create_new(true).open(point.join(name)).expect("created");
+        file.write_all(&vec![fill; SIZE]).expect("written");
+        file.sync_all().expect("synced");
+        file
+    };
+    let (closed, open, nameless) = (make("closed", 1), make("open", 2), make("nameless", 3));
+    drop(closed);
+    std::fs::create_dir_all(point.join("folder")).expect("made");
+    std::fs::remove_file(point.join("nameless")).expect("removed");
+    let all = used();
+
+    let second = kill_worker(&world, &keeper, first);
+    for name in ["closed", "open"] {
+        std::fs::remove_file(point.join(name)).expect("removed");
+    }
+    std::fs::remove_dir(point.join("folder")).expect("removed");
+    until("what nobody holds has gone", || used() <= all - SIZE as u64);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let reads = |mut file: &File, fill: u8| {
+        let mut data = Vec::new();
+        file.seek(SeekFrom::Start(0)).expect("seeks");
+        file.read_to_end(&mut data).expect("read");
+        assert!(data == vec![fill; SIZE], "{fill}");
+    };
+    reads(&open, 2);
+    reads(&nameless, 3);
+    assert_eq!(used(), all - SIZE as u64, "what is open stays");
+    // Also by a worker that finds them without a name.
+    kill_worker(&world, &keeper, second);
+    reads(&open, 2);
+    reads(&nameless, 3);
+    drop((open, nameless));
+    until("the rest has gone", || used() <= all - 3 * SIZE as u64);
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
 #[test]
 fn under_load_no_change_fails_none_is_lost_and_none_is_done_twice() {
     need_fuse!();

@@ -140,9 +140,9 @@ impl MasterKeys {
             other => one(&path, other?)?,
         };
         let mut others = Vec::new();
-        for old in old_files(dir)? {
-            let key = one(&old, read(&old)?)?;
-            if key.id != current.id {
+        for beside in old_files(dir)?.into_iter().chain(others_files(dir)?) {
+            let key = one(&beside, read(&beside)?)?;
+            if key.id != current.id && !others.iter().any(|k: &MasterKey| k.id == key.id) {
                 others.push(key);
             }
         }
@@ -170,7 +170,7 @@ impl MasterKeys {
     pub fn get(&self, id: KeyId, volume: &str) -> Result<&MasterKey> {
         self.all().find(|key| key.id == id).ok_or_else(|| {
             let remedy = if self.place.is_dir() {
-                format!("put the backup of that key there as {} (mode 0600)", self.place.join(format!("old-{id}.key")).display())
+                format!("put the backup of that key there as {} (mode 0600)", self.place.join(format!("other-{id}.key")).display())
             } else {
                 "give the file that holds that key".to_owned()
             };
@@ -219,7 +219,7 @@ impl MasterKeys {
 
     /// Whether a rotation was begun and not finished.
     pub fn rotation_is_open(dir: &Path) -> bool {
-        dir.join(NEXT).exists() || MasterKeys::load(dir).is_ok_and(|keys| !keys.others.is_empty())
+        dir.join(NEXT).exists() || left_of_rotation(dir).is_ok_and(|keys| !keys.is_empty())
     }
 
     /// Makes a new current key; the one before stays beside it until [`retire`](MasterKeys::retire). Goes on with a
@@ -229,7 +229,7 @@ impl MasterKeys {
         let next = dir.join(NEXT);
         let open = next.exists();
         if !open {
-            if !before.others.is_empty() {
+            if !left_of_rotation(dir)?.is_empty() {
                 return Ok((before, Rotation::Resumed));
             }
             write_new(&next, &MasterKey::random().text())?;
@@ -248,7 +248,8 @@ impl MasterKeys {
         Ok((MasterKeys::load(dir)?, if open { Rotation::Resumed } else { Rotation::Started }))
     }
 
-    /// Removes older keys that no ring needs; `needed` are those that some ring names. Returns what went.
+    /// Removes the keys before the current one that no ring needs; `needed` are those that some ring names. Keys of other hosts stay.
+    /// Returns what went.
     pub fn retire(dir: &Path, needed: &BTreeSet<KeyId>) -> Result<Vec<KeyId>> {
         let current = MasterKeys::load(dir)?.current.id;
         let mut gone = Vec::new();
@@ -277,13 +278,30 @@ fn damaged(path: &Path, why: &str) -> Error {
         .with_remedy("put a backup of it in its place; it was left as it is")
 }
 
+/// Keys that a rotation has left behind.
 fn old_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    key_files(dir, "old-")
+}
+
+/// Keys of other hosts, put here by a person for the volumes that those made.
+fn others_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    key_files(dir, "other-")
+}
+
+/// Keys of a rotation that is not finished, beside the current one.
+fn left_of_rotation(dir: &Path) -> Result<Vec<KeyId>> {
+    let current = MasterKeys::load(dir)?.current.id;
+    let old: Result<Vec<KeyId>> = old_files(dir)?.iter().map(|old| Ok(one(old, read(old)?)?.id)).collect();
+    Ok(old?.into_iter().filter(|id| *id != current).collect())
+}
+
+fn key_files(dir: &Path, begins: &str) -> Result<Vec<PathBuf>> {
     let failed = |e: std::io::Error| Error::io(format_args!("reading {}", dir.display()), &e);
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.starts_with("old-") && name.ends_with(".key") {
+        if name.starts_with(begins) && name.ends_with(".key") {
             found.push(path);
         }
     }

@@ -146,6 +146,11 @@ impl OpenRing {
         self.sealed()
     }
 
+    /// The master key that wraps the current key.
+    fn master(&self) -> KeyId {
+        self.ring.keys.iter().find(|key| key.id == self.ring.current).map(|key| key.master).expect("an open ring has its current key")
+    }
+
     fn with_new_key(mut self, master: &MasterKey) -> OpenRing {
         let (id, secret) = (KeyId::random(), Secret::random());
         self.ring.keys.push(RingKey::new(self.ring.volume, id, &secret, master, now()));
@@ -225,12 +230,12 @@ async fn change(
     store: &dyn ObjectStore,
     prefix: &str,
     masters: &MasterKeys,
-    change: impl Fn(OpenRing) -> Option<OpenRing>,
+    change: impl Fn(OpenRing) -> Result<Option<OpenRing>>,
 ) -> Result<Option<Ring>> {
     let path = ring_path(prefix);
     for _ in 0..ATTEMPTS {
         let (open, version) = open_ring(store, prefix, masters).await?;
-        let Some(new) = change(open) else { return Ok(None) };
+        let Some(new) = change(open)? else { return Ok(None) };
         match store.put_opts(&path, new.ring.bytes().into(), PutMode::Update(version).into()).await {
             Ok(_) => return Ok(Some(new.ring)),
             Err(StoreError::Precondition { .. }) => {}
@@ -243,12 +248,17 @@ async fn change(
 /// Wraps all keys of a ring by the current master key. False: they were already.
 pub async fn rewrap(store: &dyn ObjectStore, prefix: &str, masters: &MasterKeys) -> Result<bool> {
     let master = masters.current();
-    change(store, prefix, masters, |ring| (!ring.is_wrapped_by(master)).then(|| ring.wrapped_by(master))).await.map(|new| new.is_some())
+    change(store, prefix, masters, |ring| Ok((!ring.is_wrapped_by(master)).then(|| ring.wrapped_by(master)))).await.map(|new| new.is_some())
 }
 
-/// Adds a new key, which seals new objects of whoever opens the volume from now on. Returns its name.
+/// Adds a new key, which seals new objects of whoever opens the volume from now on. Returns its name. The ring stays with the master key
+/// that wraps it: who shares the volume with this host goes on having that one.
 pub async fn add_key(store: &dyn ObjectStore, prefix: &str, masters: &MasterKeys) -> Result<KeyId> {
-    let new = change(store, prefix, masters, |ring| Some(ring.with_new_key(masters.current()))).await?;
+    let add = |ring: OpenRing| {
+        let master = masters.get(ring.master(), &name(ring.ring.volume))?;
+        Ok(Some(ring.with_new_key(master)))
+    };
+    let new = change(store, prefix, masters, add).await?;
     Ok(new.expect("the change is never declined").current)
 }
 
