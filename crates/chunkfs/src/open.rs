@@ -260,8 +260,10 @@ impl FileSystem {
         let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix))
             .await
             .map_err(|e| model_error("opening the namespace", e))?;
-        if config.remote.is_some() {
-            ns.warm();
+        match config.remote {
+            Some(_) => ns.warm(),
+            // Until it is known how much room there is: on a full disk a merge would take what removing needs.
+            None => ns.hold_merges(true),
         }
         let of_namespace = began.elapsed();
         match Recovery::run(config, ns, lease.as_deref(), journal_dir, segment_dir).await {
@@ -279,6 +281,7 @@ impl FileSystem {
                 let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock, shipping };
                 let fs = Arc::new(FileSystem::new(parts));
                 fs.start_shipping();
+                fs.look_at_room();
                 fs.first_start(config, began).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
                 let in_all = began.elapsed();

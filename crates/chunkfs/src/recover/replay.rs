@@ -205,6 +205,12 @@ impl Shell<'_> {
         Ok(st)
     }
 
+    /// Whether the namespace names a segment, which on a host's own store was synced before: without its head it is damaged, and what
+    /// it was sealed with is not to be written over.
+    fn is_at_rest(&self, segment: u64) -> bool {
+        self.config.remote.is_none() && self.segments.contains_key(&segment)
+    }
+
     fn is_packed(&self, segment: u64) -> bool {
         self.segments.get(&segment).is_some_and(|s| s.pack.is_some())
     }
@@ -441,7 +447,7 @@ impl Shell<'_> {
             if stale || !is_named {
                 tracing::info!(%name, "removing a staged segment that nothing refers to");
                 disk.remove(&self.segment_dir.join(name))?;
-            } else if st.files.write_lost_header(number, &id)? {
+            } else if !self.is_at_rest(number) && st.files.write_lost_header(number, &id)? {
                 st.unsynced.insert(number);
             }
         }

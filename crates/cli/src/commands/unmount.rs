@@ -30,6 +30,12 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     cx.ui.show(&json!({ "volume": volume.name, "unmounted": folders }), || {
         folders.iter().map(|f| format!("{} is unmounted from {f}\n", volume.name)).collect()
     })?;
+    if args.force {
+        cx.ui.note(&format!(
+            "{}: what was acknowledged and its store does not have stays on this host, and is sent when it is mounted here again",
+            volume.name
+        ));
+    }
     Ok(0)
 }
 

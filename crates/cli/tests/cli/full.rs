@@ -399,8 +399,7 @@ fn a_worker_that_dies_on_a_disk_without_a_free_byte_is_replaced() {
     let dir = PathBuf::from(w.dir("m"));
     w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
     std::fs::write(dir.join("kept"), content(200_000, 3)).expect("written");
-    let file = File::open(dir.join("kept")).expect("opens");
-    file.sync_all().expect("synced");
+    File::open(dir.join("kept")).and_then(|file| file.sync_all()).expect("synced");
     let fill = || {
         let mut rest = File::create(w.root.join("rest")).expect("a file");
         for size in [MIB, 4096, 1] {

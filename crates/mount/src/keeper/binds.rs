@@ -143,7 +143,7 @@ impl Keeper {
                     let users = holders::of(mounted);
                     let users = if users.is_empty() { "the kernel says so".to_owned() } else { users.join(", ") };
                     return Err(Error::new(ErrorKind::Busy, format!("volume {name} is in use on {}: {users}", bound.dir))
-                        .with_remedy("stop what uses it and try again"));
+                        .with_remedy("stop what uses it and try again; with --force its last folder goes all the same, and cuts it off"));
                 }
             }
             // Somebody unmounted it by hand.

@@ -140,9 +140,9 @@ async fn a_ring_opens_only_whole_for_its_volume_and_with_its_master() {
     let wanted = masters.current().id().to_string();
     assert!(e.kind == ErrorKind::Denied && e.message.contains(&wanted), "{e}");
     let remedy = e.remedy.expect("has one");
-    assert!(remedy.contains(&format!("old-{wanted}.key")), "{remedy}");
+    assert!(remedy.contains(&format!("other-{wanted}.key")), "{remedy}");
     // The remedy is one.
-    let put_back = stranger.path().join(format!("old-{wanted}.key"));
+    let put_back = stranger.path().join(format!("other-{wanted}.key"));
     fs::copy(dir.path().join("master.key"), put_back).expect("copies");
     sealed_store(store.clone(), PREFIX, &load(&stranger)).await.expect("opens with the key put back");
 
@@ -270,6 +270,9 @@ async fn a_volumes_store_is_sealed_if_asked_and_as_it_is_if_not() {
     let again = volume_store(&spec, PREFIX, dir.path(), true).await.expect("opens");
     assert!(again.keys.is_some(), "its files on a host are sealed too");
     assert_eq!(again.store.get(&at).await.expect("gets").bytes().await.expect("reads"), marker);
+    let e = volume_store(&spec, PREFIX, Path::new("/nonexistent"), true).await.expect_err("there is no key");
+    let wanted = load(&dir).current().id().to_string();
+    assert!(e.kind == ErrorKind::NotFound && e.message.contains(&wanted), "{e}");
     let plain = volume_store(&spec, PREFIX, Path::new("/nonexistent"), false).await.expect("needs no keys");
     assert!(plain.keys.is_none());
     assert_eq!(plain.store.get(&at).await.expect("gets").bytes().await.expect("reads"), on_disk);

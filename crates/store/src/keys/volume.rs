@@ -2,10 +2,11 @@
 
 use super::host::HostKeys;
 use super::master::MasterKeys;
-use super::ring::{create_ring, open_ring};
+use super::ring::{create_ring, open_ring, read_ring};
 use crate::wrap::Seal;
 use object_store::ObjectStore;
 use orlop_model::{Error, ErrorKind, Result, StoreSpec};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,11 +25,23 @@ pub async fn volume_store(spec: &StoreSpec, prefix: &str, keys_dir: &Path, encry
     if !encrypt {
         return Ok(VolumeStore { store, keys: None });
     }
-    match sealed_volume(store.clone(), prefix, &MasterKeys::load(keys_dir)?).await {
+    let masters = match MasterKeys::load(keys_dir) {
+        // Which of several backups is the right one, the ring says.
+        Err(e) if e.kind == ErrorKind::NotFound => return Err(naming_the_key(e, &*store, prefix).await),
+        loaded => loaded?,
+    };
+    match sealed_volume(store.clone(), prefix, &masters).await {
         // A rotation may have wrapped the ring anew after the keys were read.
         Err(e) if e.kind == ErrorKind::Denied => sealed_volume(store, prefix, &MasterKeys::load(keys_dir)?).await,
         other => other,
     }
+}
+
+async fn naming_the_key(e: Error, store: &dyn ObjectStore, prefix: &str) -> Error {
+    let Ok((ring, _)) = read_ring(store, prefix).await else { return e };
+    let needed: BTreeSet<String> = ring.keys.iter().map(|key| key.master.to_string()).collect();
+    let named = needed.into_iter().collect::<Vec<_>>().join(" and ");
+    Error { message: format!("{}; the volume is sealed under master key {named}", e.message), ..e }
 }
 
 /// The same for a new volume, whose ring is made. Can be repeated.

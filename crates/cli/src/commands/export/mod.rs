@@ -109,8 +109,15 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
+    let kept = state.clone();
     let fs = rescue::open(&Rescue { volume, of, prefix, remote, state_dir: state, scratch: scratch.0.clone() }).await;
     let fs = fs.map_err(|e| {
+        // Read from a copy, which is gone when this is read.
+        let copy = scratch.0.join("state").display().to_string();
+        let e = match &kept {
+            Some(dir) => Error { message: e.message.replace(&copy, &dir.display().to_string()), ..e },
+            None => e,
+        };
         let remedy = "orlop check names what is damaged; without --state the store alone is read";
         if e.remedy.is_some() { e } else { e.with_remedy(remedy) }
     })?;
