@@ -31,6 +31,8 @@ const COLLECT_AFTER: Duration = Duration::from_secs(360);
 const SHORT: (u64, u64) = (8, 64);
 /// How often a merge under way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1500);
+/// How often it is looked whether merges are to wait.
+const LOOK_WHETHER_HELD: Duration = Duration::from_millis(100);
 /// How long the end of a merge is waited for.
 const ENDING: Duration = Duration::from_secs(5);
 /// Bounds of the wait after a failed merge.
@@ -173,6 +175,8 @@ impl Keeper {
         let done = tokio::select! {
             ended = compactor.run() => ended,
             seen = self.until_merged() => seen,
+            // What it has written so far goes with it.
+            () = self.until_held() => Ok(()),
             () = self.ended() => Ok(()),
         };
         // It gives back what it has begun; if the store does not answer, its claim runs out by itself.
@@ -193,6 +197,13 @@ impl Keeper {
             calm = if busy || view.manifest().l0().len() >= CROWDED { 0 } else { calm + 1 };
         }
         Ok(())
+    }
+
+    /// Ends when merges are to wait, and can: one that has begun while there was room takes all that is left.
+    async fn until_held(&self) {
+        while !self.held.load(Ordering::Relaxed) || self.db.manifest().l0().len() >= FULL {
+            tokio::time::sleep(LOOK_WHETHER_HELD).await;
+        }
     }
 
     /// Removes what nothing names any more. What fails is said in SlateDB's log and tried another time.

@@ -5,12 +5,20 @@ use crate::row::Inode;
 use crate::state::Step;
 use crate::tx::Tx;
 use crate::types::{Caller, FsError, FsResult, Ino, Time};
+use std::time::Duration;
+
+/// Inodes without names for whose end nobody waits.
+const NAMELESS: usize = 32;
+/// How often, and how long, it is waited at most: some may be open for good.
+const LOOKS: usize = 20;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl FileSystem {
     /// Takes a name of something that is not a folder away.
     pub async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
         let gone = self.change(|st| unlink(Tx::of(st, cx), parent, name)).await?;
         self.left(gone);
+        self.keep_pace().await;
         Ok(())
     }
 
@@ -18,7 +26,22 @@ impl FileSystem {
     pub async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
         let gone = self.change(|st| rmdir(Tx::of(st, cx), parent, name)).await?;
         self.left(gone);
+        self.keep_pace().await;
         Ok(())
+    }
+
+    /// Where room is scarce, waits a moment while many inodes without names are there: one that has not gone by the next fold has its row
+    /// written once more, and who removes much would fill the disk by that.
+    async fn keep_pace(&self) {
+        for _ in 0..LOOKS {
+            {
+                let st = self.lock();
+                if !st.is_scarce() || st.orphans.len() <= NAMELESS {
+                    return;
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// An inode lost its last name: if the kernel does not know it, it goes now. Of what earlier workers told it only itself can say.
