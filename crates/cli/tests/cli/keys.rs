@@ -143,6 +143,56 @@ fn what_is_in_an_encrypted_volume_shows_nowhere_else() {
     assert!(rings.iter().all(|r| !r.exists()), "{rings:?}");
 }
 
+/// Whoever made a volume decides which key wraps its ring: a rotation elsewhere would lock its maker out.
+#[test]
+fn rotating_on_a_second_host_leaves_the_first_one_its_volume() {
+    if !can_mount("keys of two hosts") {
+        return;
+    }
+    let Some(server) = S3Server::start("bucket") else { return };
+    let (credentials, endpoint) =
+        (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
+    let [maker, other] = [(); 2].map(|()| {
+        let world = World::up();
+        let words = ["store", "add", "s3", "s3://bucket/pre", "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"];
+        world.run(&words).ok();
+        world
+    });
+    maker.run(&["volume", "create", "db", "-o", "store=s3", "-o", "encrypt=on"]).ok();
+    let id = maker.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id").to_owned();
+    let writes = |world: &World, name: &str| {
+        let dir = world.dir("m");
+        world.run(&["mount", "db", &dir]).ok();
+        std::fs::write(Path::new(&dir).join(name), name).expect("writes");
+        let names = std::fs::read_dir(&dir).expect("lists").count();
+        world.run(&["unmount", &dir]).ok();
+        names
+    };
+    assert_eq!(writes(&maker, "first"), 1);
+
+    let key = maker.json(&["key", "list"])["masters"][0]["id"].as_str().expect("an id").to_owned();
+    let brought = other.root.join(format!("keys/other-{key}.key"));
+    std::fs::copy(maker.root.join("keys/master.key"), &brought).expect("copies");
+    other.run(&["volume", "adopt", "db", "--store", "s3", "--id", &id]).ok();
+    assert_eq!(writes(&other, "second"), 2);
+    let list = other.run(&["key", "list"]).ok();
+    assert!(!list.err.contains("rotation"), "{}", list.err);
+    for words in [&["key", "rotate"][..], &["key", "rotate", "db"], &["key", "rotate"]] {
+        other.run(words).ok();
+        assert!(brought.exists(), "a person's key went with {words:?}");
+    }
+    assert_eq!(writes(&other, "third"), 3);
+    assert_eq!(writes(&maker, "fourth"), 4);
+    // The maker's own rotation is the one that counts.
+    maker.run(&["key", "rotate"]).ok();
+    assert_eq!(writes(&maker, "fifth"), 5);
+    let new = maker.json(&["key", "list"])["masters"][0]["id"].as_str().expect("an id").to_owned();
+    let refused = other.run(&["mount", "db", &other.dir("m")]);
+    assert!(refused.code == 7 && refused.err.contains(&new), "{}: {}", refused.code, refused.err);
+    std::fs::copy(maker.root.join("keys/master.key"), other.root.join(format!("keys/other-{new}.key"))).expect("copies");
+    assert_eq!(writes(&other, "sixth"), 6);
+}
+
 #[test]
 fn an_outage_tells_nothing_of_an_encrypted_volume() {
     let Some(cloud) = Cloud::new("a planted secret in an outage", &["encrypt=on"]) else { return };

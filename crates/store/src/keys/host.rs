@@ -135,7 +135,7 @@ mod tests {
     fn a_stream_is_the_same_however_it_is_cut() {
         let keys = keys();
         let cipher = keys.blocks(keys.current(), b"a").expect("known");
-        let plain: Vec<u8> = (0..10_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let plain: Vec<u8> = (0..10_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let mut whole = plain.clone();
         cipher.apply(4096, &mut whole);
         assert_ne!(whole, plain);
