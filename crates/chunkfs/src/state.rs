@@ -261,7 +261,9 @@ impl State {
                 outbox.push(seq, frame, &record);
             }
         };
+        let before = self.journal.len();
         let seq = self.journal.append(&record, sent).map_err(|e| host_error("writing the journal", &e))?;
+        self.written_since_look += self.journal.len() - before;
         if record.request != 0 {
             self.remember(record.request, record.answer);
         }
@@ -521,9 +523,10 @@ impl State {
         self.room_beside(bytes, |st| st.owed() + st.floor() / 8 * 3)
     }
 
-    /// Whether the host's disk, when it was looked at, had no more free than what is kept from data.
+    /// Whether the host's disk has no more free than what is kept from data: by what it had when it was looked at, and what was written
+    /// since, removals included.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.host_total > 0 && self.host_free < self.floor() + self.owed()
+        self.host_total > 0 && self.host_free < self.floor() + self.owed() + self.written_since_look
     }
 
     /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it

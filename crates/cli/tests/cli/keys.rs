@@ -150,11 +150,11 @@ fn rotating_on_a_second_host_leaves_the_first_one_its_volume() {
         return;
     }
     let Some(server) = S3Server::start("bucket") else { return };
-    let (credentials, endpoint) =
-        (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
+    let (credentials, endpoint) = (format!("file:{}", server.credentials_file().display()), format!("endpoint=http://{}", server.addr()));
     let [maker, other] = [(); 2].map(|()| {
         let world = World::up();
-        let words = ["store", "add", "s3", "s3://bucket/pre", "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"];
+        let words =
+            ["store", "add", "s3", "s3://bucket/pre", "--credentials", &credentials, "--set", &endpoint, "--set", "region=us-east-1"];
         world.run(&words).ok();
         world
     });
