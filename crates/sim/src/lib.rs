@@ -11,6 +11,11 @@ pub mod posix;
 pub mod rng;
 pub mod world;
 
+/// What decides all that is left to chance: the variable `ORLOP_SEED`, 0 if absent.
+pub fn seed() -> u64 {
+    std::env::var("ORLOP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0)
+}
+
 /// How much longer than in CI the simulations run: the variable `ORLOP_SIM_SCALE`, 1 if absent.
 pub fn scale() -> u64 {
     std::env::var("ORLOP_SIM_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1)

@@ -3,10 +3,10 @@
 
 use orlop_sim::cloud::{Pause, Plant, Script, Strike, generated, mutations_of, scripts, steps_of, strike, take_over};
 use orlop_sim::rng::Rng;
-use orlop_sim::scale;
-use orlop_sim::world::{Rule, Step, Verdict};
+use orlop_sim::world::{Rule, Step, Verdict, watch};
+use orlop_sim::{scale, seed};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 fn script(name: &str) -> Script {
     scripts().into_iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no script {name}"))
@@ -106,8 +106,7 @@ fn one_by_chance() {
 
 /// Crash points and takeovers that no script has thought of; with another `ORLOP_SEED` others.
 fn strike_by_chance(part: u64) {
-    let seed: u64 = std::env::var("ORLOP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    let mut rng = Rng::new(seed * 2 + part + 77);
+    let mut rng = Rng::new(seed() * 2 + part + 77);
     let (mut broken, mut cells, mut met, mut taken) = (Vec::new(), 0u64, 0u64, 0u64);
     let mut struck: BTreeSet<&str> = BTreeSet::new();
     for _ in 0..SCRIPTS * scale() {
@@ -116,22 +115,13 @@ fn strike_by_chance(part: u64) {
         let steps = steps_of(&script, 1).unwrap_or_else(|why| panic!("script {from}, undisturbed: {why}"));
         for _ in 0..POINTS {
             let (n, seed) = (1 + rng.below(steps), rng.below(1 << 40));
-            let last = Arc::new(Mutex::new((0, String::new())));
-            let seen = last.clone();
-            let watch: Rule = Arc::new(move |step: &Step| {
-                let mut seen = seen.lock().expect("nobody panics here");
-                seen.0 += 1;
-                if seen.0 == n {
-                    seen.1 = format!("{step:?}");
-                }
-                Verdict::Do
-            });
+            let (rule, shown) = watch(n);
             cells += 1;
-            match strike(&script, &Strike { at: Some(n), seed, rule: Some(watch), ..Strike::default() }) {
+            match strike(&script, &Strike { at: Some(n), seed, rule: Some(rule), ..Strike::default() }) {
                 Ok(hit) => met += u64::from(hit),
                 Err(why) => broken.push(format!("script {from}, step {n}, seed {seed}: {why}")),
             }
-            let shown = last.lock().expect("nobody panics here").1.clone();
+            let shown = shown.lock().take().unwrap_or_default();
             struck.extend(THINGS.iter().copied().filter(|thing| shown.contains(*thing)));
         }
         let mutations = mutations_of(&script, 1).unwrap_or_else(|why| panic!("script {from}, undisturbed: {why}"));

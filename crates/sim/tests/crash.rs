@@ -3,8 +3,8 @@
 use orlop_sim::crash::{End, Plan, Workload, examine, generated as generated_from, steps_of, workloads};
 use orlop_sim::posix::op::{At, Op};
 use orlop_sim::rng::Rng;
-use orlop_sim::scale;
-use orlop_sim::world::{Fault, Loss, Rule, Step, Verdict, Weak};
+use orlop_sim::world::{Fault, Loss, Rule, Step, Verdict, Weak, watch};
+use orlop_sim::{scale, seed};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -112,8 +112,7 @@ const WORKLOADS: u64 = 50;
 const POINTS: u64 = 50;
 
 /// What a step concerns: what is done, and to which kind of thing.
-fn kind_of(step: &Step) -> String {
-    let shown = format!("{step:?}");
+fn kind_of(shown: &str) -> String {
     let what = shown.split('(').next().unwrap_or_default();
     let parts = ["journal", ".segment", "staged", "meta/manifest", "meta/compacted", "holder", "state"];
     let of = parts.iter().find(|part| shown.contains(*part)).unwrap_or(&"other");
@@ -124,8 +123,7 @@ fn kind_of(step: &Step) -> String {
 fn strike_by_chance(part: u64) {
     let (mut broken, mut cells, mut met) = (Vec::new(), 0u64, 0u64);
     let (mut done, mut struck) = (BTreeSet::new(), BTreeSet::new());
-    let seed: u64 = std::env::var("ORLOP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    let mut rng = Rng::new(seed * 4 + part);
+    let mut rng = Rng::new(seed() * 4 + part);
     for _ in 0..WORKLOADS * scale() {
         let from = rng.below(u64::MAX);
         let workload = generated_from(from);
@@ -135,25 +133,16 @@ fn strike_by_chance(part: u64) {
             let (n, seed) = (1 + rng.below(steps), rng.below(1 << 40));
             let mut all = plans(n, steps, seed);
             let plan = all.swap_remove(rng.below(all.len() as u64) as usize);
-            let last = Arc::new(Mutex::new((0, None)));
-            let seen = last.clone();
-            let watch: Rule = Arc::new(move |step: &Step| {
-                let mut seen = seen.lock().expect("nobody panics here");
-                seen.0 += 1;
-                if seen.0 == n {
-                    seen.1 = Some(kind_of(step));
-                }
-                Verdict::Do
-            });
+            let (rule, shown) = watch(n);
             cells += 1;
-            match examine(&workload, &Plan { rule: Some(watch), ..plan.clone() }) {
+            match examine(&workload, &Plan { rule: Some(rule), ..plan.clone() }) {
                 Ok(outcome) => met += u64::from(outcome.hit),
                 Err(why) => broken.push(format!(
                     "workload {from}: {:?} {:?} seed {seed} recovery {:?}: {why}",
                     plan.fault, plan.end, plan.strike_recovery
                 )),
             }
-            struck.extend(last.lock().expect("nobody panics here").1.take());
+            struck.extend(shown.lock().as_deref().map(kind_of));
         }
     }
     println!("{cells} cells, {met} struck; operations {done:?}; struck at {struck:?}");

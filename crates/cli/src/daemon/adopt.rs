@@ -47,8 +47,8 @@ pub(super) async fn refuse_if_used_elsewhere(plan: &MountPlan, keys: &Keys) -> R
         return Ok(());
     }
     let look = async {
-        let store = keys.view(opened(&plan.store).await?, &plan.prefix, plan.options.encrypt == Some(true)).await?;
-        orlop_chunkfs::owner_of(&store.store, &plan.prefix, plan.volume).await
+        let store = keys.view(opened(&plan.store).await?, &plan.prefix, plan.options.encrypt == Some(true)).await?.store;
+        orlop_chunkfs::owner_of(&store, &plan.prefix, plan.volume).await
     };
     let owner = match look.await {
         Ok(Some(owner)) => owner,

@@ -29,6 +29,17 @@ fn small(mib: usize) -> World {
     world
 }
 
+/// Takes the rest of the disk under a root, to its last byte.
+fn take_rest(w: &World) -> PathBuf {
+    let path = w.root.join("rest");
+    let mut rest = File::create(&path).expect("a file");
+    for size in [MIB, 4096, 1] {
+        while rest.write_all(&vec![7; size]).is_ok() {}
+        let _ = rest.sync_all();
+    }
+    path
+}
+
 fn content(n: usize, seed: usize) -> Vec<u8> {
     (0..n).map(|i| (i / 7 * 31 + i / 4096 + seed * 131) as u8).collect()
 }
@@ -351,15 +362,10 @@ fn a_full_disk_keeps_no_daemon_from_starting() {
     }
     let w = small(64);
     w.kill_daemon();
-    let mut rest = File::create(w.root.join("rest")).expect("a file");
-    for size in [MIB, 4096, 1] {
-        while rest.write_all(&vec![7; size]).is_ok() {}
-        let _ = rest.sync_all();
-    }
+    let rest = take_rest(&w);
     w.run(&["up", "--no-docker-plugin"]).ok();
     assert!(w.run(&["status"]).ok().out.contains("keeper"));
-    drop(rest);
-    std::fs::remove_file(w.root.join("rest")).expect("removed");
+    std::fs::remove_file(rest).expect("removed");
 }
 
 /// What a full disk refuses is refused while it is full, and not until the daemon is started again.
@@ -370,18 +376,13 @@ fn a_daemon_that_met_a_full_disk_goes_on_when_there_is_room() {
     }
     let w = small(64);
     w.run(&["volume", "create", "db"]).ok();
-    let mut rest = File::create(w.root.join("rest")).expect("a file");
-    for size in [MIB, 4096, 1] {
-        while rest.write_all(&vec![7; size]).is_ok() {}
-        let _ = rest.sync_all();
-    }
+    let rest = take_rest(&w);
     let mut refused = 0;
     for n in 0..12 {
         refused += u32::from(w.run(&["volume", "create", &format!("full-{n}")]).code != 0);
     }
     assert!(refused > 4, "the disk was not full: {refused}");
-    drop(rest);
-    std::fs::remove_file(w.root.join("rest")).expect("removed");
+    std::fs::remove_file(rest).expect("removed");
     for n in 0..12 {
         w.run(&["volume", "create", &format!("after-{n}")]).ok();
     }
@@ -400,24 +401,17 @@ fn a_worker_that_dies_on_a_disk_without_a_free_byte_is_replaced() {
     w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
     std::fs::write(dir.join("kept"), content(200_000, 3)).expect("written");
     File::open(dir.join("kept")).and_then(|file| file.sync_all()).expect("synced");
-    let fill = || {
-        let mut rest = File::create(w.root.join("rest")).expect("a file");
-        for size in [MIB, 4096, 1] {
-            while rest.write_all(&vec![7; size]).is_ok() {}
-            let _ = rest.sync_all();
-        }
-    };
     for round in 0..2 {
         let reserve = || std::fs::read_dir(w.root.join("state")).expect("reads").flatten().any(|d| d.path().join("reserve").exists());
         wait("a little is kept", reserve);
-        fill();
+        let rest = take_rest(&w);
         kill(w.worker_pid());
         let began = Instant::now();
         // Past the page cache: it has to be answered by the next worker.
         let names = std::fs::read_dir(&dir).expect("lists").count();
         assert!(names >= 1 && began.elapsed() < Duration::from_secs(20), "{names} after {:?}", began.elapsed());
         assert!(std::fs::read(dir.join("kept")).expect("reads") == content(200_000, 3));
-        std::fs::remove_file(w.root.join("rest")).expect("removed");
+        std::fs::remove_file(rest).expect("removed");
         std::fs::write(dir.join(format!("after-{round}")), "after").expect("there is room again");
     }
     w.run(&["unmount", "db"]).ok();

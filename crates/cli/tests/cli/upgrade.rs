@@ -34,6 +34,22 @@ impl Installed {
         std::fs::rename(fresh, &self.binary).expect("renames");
     }
 
+    /// A keeper of the new binary, which is kept elsewhere, and in the binary's place a script that its workers come from. Gives where the
+    /// new binary is.
+    fn workers_from(&self, worker: i32, script: impl FnOnce(&Path) -> String) -> PathBuf {
+        self.install();
+        let new = self.world.path("new-orlop");
+        std::fs::hard_link(&self.binary, &new).expect("links");
+        let keeper = self.world.processes().into_iter().find(|p| *p != worker && *p != self.world.daemon_pid()).expect("a keeper");
+        kill(keeper);
+        wait("the daemon has started another keeper", || self.world.processes().len() == 3 && !alive(keeper));
+        wait("it answers", || self.workers() == [worker]);
+        std::fs::remove_file(&self.binary).expect("removes");
+        std::fs::write(&self.binary, script(&new)).expect("writes");
+        std::fs::set_permissions(&self.binary, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        new
+    }
+
     #[track_caller]
     fn run_as(&self, binary: &Path, words: &[&str], code: i32) -> String {
         let out = Command::new(binary).env("ORLOP_ROOT", &self.world.root).args(words).stdin(Stdio::null()).output().expect("runs");
@@ -145,18 +161,9 @@ fn a_volume_that_the_new_binary_cannot_serve_goes_on_with_the_old_one() {
     let mut file = File::create(it.world.path("a/f")).expect("opens");
     writeln!(file, "before").expect("writes");
 
-    // A keeper of the new binary, whose workers come from a file that is no program of this kind.
-    it.install();
-    let new = it.world.path("new-orlop");
-    std::fs::hard_link(&it.binary, &new).expect("links");
+    // Workers come from a file that is no program of this kind.
     let worker = it.workers()[0];
-    let keeper = it.world.processes().into_iter().find(|p| *p != worker && *p != it.world.daemon_pid()).expect("a keeper");
-    kill(keeper);
-    wait("the daemon has started another keeper", || it.world.processes().len() == 3 && !alive(keeper));
-    wait("it answers", || it.workers() == [worker]);
-    std::fs::remove_file(&it.binary).expect("removes");
-    std::fs::write(&it.binary, "#!/bin/sh\necho this one cannot >&2\nexit 1\n").expect("writes");
-    std::fs::set_permissions(&it.binary, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let new = it.workers_from(worker, |_| "#!/bin/sh\necho this one cannot >&2\nexit 1\n".to_owned());
 
     let report = it.run_as(&new, &["upgrade", "--output", "json"], 1);
     let expected = [("daemon", "moved"), ("keeper", "current"), ("worker", "left")].map(|(p, s)| (p.to_owned(), s.to_owned()));
@@ -200,19 +207,10 @@ fn one_worker_of_the_new_binary_that_dies_is_no_reason_to_go_back() {
     let (old, worker) = (inode(&it.binary), it.workers()[0]);
     let mut file = File::create(it.world.path("a/f")).expect("opens");
     writeln!(file, "before").expect("writes");
-    // A keeper of the new binary, whose first worker dies and whose others are of the new binary.
-    it.install();
-    let new = it.world.path("new-orlop");
-    std::fs::hard_link(&it.binary, &new).expect("links");
-    let keeper = it.world.processes().into_iter().find(|p| *p != worker && *p != it.world.daemon_pid()).expect("a keeper");
-    kill(keeper);
-    wait("the daemon has started another keeper", || it.world.processes().len() == 3 && !alive(keeper));
-    wait("it answers", || it.workers() == [worker]);
-    std::fs::remove_file(&it.binary).expect("removes");
+    // The first worker dies, and others are of the new binary.
     let once = it.world.path("once");
-    let script = format!("#!/bin/sh\nif mkdir {}; then exit 1; fi\nexec {} \"$@\"\n", once.display(), new.display());
-    std::fs::write(&it.binary, script).expect("writes");
-    std::fs::set_permissions(&it.binary, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let script = |new: &Path| format!("#!/bin/sh\nif mkdir {}; then exit 1; fi\nexec {} \"$@\"\n", once.display(), new.display());
+    let new = it.workers_from(worker, script);
 
     let report = it.run_as(&new, &["upgrade", "--output", "json"], 0);
     assert!(once.exists(), "the first one died");

@@ -23,6 +23,7 @@ impl Inner {
             DetachBy::Id(_) | DetachBy::DockerMountId(_) => None,
         };
         let attachments = self.registry.attachments_of(row.id).await?;
+        let is_only = attachments.len() == 1;
         let target = attachments.into_iter().find(|a| match (by, &a.kind) {
             (DetachBy::Id(id), _) => a.id == *id,
             (DetachBy::DockerMountId(wanted), AttachmentKind::Docker { mount_id }) => wanted == mount_id,
@@ -30,12 +31,14 @@ impl Inner {
             _ => false,
         });
         match target {
-            Some(attachment) if force && !self.others_hold(row.id, &attachment).await? => {
+            Some(attachment) if force && is_only => {
                 self.registry.delete_attachment(attachment.id).await?;
                 self.port_cut_off(row.id).await.map_err(|e| unmount_failed(&row, &e))?;
             }
             Some(attachment) => {
-                self.settle_last(&row, &attachment).await?;
+                if is_only {
+                    self.settle_last(&row, &attachment).await?;
+                }
                 self.release(&attachment).await.map_err(|e| e.during(format_args!("letting go of volume {}", row.name)))?;
                 self.drop_stale_in_passing(&row).await;
                 self.unmount_if_unheld(&row).await?;
@@ -52,7 +55,7 @@ impl Inner {
     /// read, would be written to the host's own disk. Docker is not refused: its containers end in any case.
     async fn settle_last(&self, row: &VolumeRow, attachment: &AttachmentRow) -> Result<()> {
         let AttachmentKind::Directory { path, .. } = &attachment.kind else { return Ok(()) };
-        if self.plan(row).await?.store.is_local() || self.others_hold(row.id, attachment).await? {
+        if self.plan(row).await?.store.is_local() {
             return Ok(());
         }
         match self.port_settle(row.id).await {

@@ -41,7 +41,6 @@ impl Keeper {
         else {
             return self.may_count_as_detached(id);
         };
-        let away = self.is_away(id);
         let dead = slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true);
         if !dead && !force {
             let busy = |why: String| {
@@ -64,7 +63,7 @@ impl Keeper {
                 _ => {}
             }
             // The unmount itself has no way back, and a store that does not answer would keep the worker waiting.
-            let settled = if away { self.settle(id).err() } else { None };
+            let settled = if self.is_away(id) { self.settle(id).err() } else { None };
             if let Some(e) = settled.as_ref().filter(|e| e.kind == ErrorKind::Busy) {
                 // Another host has the volume: what was not sent never will be, and lies in the journal on this host.
                 tracing::warn!(volume = %name, "unmounting a volume that another host has taken: {e}");

@@ -87,9 +87,11 @@ impl Keeper {
         }
         let before = slot.program.lock().take();
         // One that ends before it has said anything may have been killed, which is no word against its binary.
-        let first = self.replace_worker(&slot);
-        let may_be_killed = began.elapsed() < SOON && first.as_ref().is_err_and(ended_early);
-        let (next, child, refused) = match if may_be_killed { self.replace_worker(&slot) } else { first } {
+        let mut replaced = self.replace_worker(&slot);
+        if began.elapsed() < SOON && replaced.as_ref().is_err_and(ended_early) {
+            replaced = self.replace_worker(&slot);
+        }
+        let (next, child, refused) = match replaced {
             Ok((next, child)) => (next, child, None),
             Err(e) => {
                 tracing::error!(volume = %name, "the new binary does not serve it, the old one goes on: {e}");

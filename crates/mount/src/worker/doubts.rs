@@ -30,8 +30,8 @@ pub(super) async fn ask(fs: Weak<FileSystem>, device: Arc<OwnedFd>) {
         };
         tokio::time::sleep(GATHERING).await;
         let Some(doubted) = fs.upgrade().map(|fs| fs.doubted()) else { return };
-        going.retain(|ino| doubted.contains(ino));
-        let asked: Vec<Ino> = doubted.into_iter().filter(|ino| !going.contains(ino)).collect();
+        let (still, asked): (Vec<Ino>, Vec<Ino>) = doubted.into_iter().partition(|ino| going.contains(ino));
+        going = still.into_iter().collect();
         if asked.is_empty() {
             pause = None;
             continue;

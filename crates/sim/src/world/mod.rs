@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What goes wrong at which step. Steps count from 1 since the last [`World::arm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,19 @@ pub enum Verdict {
 
 /// Bends steps: a planted bug.
 pub type Rule = Arc<dyn Fn(&Step) -> Verdict + Send + Sync>;
+
+/// A rule that changes nothing and remembers the step of this number, as it is shown.
+pub fn watch(n: u64) -> (Rule, Arc<Mutex<Option<String>>>) {
+    let (seen, shown) = (AtomicU64::new(0), Arc::new(Mutex::new(None)));
+    let note = shown.clone();
+    let rule: Rule = Arc::new(move |step: &Step| {
+        if seen.fetch_add(1, Ordering::Relaxed) + 1 == n {
+            *note.lock() = Some(format!("{step:?}"));
+        }
+        Verdict::Do
+    });
+    (rule, shown)
+}
 
 /// What happens to one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

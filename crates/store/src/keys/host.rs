@@ -4,11 +4,10 @@
 //! at any place, and has no room for tags: a stream that depends on file and place is laid over it, and whether a block is
 //! what was written is for the checksum that its reader has. A log is sealed record by record, each with a tag of its own.
 
-use super::secret::{Derived, KEY_BYTES, KeyId, NONCE_BYTES, Secret, TAG_BYTES, random};
+use super::secret::{DerivedRing, KEY_BYTES, KeyId, NONCE_BYTES, Secret, random};
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
-use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 const PURPOSE: &[u8] = b"orlop 1: files of a host of a sealed volume";
@@ -17,21 +16,14 @@ const RECORDS: &[u8] = b"records";
 /// Bytes of the stream that are made at once.
 const STEP: usize = 16;
 
-/// What a sealed record is longer than its text.
-pub const RECORD_OVERHEAD: usize = NONCE_BYTES + TAG_BYTES;
-
 /// The keys of a volume for files on a host: one for new files, all for reading.
 #[derive(Debug)]
-pub struct HostKeys {
-    current: KeyId,
-    keys: BTreeMap<KeyId, Derived>,
-}
+pub struct HostKeys(DerivedRing);
 
 impl HostKeys {
     /// From the ring. `None` if the current key is not among them.
     pub fn new<'a>(current: KeyId, keys: impl IntoIterator<Item = (KeyId, &'a Secret)>) -> Option<HostKeys> {
-        let keys: BTreeMap<_, _> = keys.into_iter().map(|(id, secret)| (id, secret.derive(PURPOSE))).collect();
-        keys.contains_key(&current).then_some(HostKeys { current, keys })
+        DerivedRing::new(PURPOSE, current, keys).map(HostKeys)
     }
 
     /// Keys that are always the same, for simulations and fuzz targets.
@@ -43,25 +35,25 @@ impl HostKeys {
 
     /// The key of new files.
     pub fn current(&self) -> KeyId {
-        self.current
+        self.0.current()
     }
 
     /// Whether the ring has this key.
     pub fn has(&self, key: KeyId) -> bool {
-        self.keys.contains_key(&key)
+        self.0.get(key).is_some()
     }
 
     /// The cipher of a file of blocks. No two files may have the same `file`, and no place of one is written twice with different
     /// bytes. `None` if the ring does not have the key.
     pub fn blocks(&self, key: KeyId, file: &[u8]) -> Option<BlockCipher> {
-        let bytes = self.keys.get(&key)?.bytes(&[BLOCKS, file]);
+        let bytes = self.0.get(key)?.bytes(&[BLOCKS, file]);
         let key = UnboundCipherKey::new(&AES_256, &*bytes).and_then(EncryptingKey::ctr);
         Some(BlockCipher(key.expect("the key has the cipher's length")))
     }
 
     /// The cipher of a log's file. `None` if the ring does not have the key.
     pub fn records(&self, key: KeyId, file: &[u8]) -> Option<RecordCipher> {
-        Some(RecordCipher(self.keys.get(&key)?.key(&[RECORDS, file])))
+        Some(RecordCipher(self.0.get(key)?.key(&[RECORDS, file])))
     }
 }
 
@@ -124,6 +116,7 @@ impl RecordCipher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::secret::TAG_BYTES;
     use super::*;
 
     fn keys() -> HostKeys {
@@ -172,7 +165,7 @@ mod tests {
         let cipher = keys.records(keys.current(), b"a").expect("known");
         let mut sealed = Vec::new();
         cipher.seal(b"7", b"a text", &mut sealed);
-        assert_eq!(sealed.len(), 6 + RECORD_OVERHEAD);
+        assert_eq!(sealed.len(), NONCE_BYTES + 6 + TAG_BYTES);
         assert_eq!(cipher.open(b"7", &sealed).expect("opens"), b"a text");
         assert!(cipher.open(b"8", &sealed).is_none(), "moved");
         assert!(keys.records(keys.current(), b"b").expect("known").open(b"7", &sealed).is_none(), "of another file");

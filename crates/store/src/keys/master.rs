@@ -1,6 +1,6 @@
 //! Master keys: files of this host, one current, older ones only while a rotation is under way.
 //!
-//! `master.key` is the current one; `next.key` one that is about to be; `old-<id>.key` one that some ring may still need.
+//! `master.key` is the current one; `next.key` one that is about to be; `old-<id>.key` one that some ring may still need; `other-<id>.key` one of another host.
 //! No file is ever overwritten with other contents but `master.key`, by a rename, and only after its key stands as an
 //! old one beside it: killed at any moment, every key that a ring may name is there.
 
@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 const CURRENT: &str = "master.key";
 const NEXT: &str = "next.key";
+/// How the files of keys begin that a rotation leaves behind, and of keys of other hosts, put there by a person.
+const OLD: &str = "old-";
+const OTHER: &str = "other-";
 const EXPORTED: &str = "exported";
 const FIRST_LINE: &str = "orlop-master-key 1";
 /// A file of keys is short; anything longer is not one.
@@ -93,6 +96,8 @@ pub struct MasterKeys {
     place: PathBuf,
     current: MasterKey,
     others: Vec<MasterKey>,
+    /// Whether one of the others is left of a rotation that is not finished.
+    left: bool,
 }
 
 impl MasterKeys {
@@ -114,7 +119,7 @@ impl MasterKeys {
     /// A key that is always the same and in no folder, for the fuzz targets.
     pub(crate) fn fixed() -> MasterKeys {
         let current = MasterKey { id: KeyId([4; 8]), secret: Secret::from_bytes(Zeroizing::new([5; KEY_BYTES])) };
-        MasterKeys { place: PathBuf::new(), current, others: Vec::new() }
+        MasterKeys { place: PathBuf::new(), current, others: Vec::new(), left: false }
     }
 
     /// The current one's file, for the fuzz targets.
@@ -139,21 +144,24 @@ impl MasterKeys {
             }
             other => one(&path, other?)?,
         };
-        let mut others = Vec::new();
-        for beside in old_files(dir)?.into_iter().chain(others_files(dir)?) {
-            let key = one(&beside, read(&beside)?)?;
-            if key.id != current.id && !others.iter().any(|k: &MasterKey| k.id == key.id) {
-                others.push(key);
+        let mut keys = MasterKeys { place: dir.to_owned(), current, others: Vec::new(), left: false };
+        for (begins, is_left) in [(OLD, true), (OTHER, false)] {
+            for path in key_files(dir, begins)? {
+                let key = one(&path, read(&path)?)?;
+                keys.left |= is_left && key.id != keys.current.id;
+                if keys.all().all(|k| k.id != key.id) {
+                    keys.others.push(key);
+                }
             }
         }
-        Ok(MasterKeys { place: dir.to_owned(), current, others })
+        Ok(keys)
     }
 
     /// The keys of one file, such as `orlop key export` writes. The first is the current one.
     pub fn from_file(path: &Path) -> Result<MasterKeys> {
         let mut keys = read(path)?.into_iter();
         let current = keys.next().expect("a file without keys was refused");
-        Ok(MasterKeys { place: path.to_owned(), current, others: keys.collect() })
+        Ok(MasterKeys { place: path.to_owned(), current, others: keys.collect(), left: false })
     }
 
     /// The one that wraps from now on.
@@ -170,7 +178,7 @@ impl MasterKeys {
     pub fn get(&self, id: KeyId, volume: &str) -> Result<&MasterKey> {
         self.all().find(|key| key.id == id).ok_or_else(|| {
             let remedy = if self.place.is_dir() {
-                format!("put the backup of that key there as {} (mode 0600)", self.place.join(format!("other-{id}.key")).display())
+                format!("put the backup of that key there as {} (mode 0600)", self.place.join(format!("{OTHER}{id}.key")).display())
             } else {
                 "give the file that holds that key".to_owned()
             };
@@ -219,7 +227,7 @@ impl MasterKeys {
 
     /// Whether a rotation was begun and not finished.
     pub fn rotation_is_open(dir: &Path) -> bool {
-        dir.join(NEXT).exists() || left_of_rotation(dir).is_ok_and(|keys| !keys.is_empty())
+        dir.join(NEXT).exists() || MasterKeys::load(dir).is_ok_and(|keys| keys.left)
     }
 
     /// Makes a new current key; the one before stays beside it until [`retire`](MasterKeys::retire). Goes on with a
@@ -229,14 +237,14 @@ impl MasterKeys {
         let next = dir.join(NEXT);
         let open = next.exists();
         if !open {
-            if !left_of_rotation(dir)?.is_empty() {
+            if before.left {
                 return Ok((before, Rotation::Resumed));
             }
             write_new(&next, &MasterKey::random().text())?;
         }
         // Read back: a key that cannot be read must not replace one that can.
         one(&next, read(&next)?)?;
-        let (current, old) = (dir.join(CURRENT), dir.join(format!("old-{}.key", before.current.id)));
+        let (current, old) = (dir.join(CURRENT), dir.join(format!("{OLD}{}.key", before.current.id)));
         let failed = |e: std::io::Error| Error::io(format_args!("exchanging the master key in {}", dir.display()), &e);
         match fs::hard_link(&current, &old) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && one(&old, read(&old)?)?.id == before.current.id => {}
@@ -253,7 +261,7 @@ impl MasterKeys {
     pub fn retire(dir: &Path, needed: &BTreeSet<KeyId>) -> Result<Vec<KeyId>> {
         let current = MasterKeys::load(dir)?.current.id;
         let mut gone = Vec::new();
-        for old in old_files(dir)? {
+        for old in key_files(dir, OLD)? {
             let id = one(&old, read(&old)?)?.id;
             if id != current && needed.contains(&id) {
                 continue;
@@ -276,23 +284,6 @@ fn one(path: &Path, mut keys: Vec<MasterKey>) -> Result<MasterKey> {
 fn damaged(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the key file {} cannot be used: {why}", path.display()))
         .with_remedy("put a backup of it in its place; it was left as it is")
-}
-
-/// Keys that a rotation has left behind.
-fn old_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    key_files(dir, "old-")
-}
-
-/// Keys of other hosts, put here by a person for the volumes that those made.
-fn others_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    key_files(dir, "other-")
-}
-
-/// Keys of a rotation that is not finished, beside the current one.
-fn left_of_rotation(dir: &Path) -> Result<Vec<KeyId>> {
-    let current = MasterKeys::load(dir)?.current.id;
-    let old: Result<Vec<KeyId>> = old_files(dir)?.iter().map(|old| Ok(one(old, read(old)?)?.id)).collect();
-    Ok(old?.into_iter().filter(|id| *id != current).collect())
 }
 
 fn key_files(dir: &Path, begins: &str) -> Result<Vec<PathBuf>> {

@@ -12,10 +12,10 @@ mod secret;
 mod tests;
 mod volume;
 
-pub use host::{BlockCipher, HostKeys, RECORD_OVERHEAD, RecordCipher};
+pub use host::{BlockCipher, HostKeys, RecordCipher};
 pub use master::{MasterKey, MasterKeys, Rotation};
 pub use ring::{Ring, RingKey, add_key, create_ring, read_ring, rewrap, ring_path, shred};
 pub use secret::{KEY_BYTES, KeyId, Secret};
 pub use volume::{VolumeStore, create_volume_store, sealed_store, sealed_volume, volume_store};
 
-pub(crate) use secret::{Derived, random, unhex};
+pub(crate) use secret::{DerivedRing, random, unhex};

@@ -127,11 +127,15 @@ impl OpenRing {
     }
 
     pub(super) fn seal_keys(&self) -> SealKeys {
-        SealKeys::new(self.ring.current, self.secrets.iter().map(|(id, s)| (*id, s))).expect("an open ring has its current key")
+        SealKeys::new(self.ring.current, self.secrets()).expect("an open ring has its current key")
     }
 
     pub(super) fn host_keys(&self) -> HostKeys {
-        HostKeys::new(self.ring.current, self.secrets.iter().map(|(id, s)| (*id, s))).expect("an open ring has its current key")
+        HostKeys::new(self.ring.current, self.secrets()).expect("an open ring has its current key")
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = (KeyId, &Secret)> {
+        self.secrets.iter().map(|(id, secret)| (*id, secret))
     }
 
     fn is_wrapped_by(&self, master: &MasterKey) -> bool {

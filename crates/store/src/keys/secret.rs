@@ -3,6 +3,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use zeroize::Zeroizing;
@@ -169,6 +170,29 @@ pub(crate) struct Derived(Prk);
 impl fmt::Debug for Derived {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Derived(..)")
+    }
+}
+
+/// The keys of a ring for one purpose: one for what is new, all for reading.
+#[derive(Debug)]
+pub(crate) struct DerivedRing {
+    current: KeyId,
+    keys: BTreeMap<KeyId, Derived>,
+}
+
+impl DerivedRing {
+    /// `None` if the current key is not among them.
+    pub(crate) fn new<'a>(purpose: &[u8], current: KeyId, keys: impl IntoIterator<Item = (KeyId, &'a Secret)>) -> Option<DerivedRing> {
+        let keys: BTreeMap<_, _> = keys.into_iter().map(|(id, secret)| (id, secret.derive(purpose))).collect();
+        keys.contains_key(&current).then_some(DerivedRing { current, keys })
+    }
+
+    pub(crate) fn current(&self) -> KeyId {
+        self.current
+    }
+
+    pub(crate) fn get(&self, key: KeyId) -> Option<&Derived> {
+        self.keys.get(&key)
     }
 }
 

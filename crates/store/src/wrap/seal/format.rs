@@ -4,11 +4,11 @@
 //! nonce: no pair of key and nonce is ever used for two different texts. The header, the object's kind, the frame's
 //! number and whether it is the last one are authenticated with each frame.
 
-use crate::keys::{Derived, KeyId, Secret, random};
+use crate::keys::{DerivedRing, KeyId, Secret, random};
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use bytes::{Bytes, BytesMut};
 use object_store::PutPayload;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"ORLOPE01";
@@ -91,27 +91,23 @@ impl Header {
 
 /// The keys of a volume, ready for use: one for new objects, all for reading.
 #[derive(Debug)]
-pub struct SealKeys {
-    current: KeyId,
-    keys: BTreeMap<KeyId, Derived>,
-}
+pub struct SealKeys(DerivedRing);
 
 impl SealKeys {
     /// From the ring. `None` if the current key is not among them.
     pub fn new<'a>(current: KeyId, keys: impl IntoIterator<Item = (KeyId, &'a Secret)>) -> Option<SealKeys> {
-        let keys: BTreeMap<_, _> = keys.into_iter().map(|(id, secret)| (id, secret.derive(PURPOSE))).collect();
-        keys.contains_key(&current).then_some(SealKeys { current, keys })
+        DerivedRing::new(PURPOSE, current, keys).map(SealKeys)
     }
 
     /// The cipher of a new object.
     pub(super) fn begin(&self, kind: &str) -> Cipher {
-        let header = Header::new(self.current);
+        let header = Header::new(self.0.current());
         self.cipher(header, kind).expect("the current key is among the keys")
     }
 
     /// The cipher of an object that exists; `None` if its key is not known.
     pub(super) fn cipher(&self, header: Header, kind: &str) -> Option<Cipher> {
-        let key = self.keys.get(&header.key())?.key(&[header.object()]);
+        let key = self.0.get(header.key())?.key(&[header.object()]);
         Some(Cipher { key, header, kind: kind.into() })
     }
 }
@@ -223,6 +219,7 @@ impl Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn sizes_go_there_and_back_and_no_other_size_is_taken() {
