@@ -13,7 +13,8 @@ mod rows;
 mod tests;
 
 use crate::fs::FileSystem;
-use crate::open::OpenConfig;
+use crate::host::RealDisk;
+use crate::sealing::KeyedDisk;
 use crate::types::{BLOCK, FsError, FsResult, Ino};
 use crate::view::View;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -142,7 +143,7 @@ impl Gathered {
     }
 
     /// Damage to places becomes findings, one for each object and file.
-    fn settle_damage(&mut self) {
+    fn settle_damage(&mut self, is_open: bool) {
         for ((kind, at), d) in std::mem::take(&mut self.damage) {
             let mut what = d.what;
             if let (Some(first), n) = (d.blocks.first(), d.blocks.len()) {
@@ -157,7 +158,10 @@ impl Gathered {
                     (FindingState::Harmless, Some("readers noticed and use the store's copy; --repair sets this one aside".to_owned()))
                 }
                 (_, _, Some(_), _) => left("--repair mends it if the other copy is whole"),
-                (_, _, _, FindingKind::Journal) => left("while the volume is open, --repair brings what it says into the namespace"),
+                (_, _, _, FindingKind::Journal) if is_open => left("--repair brings what it says into the namespace"),
+                (_, _, _, FindingKind::Journal) => {
+                    left("restore it from a copy, or read out with orlop export what stands before the damage")
+                }
                 _ if d.inos.is_empty() => (FindingState::Left, None),
                 _ => left("no other copy is there: restore the files from a copy, or remove them to be rid of the damage"),
             };
@@ -222,7 +226,7 @@ impl FileSystem {
                 }
             }
         }
-        g.settle_damage();
+        g.settle_damage(true);
         if repair {
             self.repair(&mut g).await?;
         }
@@ -245,10 +249,10 @@ pub async fn examine_closed(
     let mut g = Gathered::default();
     let care = Care::default();
     let VolumeStore { store, keys } = of;
-    let config = OpenConfig::new(volume, store.clone(), prefix, state_dir).sealed(keys.clone());
-    Places { store, prefix, volume, disk: &*config.host, state_dir, open: None, care: &care }.look(&mut g).await;
+    let disk = KeyedDisk::over(Arc::new(RealDisk), keys.clone());
+    Places { store, prefix, volume, disk: &*disk, state_dir, open: None, care: &care }.look(&mut g).await;
     g.is_no_outage(store, prefix).await.map_err(|e| Error::unavailable(e).with_remedy("ask again when the store answers"))?;
-    g.settle_damage();
+    g.settle_damage(false);
     for d in g.drafts {
         g.report.add(d.finding);
     }

@@ -24,7 +24,7 @@ const STOP_WEIGHT: usize = 64 << 20;
 const FOLD_JOURNAL: u64 = 64 << 20;
 
 /// Where room is scarce a fold comes sooner: until then every change takes its room twice, and what is kept for folds is small.
-fn is_fold_due(st: &State) -> bool {
+pub(crate) fn is_fold_due(st: &State) -> bool {
     let most = if st.is_scarce() { st.floor() / 8 } else { u64::MAX };
     st.overlay_weight as u64 >= most.min(FOLD_WEIGHT as u64) || st.journal.len() >= most.min(FOLD_JOURNAL)
 }

@@ -150,7 +150,7 @@ impl Journal {
         sealed.clear();
         let on_disk = match &self.seal {
             Some(seal) if kind == RECORD => {
-                frame(&mut sealed, seq, SEALED, |out| seal.seal(seq, &bytes[FRAME + HEAD..], out));
+                seal_record(&mut sealed, seal, seq, &bytes[FRAME + HEAD..]);
                 &sealed
             }
             _ => &bytes,
@@ -264,11 +264,21 @@ fn new_header(volume: [u8; 16], first: u64, boot: [u8; 16], key: Option<KeyId>) 
     header
 }
 
+/// How a file begins, and what its records are sealed with if the volume has keys.
+fn begin(volume: [u8; 16], first: u64, boot: [u8; 16], keys: Option<&Arc<HostKeys>>) -> ([u8; HEADER as usize], Option<RecordSeal>) {
+    let head = new_header(volume, first, boot, keys.map(|keys| keys.current()));
+    let seal = |keys: &Arc<HostKeys>| RecordSeal::of(keys, keys.current(), &head[..CHECKED]).expect("the ring has its current key");
+    (head, keys.map(seal))
+}
+
+/// Appends the frame of a sealed record.
+fn seal_record(out: &mut Vec<u8>, seal: &RecordSeal, seq: u64, record: &[u8]) {
+    frame(out, seq, SEALED, |out| seal.seal(seq, record, out));
+}
+
 fn create(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], first: u64) -> io::Result<(Arc<dyn HostFile>, Option<RecordSeal>)> {
     let path = dir.join(file_name(first));
-    let key = disk.keys().map(|keys| keys.current());
-    let head = new_header(volume, first, disk.boot_id(), key);
-    let seal = disk.keys().map(|keys| RecordSeal::of(keys, keys.current(), &head[..CHECKED]).expect("the ring has its current key"));
+    let (head, seal) = begin(volume, first, disk.boot_id(), disk.keys());
     let file = disk.create(&path)?;
     if let Err(e) = file.write_at(&head, 0) {
         // A file without its header would stop the next opening from creating its own.
@@ -328,8 +338,9 @@ pub(crate) enum ScanError {
     Locked(PathBuf),
 }
 
-/// Reads a journal's folder, up to its first break in each file.
-pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<Scan, ScanError> {
+/// Reads a journal's folder, up to its first break in each file. To `salvage`, plain records behind a header that cannot be read
+/// count too.
+pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16], salvage: bool) -> Result<Scan, ScanError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| ScanError::Io { path, source }
@@ -352,8 +363,13 @@ pub(crate) fn scan(disk: &dyn HostDisk, dir: &Path, volume: [u8; 16]) -> Result<
         bytes.truncate(got);
         let Some(head) = header(&bytes, volume, first, &path)? else {
             // Nothing that was synced is without its head: then a marker tells that this is damage.
-            scan.durable = scan.durable.max(frames(&bytes, first, &Reading::Plain).durable);
-            scan.headless.push(path);
+            let Frames { records, durable, end, .. } = frames(&bytes, first, &Reading::Plain);
+            scan.durable = scan.durable.max(durable);
+            if salvage && !records.is_empty() {
+                scan.files.push(FoundFile { path, file, first, records, same_boot: false, end, size, damaged: true });
+            } else {
+                scan.headless.push(path);
+            }
             continue;
         };
         let (file_boot, reading) = (head.boot, head.reading(disk.keys()).ok_or_else(|| ScanError::Locked(path.clone()))?);
@@ -468,16 +484,16 @@ pub(crate) fn parse_frames(bytes: &[u8], first: u64) -> Option<Vec<(u64, Record)
 
 /// A file as the journal writes it, for the fuzz targets.
 pub(crate) fn sample_file(volume: [u8; 16], first: u64, records: &[Record], keys: Option<&Arc<HostKeys>>) -> Vec<u8> {
-    let head = new_header(volume, first, [0; 16], keys.map(|keys| keys.current()));
-    let seal = keys.map(|keys| RecordSeal::of(keys, keys.current(), &head[..CHECKED]).expect("the ring has its current key"));
+    let (head, seal) = begin(volume, first, [0; 16], keys);
     let mut out = head.to_vec();
     for (seq, record) in (first..).zip(records) {
+        let Some(seal) = &seal else {
+            encode_frame(&mut out, seq, record);
+            continue;
+        };
         let mut plain = Vec::new();
         record.encode(&mut plain);
-        match &seal {
-            Some(seal) => frame(&mut out, seq, SEALED, |out| seal.seal(seq, &plain, out)),
-            None => frame(&mut out, seq, RECORD, |out| out.extend_from_slice(&plain)),
-        }
+        seal_record(&mut out, seal, seq, &plain);
     }
     out
 }

@@ -39,6 +39,13 @@ pub(crate) struct Namespace {
     held: Arc<AtomicBool>,
 }
 
+/// Unmerged tables at which a fold waits for a merge, unless merges wait for room: a lookup may have to ask each of them.
+const TABLES: usize = 16;
+/// Unmerged tables that there may be while merges wait for room.
+const MOST_TABLES: usize = 256;
+/// How often a fold that waits for a merge looks, and how many times.
+const LOOKS: (Duration, usize) = (Duration::from_millis(50), 600);
+
 fn settings() -> Settings {
     Settings {
         // Only folds flush; nothing is written in between.
@@ -49,8 +56,9 @@ fn settings() -> Settings {
         manifest_poll_interval: Duration::from_secs(3600),
         l0_sst_size_bytes: 64 << 20,
         max_unflushed_bytes: 256 << 20,
-        l0_max_ssts: 16,
-        l0_max_ssts_per_key: 16,
+        // A fold waits for merges before that, unless they wait for room.
+        l0_max_ssts: MOST_TABLES,
+        l0_max_ssts_per_key: MOST_TABLES,
         // Upkeep calls them when a fold was made.
         compactor_options: None,
         garbage_collector_options: None,
@@ -176,12 +184,27 @@ impl Namespace {
         }
         batch.put(Key::Applied.encode(), Row::Applied(applied).encode());
         let db = self.db();
+        self.until_merged(&db).await;
         db.write_with_options(batch, &WriteOptions::default()).await.map_err(|e| fs_error(&e))?;
         db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))?;
         if let Some(upkeep) = &*self.upkeep.lock() {
             upkeep.folded();
         }
         Ok(())
+    }
+
+    /// Waits while there are many unmerged tables, and a merge can make them fewer.
+    async fn until_merged(&self, db: &Db) {
+        let is_crowded = || db.manifest().l0().len() >= TABLES && !self.held.load(Ordering::Relaxed);
+        for _ in 0..LOOKS.1 {
+            if !is_crowded() {
+                return;
+            }
+            if let Some(upkeep) = &*self.upkeep.lock() {
+                upkeep.folded();
+            }
+            tokio::time::sleep(LOOKS.0).await;
+        }
     }
 
     /// Reads in the background what finds rows, for a store that is far.

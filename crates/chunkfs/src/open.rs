@@ -57,6 +57,9 @@ pub struct OpenConfig {
     pub cache_bytes: usize,
     /// Set for a volume whose home is the store and not this host: its log and its data are sent there.
     pub remote: Option<Remote>,
+    /// A damage to what is not folded ends it, instead of keeping the volume closed. For reading it out alone: who writes
+    /// to such a volume has lost what stood behind.
+    pub salvage: bool,
 }
 
 /// How a volume whose home is the store is kept there.
@@ -119,15 +122,13 @@ impl OpenConfig {
             clock: Arc::new(SystemClock),
             cache_bytes: 32 << 20,
             remote: None,
+            salvage: false,
         }
     }
 
     /// The same with the volume's files on the host sealed, if it has keys for that.
     pub fn sealed(self, keys: Option<Arc<HostKeys>>) -> Self {
-        match keys {
-            Some(keys) => OpenConfig { host: KeyedDisk::over(self.host, keys), ..self },
-            None => self,
-        }
+        OpenConfig { host: KeyedDisk::over(self.host, keys), ..self }
     }
 }
 

@@ -26,8 +26,12 @@ pub(crate) struct KeyedDisk {
 }
 
 impl KeyedDisk {
-    pub(crate) fn over(disk: Arc<dyn HostDisk>, keys: Arc<HostKeys>) -> Arc<dyn HostDisk> {
-        Arc::new(KeyedDisk { disk, keys })
+    /// The disk as it is if there are no keys.
+    pub(crate) fn over(disk: Arc<dyn HostDisk>, keys: Option<Arc<HostKeys>>) -> Arc<dyn HostDisk> {
+        match keys {
+            Some(keys) => Arc::new(KeyedDisk { disk, keys }),
+            None => disk,
+        }
     }
 }
 
@@ -89,23 +93,8 @@ pub(crate) fn name_key(head: &mut [u8], key: KeyId) {
 }
 
 /// The keys that the head of a file of blocks names: all the same unless it is damaged, zeros where it names none.
-fn named_keys(head: &[u8]) -> [KeyId; 3] {
+pub(crate) fn named_keys(head: &[u8]) -> [KeyId; 3] {
     KEY_AT.map(|at| KeyId(head.get(at..at + 8).and_then(|b| b.try_into().ok()).unwrap_or_default()))
-}
-
-/// Whether the head of a file of blocks names one key in all places, or none in any.
-pub(crate) fn names_agree(head: &[u8]) -> bool {
-    let [a, b, c] = named_keys(head);
-    a == b && b == c
-}
-
-/// The head without the key that it names.
-pub(crate) fn without_key(head: &[u8]) -> Vec<u8> {
-    let mut head = head.to_vec();
-    for at in KEY_AT {
-        head[at..at + 8].fill(0);
-    }
-    head
 }
 
 /// How a file of blocks is read that is there: as it is, or with its seal taken off.
@@ -122,18 +111,21 @@ pub(crate) fn opened(disk: &dyn HostDisk, file: Arc<dyn HostFile>, segment: u64,
         None if named == [KeyId([0; 8]); 3] => return Ok(file),
         None => return Err(io::Error::new(io::ErrorKind::InvalidData, "it is sealed with a key that the volume's ring does not have")),
     };
-    Ok(sealed(keys, key, file, segment, id).expect("the ring has the key"))
+    Ok(sealed(keys, key, file, segment, id))
 }
 
 /// A new file of blocks: sealed with the current key if the volume has keys.
 pub(crate) fn created(disk: &dyn HostDisk, file: Arc<dyn HostFile>, segment: u64, id: &[u8; 16]) -> Arc<dyn HostFile> {
-    let seal = |keys: &Arc<HostKeys>| sealed(keys, keys.current(), file.clone(), segment, id).expect("the ring has its current key");
-    disk.keys().map_or_else(|| file.clone(), seal)
+    match disk.keys() {
+        Some(keys) => sealed(keys, keys.current(), file, segment, id),
+        None => file,
+    }
 }
 
-fn sealed(keys: &HostKeys, key: KeyId, file: Arc<dyn HostFile>, segment: u64, id: &[u8; 16]) -> Option<Arc<dyn HostFile>> {
+/// With a key that the ring has.
+fn sealed(keys: &HostKeys, key: KeyId, file: Arc<dyn HostFile>, segment: u64, id: &[u8; 16]) -> Arc<dyn HostFile> {
     let name = [&segment.to_le_bytes()[..], id].concat();
-    Some(Arc::new(Sealed { cipher: keys.blocks(key, &name)?, file }))
+    Arc::new(Sealed { cipher: keys.blocks(key, &name).expect("the ring has the key"), file })
 }
 
 /// A file of blocks whose blocks are sealed, and its head not.

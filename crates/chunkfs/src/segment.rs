@@ -147,16 +147,17 @@ pub(crate) fn open_error(segment: u64, e: &io::Error) -> FsError {
 /// What is wrong with the first block of a staged file, if anything.
 pub(crate) fn inspect_header(block: &[u8], volume: [u8; 16], segment: u64, id: [u8; 16]) -> Option<String> {
     let Some(h) = block.get(..B) else { return Some("it is too short for its header".to_owned()) };
-    let is_sealed = &h[..8] == SEALED;
-    let rest = sealing::without_key(h);
-    let is_whole = crc32c::crc32c(&h[..60]).to_le_bytes() == h[60..64] && rest[64..].iter().all(|b| *b == 0);
-    if !is_whole || !(is_sealed || &h[..8] == MAGIC) || !sealing::names_agree(h) || (!is_sealed && rest != h) {
+    let says = (
+        h[8..24].try_into().expect("sixteen bytes"),
+        u64::from_le_bytes(h[24..32].try_into().expect("eight bytes")),
+        h[32..48].try_into().expect("sixteen bytes"),
+    );
+    let key = (&h[..8] == SEALED).then(|| sealing::named_keys(h)[0]);
+    // There is one way to write what it says.
+    if h != header(says.0, says.1, &says.2, key) {
         return Some("its header is damaged".to_owned());
     }
-    if h[8..24] != volume || h[24..32] != segment.to_le_bytes() || h[32..48] != id {
-        return Some("its header is of another segment".to_owned());
-    }
-    None
+    (says != (volume, segment, id)).then(|| "its header is of another segment".to_owned())
 }
 
 /// Where a block lies in a segment's file, behind the header.

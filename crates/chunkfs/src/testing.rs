@@ -23,5 +23,5 @@ pub(crate) async fn volume(dir: &Path) -> Arc<FileSystem> {
 /// A disk with the keys of a new ring.
 pub(crate) fn keyed(disk: Arc<dyn HostDisk>) -> Arc<dyn HostDisk> {
     let (id, secret) = (KeyId::random(), Secret::random());
-    KeyedDisk::over(disk, Arc::new(HostKeys::new(id, [(id, &secret)]).expect("it is there")))
+    KeyedDisk::over(disk, Some(Arc::new(HostKeys::new(id, [(id, &secret)]).expect("it is there"))))
 }

@@ -109,6 +109,10 @@ pub trait VolumeWorker: Send + Sync {
     }
     /// What a mounted volume takes.
     async fn usage(&self, volume: VolumeId) -> Result<Usage>;
+    /// What a volume took when it was last brought to rest; `None` if that is not known, and while it is mounted.
+    async fn usage_at_rest(&self, _volume: VolumeId) -> Option<Usage> {
+        None
+    }
     /// Changes the quota of a mounted volume.
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()>;
     /// Tells a mounted volume how its store, which is still the same place, is reached from now on.

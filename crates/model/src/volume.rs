@@ -100,7 +100,7 @@ pub struct Volume {
     /// Where it is mounted on this host, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mountpoint: Option<String>,
-    /// What it takes, if its worker could be asked.
+    /// What it takes, if its worker could be asked; while it is not mounted, what it took when it was last brought to rest on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }

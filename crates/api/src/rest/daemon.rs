@@ -18,12 +18,16 @@ pub(crate) async fn status(State(rest): State<Rest>) -> Answer<Json<Status>> {
     let host = rest.host.facts().await;
     let control = rest.control.status().await?;
     let mut usage = Usage::default();
-    for u in rest.control.volumes(VolumeFilter { include_removed: false, with_usage: true }).await?.iter().filter_map(|v| v.usage) {
-        usage.used_bytes += u.used_bytes;
-        usage.inodes += u.inodes;
-        usage.unsynced_bytes += u.unsynced_bytes;
+    for v in rest.control.volumes(VolumeFilter { include_removed: false, with_usage: true }).await? {
+        let Some(u) = v.usage else { continue };
         usage.unsent_bytes += u.unsent_bytes;
-        usage.host_bytes += u.host_bytes;
+        // What is at rest is safe, and may be changed elsewhere.
+        if v.mountpoint.is_some() {
+            usage.used_bytes += u.used_bytes;
+            usage.inodes += u.inodes;
+            usage.unsynced_bytes += u.unsynced_bytes;
+            usage.host_bytes += u.host_bytes;
+        }
     }
     Ok(Json(Status { host, usage, control }))
 }

@@ -43,26 +43,57 @@ pub(crate) async fn list(store: &Arc<dyn ObjectStore>, prefix: &str) -> FsResult
     Ok(listed.iter().filter_map(|o| Place::parse(o.location.filename()?)).collect())
 }
 
-/// Walks the log from a place on, of which a listing showed some. Returns what it holds and the first place where nothing is. Places below `arrived` had
-/// arrived by what the owner record says: that one of them is empty is damage, not the end of the log. So it is if an
-/// object behind it says so.
-pub(crate) async fn read(
-    store: &Arc<dyn ObjectStore>,
-    prefix: &str,
-    volume: [u8; 16],
-    listed: &[Place],
-    from: Place,
-    arrived: u64,
-) -> FsResult<(Chain, Place)> {
-    let patience = Patience::new(OutagePolicy::Fail, OPENING);
-    let mut found = fetch(&patience, store, prefix, listed.iter().filter(|p| p.n >= from.n)).await?;
-    let mut chain = Chain::default();
-    let mut place = from;
-    loop {
+/// A log that is read.
+pub(crate) struct Log<'a> {
+    pub(crate) store: &'a Arc<dyn ObjectStore>,
+    pub(crate) prefix: &'a str,
+    pub(crate) volume: [u8; 16],
+    /// A damage ends it: the object goes, so the store must be one that nobody keeps.
+    pub(crate) salvage: bool,
+}
+
+impl Log<'_> {
+    /// Walks the log from a place on, of which a listing showed some. Returns what it holds and the first place where nothing is.
+    /// Places below `arrived` had arrived by what the owner record says: that one of them is empty is damage, not the end of the log.
+    /// So it is if an object behind it says so.
+    pub(crate) async fn read(&self, listed: &[Place], from: Place, arrived: u64) -> FsResult<(Chain, Place)> {
+        let patience = Patience::new(OutagePolicy::Fail, OPENING);
+        // Side by side one that is damaged would fail them all.
+        let ahead = listed.iter().filter(|p| p.n >= from.n && !self.salvage);
+        let mut found = fetch(&patience, self.store, self.prefix, ahead).await?;
+        let mut chain = Chain::default();
+        let mut place = from;
+        loop {
+            match self.next(&patience, &mut found, &mut chain, place, arrived).await {
+                Ok(Some(next)) => place = next,
+                Ok(None) => return Ok((chain, place)),
+                Err(FsError::Corrupt(why)) if self.salvage => {
+                    tracing::warn!(%why, "the log on the store ends here, for who only reads it out");
+                    let path = place.path(self.prefix);
+                    return match self.store.delete(&path).await {
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok((chain, place)),
+                        Err(e) => Err(FsError::Io(format!("{path}: {e}"))),
+                    };
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Adds what is at a place to the chain; `None` if nothing is there.
+    async fn next(
+        &self,
+        patience: &Patience,
+        found: &mut BTreeMap<Place, Bytes>,
+        chain: &mut Chain,
+        place: Place,
+        arrived: u64,
+    ) -> FsResult<Option<Place>> {
+        let (prefix, volume) = (self.prefix, self.volume);
         let bytes = match found.remove(&place) {
             Some(bytes) => bytes,
             // It may have arrived after the listing.
-            None => match get(&patience, store, prefix, place).await? {
+            None => match get(patience, self.store, prefix, place).await? {
                 Some(bytes) => bytes,
                 None => {
                     let after =
@@ -73,11 +104,11 @@ pub(crate) async fn read(
                             "{path}: it is missing: the log went on behind it, or the namespace is older than it was"
                         )));
                     }
-                    return Ok((chain, place));
+                    return Ok(None);
                 }
             },
         };
-        place = step(&mut chain, bytes, prefix, volume, place)?;
+        step(chain, bytes, prefix, volume, place).map(Some)
     }
 }
 
@@ -123,9 +154,8 @@ pub(crate) async fn take_over(
 fn step(chain: &mut Chain, bytes: Bytes, prefix: &str, volume: [u8; 16], place: Place) -> FsResult<Place> {
     let corrupt = |why: &str| FsError::Corrupt(format!("{}: {why}", place.path(prefix)));
     let object = decode(&bytes, volume, place).map_err(|e| corrupt(&e.to_string()))?;
-    chain.places.push(place);
-    match object.body {
-        Body::Fence { next_epoch } => Ok(Place { epoch: next_epoch, n: place.n + 1 }),
+    let next = match object.body {
+        Body::Fence { next_epoch } => Place { epoch: next_epoch, n: place.n + 1 },
         Body::Records { records, extents, .. } => {
             if let (Some((last, _)), Some((first, _))) = (chain.records.last(), records.first())
                 && *first != last + 1
@@ -135,9 +165,11 @@ fn step(chain: &mut Chain, bytes: Bytes, prefix: &str, volume: [u8; 16], place: 
             }
             chain.records.extend(records);
             chain.extents.extend(extents);
-            Ok(place.next())
+            place.next()
         }
-    }
+    };
+    chain.places.push(place);
+    Ok(next)
 }
 
 async fn get(patience: &Patience, store: &Arc<dyn ObjectStore>, prefix: &str, place: Place) -> FsResult<Option<Bytes>> {
@@ -185,7 +217,11 @@ mod tests {
     }
 
     async fn read_listed(store: &Arc<dyn ObjectStore>, from: Place, arrived: u64) -> FsResult<(Chain, Place)> {
-        read(store, "v", VOLUME, &list(store, "v").await?, from, arrived).await
+        log_of(store, false).read(&list(store, "v").await?, from, arrived).await
+    }
+
+    fn log_of(store: &Arc<dyn ObjectStore>, salvage: bool) -> Log<'_> {
+        Log { store, prefix: "v", volume: VOLUME, salvage }
     }
 
     async fn over(store: &Arc<dyn ObjectStore>, from: Place, epoch: u64) -> FsResult<(Chain, Place)> {

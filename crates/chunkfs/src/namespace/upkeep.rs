@@ -22,6 +22,8 @@ const CROWDED: usize = 4;
 const KEEP: Duration = Duration::from_secs(300);
 /// Unmerged tables from which on a fold may soon have to wait for a merge.
 const FULL: usize = 12;
+/// The same while merges wait for room: a merge that finds too little takes all that is left, and is tried again and again.
+const FULL_HELD: usize = 192;
 /// How long after an opening the first merge may begin: the requests of whoever opened the volume come first.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long after a change the collector is called.
@@ -114,7 +116,7 @@ impl Keeper {
             }
         }
         while *self.stopped.borrow() == Stop::Not {
-            let most = if self.held.load(Ordering::Relaxed) { FULL } else { CROWDED };
+            let most = if self.held.load(Ordering::Relaxed) { FULL_HELD } else { CROWDED };
             if self.db.manifest().l0().len() >= most {
                 let merged = self.merge().await;
                 changed = Instant::now();
@@ -201,7 +203,7 @@ impl Keeper {
 
     /// Ends when merges are to wait, and can: one that has begun while there was room takes all that is left.
     async fn until_held(&self) {
-        while !self.held.load(Ordering::Relaxed) || self.db.manifest().l0().len() >= FULL {
+        while !self.held.load(Ordering::Relaxed) || self.db.manifest().l0().len() >= FULL_HELD {
             tokio::time::sleep(LOOK_WHETHER_HELD).await;
         }
     }

@@ -1,16 +1,19 @@
 //! Taking names away: unlink and rmdir. What loses its last name lives until the kernel forgets it.
 
+use crate::fold::is_fold_due;
 use crate::fs::FileSystem;
 use crate::row::Inode;
 use crate::state::Step;
 use crate::tx::Tx;
 use crate::types::{Caller, FsError, FsResult, Ino, Time};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Inodes without names for whose end nobody waits.
 const NAMELESS: usize = 32;
-/// How often, and how long, it is waited at most: some may be open for good.
-const LOOKS: usize = 20;
+/// How long it is waited for them at most: some may be open for good.
+const FOR_NAMELESS: Duration = Duration::from_millis(100);
+/// How long it is waited for a fold at most: it may be one that finds no room.
+const FOR_FOLD: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl FileSystem {
@@ -30,14 +33,21 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Where room is scarce, waits a moment while many inodes without names are there: one that has not gone by the next fold has its row
-    /// written once more, and who removes much would fill the disk by that.
+    /// Where room is scarce, waits a moment for what gives it back, since who removes much would fill the disk: with inodes without
+    /// names, of which each that has not gone by the next fold has its row written once more; and with the journal, which grows while
+    /// a fold is under way.
     async fn keep_pace(&self) {
-        for _ in 0..LOOKS {
+        let began = Instant::now();
+        loop {
             {
                 let st = self.lock();
-                if !st.is_scarce() || st.orphans.len() <= NAMELESS {
+                let (nameless, due) = (st.orphans.len() > NAMELESS, is_fold_due(&st));
+                let waited = began.elapsed();
+                if !st.is_scarce() || !(nameless && waited < FOR_NAMELESS || due && waited < FOR_FOLD) {
                     return;
+                }
+                if due {
+                    self.wake.fold.notify_one();
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;

@@ -2,7 +2,7 @@
 //!
 //! Records above the namespace's number apply in order. Records that no marker covers and that a power failure may have
 //! torn are checked, with the data they name, and the log is cut before the first that fails: nothing after it was ever
-//! acknowledged as durable. A break below a marker is damage: refused.
+//! acknowledged as durable. A break below a marker is damage: refused, unless the volume is only read out.
 
 mod replay;
 
@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) struct Recovery;
+
+/// What helps against damage to a journal.
+const REMEDY: &str = "restore it from a copy, or read out with orlop export what stands before the damage; nothing was changed";
 
 pub(crate) type Failed = (Namespace, Error);
 
@@ -79,7 +82,8 @@ impl Recovery {
             Some(lease) => {
                 let failed = |e| model_error("reading the log on the store", e);
                 let listed = listed.map_err(failed)?;
-                let read = chain::read(&config.store, &config.prefix, volume, &listed, from, lease.arrived()).await.map_err(failed)?;
+                let log = chain::Log { store: &config.store, prefix: &config.prefix, volume, salvage: config.salvage };
+                let read = log.read(&listed, from, lease.arrived()).await.map_err(failed)?;
                 // Before anything is written: a fence of an epoch that is not above the log's would make it unreadable.
                 if read.1.epoch > lease.epoch() || (read.1.epoch == lease.epoch() && read.1 != Place::FIRST) {
                     lease.outrank(read.1.epoch, config.remote.as_ref().is_some_and(|r| r.abandon_unsynced)).await?;
@@ -88,8 +92,8 @@ impl Recovery {
             }
         };
         let sent = chain.as_ref().and_then(|(c, _)| c.records.last()).map_or(applied, |(seq, _)| (*seq).max(applied));
-        let found = scan(&*config.host, &journal_dir, volume).map_err(|e| scan_error(&e))?;
-        let plan = Plan::make(&found, sent, &journal_dir)?;
+        let found = scan(&*config.host, &journal_dir, volume, config.salvage).map_err(|e| scan_error(&e))?;
+        let plan = Plan::make(&found, sent, &journal_dir, config.salvage)?;
         let (replay, finished, old_files) = plan.settle(&*config.host, found).map_err(|e| Error::io(journal_dir.display(), &e))?;
         let last_found = replay.iter().flat_map(|(_, r)| r).map(|r| r.seq).max().unwrap_or(0).max(sent);
         // The state needs a journal to be; the file it starts is for the record after the last good one.
@@ -143,7 +147,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(found: &Scan, applied: u64, dir: &Path) -> Result<Plan> {
+    fn make(found: &Scan, applied: u64, dir: &Path, salvage: bool) -> Result<Plan> {
         let mut last = applied;
         for f in &found.files {
             if f.first > last + 1 {
@@ -151,10 +155,13 @@ impl Plan {
             }
             last = last.max(f.records.last().map_or(f.first.saturating_sub(1), |r| r.seq));
         }
+        let plan = Plan { last, durable: found.durable };
+        if salvage {
+            return Ok(plan);
+        }
         if let Some(f) = found.files.iter().find(|f| f.same_boot && f.damaged && f.first <= last + 1) {
             let (path, end) = (f.path.display(), f.end);
-            return Err(Error::new(ErrorKind::Corrupt, format!("{path}: the record at byte {end} is damaged"))
-                .with_remedy("restore the file from a copy; nothing was changed"));
+            return Err(Error::new(ErrorKind::Corrupt, format!("{path}: the record at byte {end} is damaged")).with_remedy(REMEDY));
         }
         if last < found.durable {
             return Err(Error::new(
@@ -165,9 +172,9 @@ impl Plan {
                     found.durable
                 ),
             )
-            .with_remedy("restore the folder from a copy; nothing was changed"));
+            .with_remedy(REMEDY));
         }
-        Ok(Plan { last, durable: found.durable })
+        Ok(plan)
     }
 
     /// Moves aside what does not count and returns per file what does.

@@ -160,21 +160,20 @@ impl Shell<'_> {
         let mut frame = Vec::new();
         for (number, record, origin) in log {
             frame.clear();
-            let unsent = number > sent && remote;
-            if unsent {
+            let unsent = (remote && number > sent).then(|| {
                 encode_frame(&mut frame, number, &record);
-            }
-            let named = if unsent { named(&record) } else { Vec::new() };
+                named(&record)
+            });
             let sure = matches!(&origin, Origin::Store | Origin::Host { sure: true, .. });
             match (self.apply_one(&mut st, record, sure).await, origin) {
                 (Ok(()), _) => {
                     seq = number;
                     // Not before it counts: what a record names that is cut off may be gone, and could never be sent.
-                    if unsent {
+                    if let Some(named) = unsent {
                         outbox.push_named(number, &frame, &named);
                     }
                 }
-                (Err(FsError::Corrupt(why)), Origin::Host { sure: false, offset, path, file }) => {
+                (Err(FsError::Corrupt(why)), Origin::Host { sure, offset, path, file }) if !sure || self.config.salvage => {
                     tracing::warn!(record = number, %why, "the log ends here: what follows was never made durable");
                     cut = Some((number, offset, path, file));
                     break;
@@ -361,7 +360,7 @@ impl Shell<'_> {
                             }
                             // It was there when the write was made, so it is damaged since, and one block of one file is
                             // lost: nobody may read it, and the rest of the volume goes on.
-                            Err(FsError::Corrupt(why)) if sure && is_there(st, *ino, *block) => {
+                            Err(FsError::Corrupt(why)) if sure && (self.config.salvage || is_there(st, *ino, *block)) => {
                                 tracing::error!(ino, block, %why, "a small write was made to a block that is damaged; it reads as an error");
                                 self.baseless.insert(at);
                                 spoil(st, *ino, *block)?;

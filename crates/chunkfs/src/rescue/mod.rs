@@ -2,7 +2,8 @@
 //!
 //! The volume is opened as ever, by the same code, but over a store and a disk that keep every change in a scratch
 //! folder of their own. So recovery runs, the log is replayed and its end is fenced, for this reader alone: a living
-//! writer is neither kept out nor fenced, and what is read is what the store held when it was opened.
+//! writer is neither kept out nor fenced, and what is read is what the store held when it was opened. Where a log is
+//! damaged and recovery refuses, it runs once more and takes the damage for the log's end.
 
 mod disk;
 mod store;
@@ -12,7 +13,7 @@ use crate::log::lease::{self, Look};
 use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
 use object_store::{ObjectStore, ObjectStoreExt};
-use orlop_model::{Durability, Error, OutagePolicy, Result, VolumeId};
+use orlop_model::{Durability, Error, ErrorKind, OutagePolicy, Result, VolumeId};
 use orlop_store::VolumeStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,16 +37,40 @@ pub struct Rescue {
     pub scratch: PathBuf,
 }
 
-/// Opens a volume for reading it out.
-pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
-    let scratch_failed = |e: std::io::Error| Error::io(rescue.scratch.display(), &e);
-    let (objects, state) = (rescue.scratch.join("objects"), rescue.scratch.join("state"));
+/// A volume that is open for reading it out.
+#[derive(Debug)]
+pub struct Opened {
+    /// As it was when its last record was made, or the last one before the damage.
+    pub fs: Arc<FileSystem>,
+    /// The damage to what was not folded yet, if there is any: what was changed behind it is not there.
+    pub lost: Option<Error>,
+}
+
+/// Opens a volume for reading it out, as far as its logs can be read.
+pub async fn open(rescue: &Rescue) -> Result<Opened> {
+    let why = match attempt(rescue, "all", false).await {
+        Ok(fs) => return Ok(Opened { fs, lost: None }),
+        Err(e) if e.kind == ErrorKind::Corrupt => e,
+        Err(e) => return Err(e),
+    };
+    match attempt(rescue, "rest", true).await {
+        Ok(fs) => Ok(Opened { fs, lost: Some(why) }),
+        // Then it is not a log that is damaged, and what was said first says what is.
+        Err(_) => Err(why),
+    }
+}
+
+async fn attempt(rescue: &Rescue, name: &str, salvage: bool) -> Result<Arc<FileSystem>> {
+    let scratch = rescue.scratch.join(name);
+    let scratch_failed = |e: std::io::Error| Error::io(scratch.display(), &e);
+    let (objects, state) = (scratch.join("objects"), scratch.join("state"));
     for dir in [&objects, &state] {
         std::fs::create_dir_all(dir).map_err(scratch_failed)?;
     }
     let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.of.store.clone(), &objects)?);
     let mut config = OpenConfig::new(rescue.volume, store.clone(), &rescue.prefix, &state);
     config.host = Arc::new(ScratchDisk::over(rescue.state_dir.clone(), &state).map_err(scratch_failed)?);
+    config.salvage = salvage;
     config = config.sealed(rescue.of.keys.clone());
     if rescue.remote {
         release(&*store, &rescue.prefix).await?;
@@ -59,7 +84,12 @@ pub async fn open(rescue: &Rescue) -> Result<Arc<FileSystem>> {
             ..Remote::default()
         });
     }
-    FileSystem::open(config).await
+    // Read from a copy, which is gone when somebody reads of it.
+    let in_place = |e: Error| match &rescue.state_dir {
+        Some(dir) => Error { message: e.message.replace(&state.display().to_string(), &dir.display().to_string()), ..e },
+        None => e,
+    };
+    FileSystem::open(config).await.map_err(in_place)
 }
 
 /// In the scratch, the writer that holds the volume has let go of it.

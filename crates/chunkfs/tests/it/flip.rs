@@ -3,6 +3,7 @@
 //!
 //! `ORLOP_FLIP=all` flips every byte; without it a stride of prime length is taken over what is long.
 
+use orlop_chunkfs::rescue::{self, Opened, Rescue};
 use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, Remote, XattrMode, examine_closed, format_volume};
 use orlop_model::{CheckReport, Durability, ErrorKind, VolumeId};
 use orlop_store::VolumeStore;
@@ -130,28 +131,45 @@ fn right<T: PartialEq + std::fmt::Debug>(what: &str, got: Result<T, FsError>, wa
     }
 }
 
+/// A file's contents, a link's target or, after a space, the value of an attribute.
+async fn read_one(fs: &FileSystem, path: &str) -> Result<Vec<u8>, FsError> {
+    let (path, xattr) = path.split_once(' ').map_or((path, None), |(p, x)| (p, Some(x)));
+    let (mut ino, mut kind) = (ROOT_INO, FileKind::Directory);
+    for name in path.split('/') {
+        let found = fs.lookup(ino, name.as_bytes()).await?;
+        (ino, kind) = (found.ino, found.kind);
+    }
+    match (xattr, kind) {
+        (Some(name), _) => fs.getxattr(ino, name.as_bytes()).await.map(|b| b.to_vec()),
+        (None, FileKind::Symlink) => fs.readlink(ino).await.map(|b| b.to_vec()),
+        (None, _) => fs.read(ino, 0, 1 << 20).await.map(|b| b.to_vec()),
+    }
+}
+
+/// What is read out up to a damage: everything is as it is expected, or as it `was` at some time; `None` stands for not there.
+pub(crate) async fn read_as_of_some_time(
+    fs: &FileSystem,
+    expected: &Expected,
+    was: impl Fn(&str) -> Vec<Option<Vec<u8>>>,
+) -> Result<(), String> {
+    for (path, want) in expected {
+        let got = match read_one(fs, path).await {
+            Ok(got) => Some(got),
+            Err(FsError::NotFound) => None,
+            Err(e) => return Err(format!("{path} cannot be read out: {e}")),
+        };
+        if got.as_ref() != Some(want) && !was(path).contains(&got) {
+            return Err(format!("{path} never was what is read out of it: {:?}", got.map(|bytes| bytes.len())));
+        }
+    }
+    Ok(())
+}
+
 /// Reads everything. Tells whether all of it could be read.
 pub(crate) async fn read_all(fs: &FileSystem, expected: &Expected) -> Result<bool, String> {
     let mut whole = true;
     for (path, want) in expected {
-        let (path_only, xattr) = path.split_once(' ').map_or((path.as_str(), None), |(p, x)| (p, Some(x)));
-        let mut ino = Ok(ROOT_INO);
-        let mut kind = FileKind::Directory;
-        for name in path_only.split('/') {
-            ino = match ino {
-                Ok(parent) => fs.lookup(parent, name.as_bytes()).await.map(|a| {
-                    kind = a.kind;
-                    a.ino
-                }),
-                e => e,
-            };
-        }
-        whole &= match (ino, xattr, kind) {
-            (Err(e), _, _) => right(path, Err::<Vec<u8>, _>(e), want)?,
-            (Ok(ino), Some(name), _) => right(path, fs.getxattr(ino, name.as_bytes()).await.map(|b| b.to_vec()), want)?,
-            (Ok(ino), None, FileKind::Symlink) => right(path, fs.readlink(ino).await.map(|b| b.to_vec()), want)?,
-            (Ok(ino), None, _) => right(path, fs.read(ino, 0, 1 << 20).await.map(|b| b.to_vec()), want)?,
-        };
+        whole &= right(path, read_one(fs, path).await, want)?;
     }
     let mut names = BTreeSet::new();
     match fs.readdir(ROOT_INO, 0, 100).await {
@@ -188,7 +206,11 @@ async fn one(image: &Volume, file: &Path, at: usize, expected: &Expected) -> Res
             }
             let of = VolumeStore { store, keys: v.keys() };
             let report = examine_closed(&of, &prefix, v.id, &v.dir.join("state")).await.map_err(|e| e.to_string())?;
-            if names(&report, file) { Ok(()) } else { Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings)) }
+            if !names(&report, file) {
+                return Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings));
+            }
+            let is_journal = file.extension().is_some_and(|e| e == "journal");
+            if is_journal { read_out(&v, of, prefix, expected).await } else { Ok(()) }
         }
         Ok(fs) => {
             let read = read_all(&fs, expected).await;
@@ -204,6 +226,22 @@ async fn one(image: &Volume, file: &Path, at: usize, expected: &Expected) -> Res
             }
         }
     }
+}
+
+/// What stands before a damage to the journal can be read out.
+async fn read_out(v: &Volume, of: VolumeStore, prefix: String, expected: &Expected) -> Result<(), String> {
+    let scratch = v.dir.join("scratch");
+    let rescue = Rescue { volume: v.id, of, prefix, remote: v.remote, state_dir: Some(v.dir.join("state")), scratch };
+    let Opened { fs, lost } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
+    let read = read_as_of_some_time(&fs, expected, |path| match path {
+        "whole" => vec![Some(bytes(8192, 2))],
+        "late" => vec![None, Some(Vec::new()), Some(bytes(5000, 4))],
+        _ => Vec::new(),
+    });
+    let read = read.await;
+    fs.abandon().await;
+    read?;
+    lost.map(drop).ok_or_else(|| "what is read out is not all, and nobody says so".to_owned())
 }
 
 /// Bytes of staged files that nothing refers to have no checksum, and nobody to whom they could be wrong.

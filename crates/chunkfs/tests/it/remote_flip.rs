@@ -5,8 +5,9 @@
 //! `ORLOP_FLIP=all` flips every byte of a smaller volume; without it a few of each object, other ones at each run
 //! (`ORLOP_SEED` repeats one).
 
-use crate::flip::{Expected, bytes, dress, read_all};
-use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, note_name, rescue};
+use crate::flip::{Expected, bytes, dress, read_all, read_as_of_some_time};
+use orlop_chunkfs::rescue::{self, Opened, Rescue};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, OpenConfig, ROOT_INO, Remote, examine_closed, format_volume, note_name};
 use orlop_model::{ErrorKind, OutagePolicy, VolumeId};
 use orlop_store::VolumeStore;
 use orlop_store::keys::{MasterKeys, create_ring, sealed_volume};
@@ -207,7 +208,10 @@ async fn met(v: &Volume, image: &Image, expected: &Expected, at: &str, damage: &
             let report = examine_closed(&view, &v.prefix, v.id, host.path()).await.map_err(|e| e.to_string())?;
             let named = report.findings.iter().any(|f| f.at.contains(name))
                 || (!damage.shows() && (e.message.contains(&v.prefix) || e.message.contains("namespace")));
-            if named { Ok(()) } else { Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings)) }
+            if !named {
+                return Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings));
+            }
+            if at.contains("/log/") { read_out(v, view, expected).await } else { Ok(()) }
         }
         Ok(fs) => {
             let read = read_all(&fs, expected).await;
@@ -227,6 +231,23 @@ async fn met(v: &Volume, image: &Image, expected: &Expected, at: &str, damage: &
             }
         }
     }
+}
+
+/// What stands before a damage to the log can be read out.
+async fn read_out(v: &Volume, of: VolumeStore, expected: &Expected) -> Result<(), String> {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let scratch = scratch.path().to_owned();
+    let rescue = Rescue { volume: v.id, of, prefix: v.prefix.clone(), remote: true, state_dir: None, scratch };
+    let Opened { fs, lost } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
+    let read = read_as_of_some_time(&fs, expected, |path| match path {
+        "small" => vec![Some(bytes(10, 11)), Some(bytes(10, 77))],
+        _ if path.starts_with("late-") => vec![None, Some(Vec::new())],
+        _ => Vec::new(),
+    });
+    let read = read.await;
+    fs.abandon().await;
+    read?;
+    lost.map(drop).ok_or_else(|| "what is read out is not all, and nobody says so".to_owned())
 }
 
 fn work(before: &Image, image: &Image, all: bool, seed: u64) -> Vec<(String, Damage)> {
@@ -346,7 +367,7 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
 
         let store = store_of(&damaged).await;
         let scratch = tempfile::tempdir().expect("a temporary folder");
-        let export = rescue::Rescue {
+        let export = Rescue {
             volume: v.id,
             of: plain(&store),
             prefix: v.prefix.clone(),
@@ -354,7 +375,8 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
             state_dir: None,
             scratch: scratch.path().to_owned(),
         };
-        let fs = rescue::open(&export).await.expect("can be read out");
+        let Opened { fs, lost } = rescue::open(&export).await.expect("can be read out");
+        assert!(lost.is_none(), "{what}: {lost:?}");
         assert_eq!(read_all(&fs, &expected).await, Ok(true), "{what}, read out");
         fs.abandon().await;
         assert_eq!(image_of(&store).await, damaged, "{what}: reading out changes nothing");

@@ -2,7 +2,7 @@
 
 use crate::args::Context;
 use orlop_api::wire::Detach;
-use orlop_model::{AttachmentKind, Error, ErrorKind, Result, Volume, VolumeRef};
+use orlop_model::{AttachmentKind, ByteSize, Error, ErrorKind, Result, Volume, VolumeRef};
 use serde_json::json;
 use std::path::Path;
 
@@ -30,9 +30,16 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     cx.ui.show(&json!({ "volume": volume.name, "unmounted": folders }), || {
         folders.iter().map(|f| format!("{} is unmounted from {f}\n", volume.name)).collect()
     })?;
-    if args.force {
+    // Somebody else may have removed it since: that is no failure of this.
+    let left = cx.client.volume(&by_id).await.ok().filter(|v| v.mountpoint.is_none()).and_then(|v| v.usage);
+    let unsent = match left {
+        Some(usage) if usage.unsent_bytes > 0 => Some(ByteSize(usage.unsent_bytes).to_string()),
+        None if args.force => Some("whatever".to_owned()),
+        _ => None,
+    };
+    if let Some(what) = unsent {
         cx.ui.note(&format!(
-            "{}: what was acknowledged and its store does not have stays on this host, and is sent when it is mounted here again",
+            "note: {what} that was acknowledged and the store of {} does not have stays on this host, and is sent when it is mounted here again",
             volume.name
         ));
     }

@@ -83,11 +83,10 @@ impl Mounter for Ports {
         if self.plain.has(volume) {
             return Ok(());
         }
-        let keeper = self.keeper.client().await?;
-        // What is not mounted has nothing to settle.
-        match keeper.list().await?.iter().any(|v| v.plan.volume == volume) {
-            true => keeper.sync(volume).await,
-            false => Ok(()),
+        match self.keeper.client().await?.sync(volume).await {
+            // What is not mounted has nothing to settle.
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            settled => settled,
         }
     }
 
@@ -181,6 +180,10 @@ impl VolumeWorker for Ports {
             return Err(Error::new(ErrorKind::Unsupported, "what a plain folder takes is not counted").with_remedy("du tells it"));
         }
         self.keeper.answering().await?.usage(volume).await
+    }
+
+    async fn usage_at_rest(&self, volume: VolumeId) -> Option<Usage> {
+        orlop_mount::worker::usage_at_rest(&self.root.join("state").join(volume.to_string()))
     }
 
     async fn set_quota(&self, volume: VolumeId, bytes: Option<u64>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
-use crate::world::{World, can_mount, s3_words, wait};
+use crate::world::{World, can_mount, kill, s3_words, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -312,6 +312,81 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
     }
 }
 
+/// Copies a folder's files, holes not minded.
+fn copied(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let target = to.join(file.strip_prefix(from).expect("below"));
+        std::fs::create_dir_all(target.parent().expect("a parent")).expect("folders");
+        std::fs::copy(&file, target).expect("copied");
+    }
+}
+
+#[test]
+fn export_reads_up_to_the_damage_of_what_is_not_folded() {
+    if !can_mount("export_reads_up_to_the_damage_of_what_is_not_folded") {
+        return;
+    }
+    let w = World::up();
+    let (dir, id) = filled(&w, "db");
+    let words = |root: &Path, to: &Path| {
+        let (url, state) = (format!("file://{}", root.join("stores/default").display()), root.join("state").join(&id));
+        let words = ["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", to.to_str().expect("plain")];
+        words.map(str::to_owned)
+    };
+    let export = |root: &Path, to: &Path, more: &[&str]| {
+        let words = words(root, to);
+        w.run(&[&words.each_ref().map(String::as_str)[..], more].concat())
+    };
+    // At rest all of it is folded.
+    w.run(&["unmount", "db"]).ok();
+    let folded = w.path("folded");
+    export(&w.root, &folded, &[]).ok();
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    for n in 0..3 {
+        std::fs::write(dir.join(format!("late-{n}")), "not folded").expect("written");
+        std::fs::File::open(dir.join(format!("late-{n}"))).and_then(|f| f.sync_all()).expect("synced");
+    }
+    // What the host's disk holds if nothing else is left of it, and one byte of that is wrong.
+    let left = w.path("left");
+    for part in ["stores/default", &format!("state/{id}")] {
+        copied(&w.root.join(part), &left.join(part));
+    }
+    let journal = |root: &Path| {
+        let mut all = files_below(&root.join("state").join(&id).join("journal"));
+        all.retain(|p| p.extension().is_some_and(|e| e == "journal"));
+        all.into_iter().max_by_key(|p| p.metadata().expect("there").len()).expect("a journal")
+    };
+    let all = w.path("all");
+    export(&left, &all, &[]).ok();
+    assert!((0..3).all(|n| all.join(format!("late-{n}")).exists()), "undamaged it holds what is not folded");
+    flip(&journal(&left), 64 + 20);
+    let to = w.path("rescued");
+    let ended = export(&left, &to, &["--output", "json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    let lost = ended.json()["lost"].as_str().expect("it says what is lost").to_owned();
+    assert!(lost.contains(journal(&left).file_name().expect("a name").to_str().expect("plain")), "{lost}");
+    same_tree(&folded, &to);
+    assert!(!to.join("late-0").exists());
+    let said = export(&left, &w.path("again"), &[]);
+    assert!(said.code == 1 && said.out.contains("the newest changes"), "{}{}", said.out, said.err);
+
+    // The volume itself is not opened over such a damage, and what refuses it names the way out.
+    wait("nothing of it runs", || {
+        w.processes().into_iter().for_each(kill);
+        w.processes().is_empty()
+    });
+    for point in w.mounts() {
+        std::process::Command::new("umount").arg("-l").arg(point).status().expect("umount runs");
+    }
+    flip(&journal(&w.root), 64 + 20);
+    w.run(&["up", "--no-docker-plugin"]).ok();
+    let refused = w.run(&["mount", "db", dir.to_str().expect("plain")]);
+    assert!(refused.code != 0 && refused.err.contains("orlop export"), "{}{}", refused.out, refused.err);
+    let checked = w.run(&["check", "db"]);
+    assert!(checked.code == 1 && checked.out.contains("orlop export"), "{}{}", checked.out, checked.err);
+    flip(&journal(&w.root), 64 + 20);
+}
+
 #[test]
 fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lost() {
     let Some(server) = S3Server::start("bucket") else { return };
@@ -413,7 +488,17 @@ fn export_with_the_hosts_folder_reads_what_the_store_does_not_have_yet() {
         assert_eq!(std::fs::read(to.join("sent")).expect("there"), [7; 20_000]);
         assert_eq!(std::fs::read_to_string(to.join("fresh")).expect("there"), "on this host alone");
     }
+    // At rest it is told as well what the store does not have, until it has it.
+    let unsent = || w.json(&["volume", "inspect", "local"])[0]["usage"]["unsent_bytes"].as_u64().expect("known");
+    let said = w.run(&["unmount", "local"]).ok();
+    assert!(said.err.contains("that was acknowledged") && unsent() > 0, "{}", said.err);
+    assert_eq!(w.json(&["status"])["usage"]["unsent_bytes"].as_u64(), Some(unsent()));
     proxy.heal();
+    let again = w.dir("again");
+    w.run(&["mount", "local", &again]).ok();
+    wait("the store has it", || unsent() == 0);
+    let said = w.run(&["unmount", "local"]).ok();
+    assert!(!said.err.contains("acknowledged") && unsent() == 0, "{}", said.err);
 }
 
 #[test]

@@ -243,7 +243,9 @@ fn by_force_a_folder_goes_while_the_store_is_away_and_nothing_acknowledged_with_
     let refused = cloud.world.run(&["unmount", "db"]);
     assert!(refused.code != 0 && refused.err.contains("stays mounted on"), "{}{}", refused.out, refused.err);
     assert!(cloud.path("kept").exists());
-    cloud.world.run(&["unmount", "db", "--force"]).ok();
+    let forced = cloud.world.run(&["unmount", "db", "--force"]).ok();
+    let unsent = cloud.world.json(&["volume", "inspect", "db"])[0]["usage"]["unsent_bytes"].as_u64();
+    assert!(unsent > Some(0) && forced.err.contains("that was acknowledged"), "{unsent:?} {}", forced.err);
     println!("refused and unmounted by force in {:?}", began.elapsed());
     // For the refusal the store has 20 s, and the worker tries for a minute more.
     assert!(began.elapsed() < Duration::from_secs(130), "{:?}", began.elapsed());

@@ -9,7 +9,7 @@ mod rotate;
 use crate::inner::Inner;
 use crate::registry::{Phase, VolumeRow};
 use futures::StreamExt;
-use orlop_model::{DataKeyInfo, Error, KeyReport, KeyRotation, MasterKeyInfo, Result, VolumeKeys};
+use orlop_model::{DataKeyInfo, Error, ErrorKind, KeyReport, KeyRotation, MasterKeyInfo, Result, VolumeKeys};
 use orlop_store::ObjectStore;
 use orlop_store::keys::{MasterKeys, Ring, read_ring};
 use parking_lot::Mutex;
@@ -67,7 +67,11 @@ impl Inner {
     /// All keys by their names.
     pub(crate) async fn key_report(&self) -> Result<KeyReport> {
         let dir = self.keys_dir();
-        let masters = MasterKeys::load(&dir)?;
+        let masters = match MasterKeys::load(&dir) {
+            // Then it matters all the more which ones the rings need.
+            Err(e) if e.kind == ErrorKind::NotFound => None,
+            loaded => Some(loaded?),
+        };
         let rows = self.sealed_volumes().await?.into_iter().filter(|v| matches!(v.phase, Phase::Active | Phase::Removed));
         let rings = futures::stream::iter(rows).map(|row| async move {
             let ring = async {
@@ -79,8 +83,8 @@ impl Inner {
         });
         let mut volumes: Vec<VolumeKeys> = rings.buffer_unordered(AT_ONCE).collect().await;
         volumes.sort_by(|a, b| (&a.name, a.volume).cmp(&(&b.name, b.volume)));
-        let exported = masters.was_exported(&dir);
-        let masters = masters.all().enumerate().map(|(n, key)| MasterKeyInfo {
+        let exported = masters.as_ref().is_some_and(|masters| masters.was_exported(&dir));
+        let masters = masters.iter().flat_map(MasterKeys::all).enumerate().map(|(n, key)| MasterKeyInfo {
             id: key.id().to_string(),
             current: n == 0,
             exported: (n == 0).then_some(exported),

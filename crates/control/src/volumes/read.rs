@@ -1,4 +1,5 @@
-//! Showing volumes: rows and attachments as the one public record, with usage where a worker answers in time.
+//! Showing volumes: rows and attachments as the one public record, with usage where a worker answers in time
+//! or left word of it.
 
 use crate::control::VolumeFilter;
 use crate::inner::Inner;
@@ -124,7 +125,9 @@ pub(crate) async fn in_full(inner: &Inner, row: &VolumeRow, attachments: &[Attac
 }
 
 async fn usage(inner: &Inner, volume: &Volume) -> Option<Usage> {
-    volume.mountpoint.as_ref()?;
+    if volume.mountpoint.is_none() {
+        return inner.config.worker.usage_at_rest(volume.id).await;
+    }
     match tokio::time::timeout(USAGE_DEADLINE, inner.config.worker.usage(volume.id)).await {
         Ok(Ok(usage)) => Some(usage),
         Ok(Err(e)) => {

@@ -3,11 +3,13 @@
 //! It is started by the keeper over a socket that is its standard input, and ends when the volume is unmounted, or
 //! when the keeper goes away before it was handed the mount. Signals never end it while it serves.
 
+mod at_rest;
 mod control;
 mod doubts;
 mod open;
 mod reserve;
 
+pub use at_rest::usage_at_rest;
 pub use open::{LEASE_VARIABLE, lease};
 
 use crate::fuse::{Session, write_pages};

@@ -1,11 +1,11 @@
 //! How a plan becomes an open volume: its store, its quota, and for a home in the cloud what it promises there.
 
-use super::{WorkerConfig, reserve};
+use super::{WorkerConfig, at_rest, reserve};
 use orlop_chunkfs::{FileSystem, FsResult, OpenConfig, Remote};
 use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
 use orlop_store::VolumeStore;
 use orlop_store::wrap::Swap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ pub(super) struct Opened {
     pub(super) store: Arc<Swap>,
     naming: JoinHandle<()>,
     keeping: JoinHandle<()>,
+    state_dir: PathBuf,
 }
 
 impl Opened {
@@ -24,7 +25,9 @@ impl Opened {
         self.keeping.abort();
         self.naming.abort();
         let _ = self.naming.await;
-        self.fs.close().await
+        let closed = self.fs.close().await;
+        at_rest::note(&self.state_dir, &self.fs.usage());
+        closed
     }
 }
 
@@ -51,11 +54,12 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
             ..Remote::default()
         });
     }
-    let state = Path::new(&plan.state_dir).to_owned();
-    reserve::give(&state);
+    let state_dir = PathBuf::from(&plan.state_dir);
+    reserve::give(&state_dir);
     let fs = FileSystem::open(config).await?;
-    let keeping = tokio::spawn(reserve::keep(state));
-    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), keeping, store })
+    at_rest::forget(&state_dir);
+    let keeping = tokio::spawn(reserve::keep(state_dir.clone()));
+    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), keeping, store, state_dir })
 }
 
 /// Notes the volume's name in its store, if it was made before names were noted, or if what is noted is damaged. Nothing here needs it, so

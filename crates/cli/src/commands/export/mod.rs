@@ -11,15 +11,17 @@ use crate::failure::FOUND;
 use crate::found::{self, Keys};
 use crate::progress::Progress;
 use crate::ui::Table;
-use orlop_chunkfs::rescue::{self, Rescue};
+use orlop_chunkfs::rescue::{self, Opened, Rescue};
 use orlop_model::{ByteSize, CredentialsRef, Error, Result, StoreSpec, VolumeId};
 use orlop_store::keys::MasterKeys;
 use read::{Sink, Walk};
 use serde::Serialize;
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Reads a volume out of its store into a folder or a tar file, with no daemon and no registry. Writes nothing to the
-/// store and keeps no writer out; exit code 1 when something could not be read.
+/// store and keeps no writer out; exit code 1 when something could not be read. A damaged log is read up to its damage.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The volume's name as it was made, or its id; without it the volumes in the store are listed.
@@ -64,6 +66,9 @@ struct Report {
     others: u64,
     bytes: u64,
     damaged: Vec<Damaged>,
+    /// The damage to a log behind which nothing was read: newer changes are missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<String>,
     notes: Vec<String>,
 }
 
@@ -109,25 +114,19 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
-    let kept = state.clone();
-    let fs = rescue::open(&Rescue { volume, of, prefix, remote, state_dir: state, scratch: scratch.0.clone() }).await;
-    let fs = fs.map_err(|e| {
-        // Read from a copy, which is gone when this is read.
-        let copy = scratch.0.join("state").display().to_string();
-        let e = match &kept {
-            Some(dir) => Error { message: e.message.replace(&copy, &dir.display().to_string()), ..e },
-            None => e,
-        };
+    let opened = rescue::open(&Rescue { volume, of, prefix, remote, state_dir: state, scratch: scratch.dir.clone() }).await;
+    let Opened { fs, lost } = opened.map_err(|e| {
         let remedy = "orlop check names what is damaged; without --state the store alone is read";
         if e.remedy.is_some() { e } else { e.with_remedy(remedy) }
     })?;
     let mut sink: Box<dyn Sink> = match args.to.is_some() && to.extension().is_some_and(|e| e == "tar") {
-        true => Box::new(tar::TarFile::create(to, &scratch.0)?),
+        true => Box::new(tar::TarFile::create(to, &scratch.dir)?),
         false => Box::new(folder::Folder::create(to)?),
     };
     let mut progress = Progress::new(&cx.ui);
     let total = fs.usage().used_bytes;
-    let report = Report { volume: volume.to_string(), to: to.display().to_string(), ..Report::default() };
+    let lost = lost.map(|e| e.message);
+    let report = Report { volume: volume.to_string(), to: to.display().to_string(), lost, ..Report::default() };
     let mut walk = Walk::new(&fs, &mut *sink, report, |path, done| progress.show(path, done, total));
     let walked = walk.all().await;
     let mut report = walk.report;
@@ -137,7 +136,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     // Nothing of this opening is to be kept.
     fs.abandon().await;
     cx.ui.show(&report, || text(&report))?;
-    Ok(if report.damaged.is_empty() { 0 } else { FOUND })
+    Ok(if report.damaged.is_empty() && report.lost.is_none() { 0 } else { FOUND })
 }
 
 /// Where the host keeps the rest of a volume whose store is the folder of a root: `<root>/stores/<name>`.
@@ -155,23 +154,42 @@ fn spec(args: &Args) -> Result<StoreSpec> {
     Ok(spec)
 }
 
-/// A folder for what nobody wants to keep.
-struct Scratch(PathBuf);
+/// A folder for what nobody wants to keep, locked while it is used.
+struct Scratch {
+    dir: PathBuf,
+    _lock: File,
+}
+
+const SCRATCH: &str = ".orlop-export-";
 
 impl Scratch {
     fn new(near: &Path) -> Result<Scratch> {
         let near = std::path::absolute(near).map_err(|e| Error::io(near.display(), &e))?;
-        let dir = near.join(format!(".orlop-export-{}", std::process::id()));
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-            .create(&dir)
-            .map_err(|e| Error::io(format_args!("making {}", dir.display()), &e))?;
-        Ok(Scratch(dir))
+        Scratch::clear(&near);
+        let dir = near.join(format!("{SCRATCH}{}", VolumeId::random()));
+        let failed = |e: std::io::Error| Error::io(format_args!("making {}", dir.display()), &e);
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        let lock = File::create(dir.join("lock")).and_then(|lock| lock.lock().map(|()| lock)).map_err(failed)?;
+        // Another export may have taken it for left behind, before it was locked.
+        File::open(dir.join("lock")).map_err(failed)?;
+        Ok(Scratch { dir, _lock: lock })
+    }
+
+    /// Removes what a killed export left.
+    fn clear(near: &Path) {
+        for entry in std::fs::read_dir(near).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(SCRATCH)
+                && File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok())
+            {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -179,6 +197,9 @@ fn text(r: &Report) -> String {
     let mut table = Table::bare();
     for d in &r.damaged {
         table.row(["damaged:".to_owned(), d.path.clone(), d.why.clone()]);
+    }
+    if let Some(why) = &r.lost {
+        table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("what was changed behind this is not there: {why}")]);
     }
     for note in &r.notes {
         table.row(["note:".to_owned(), note.clone(), String::new()]);

@@ -14,6 +14,9 @@ pub(crate) async fn run(_args: &Args, cx: &Context) -> Result<u8> {
     if report.rotation_open && !report.rotation.as_ref().is_some_and(|r| r.running) {
         cx.ui.note(&format!("warning: a rotation was begun and not finished; go on with: orlop key rotate{}", cx.root_flag()));
     }
+    if report.masters.is_empty() && !report.volumes.is_empty() {
+        cx.ui.note("warning: this host has no master key, so no encrypted volume can be opened; put the backup back as keys/master.key (mode 0600)");
+    }
     if report.masters.iter().any(|m| m.exported == Some(false)) {
         cx.ui.note(&format!("warning: the current master key was never backed up; do it with: orlop key export{}", cx.root_flag()));
     }

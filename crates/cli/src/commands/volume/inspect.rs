@@ -57,6 +57,9 @@ fn card(v: &Volume) -> String {
         line("label", format!("{key}={value}"));
     }
     if let Some(usage) = v.usage {
+        if v.mountpoint.is_none() {
+            line("at rest", "not mounted; what follows was so when it was last mounted here".to_owned());
+        }
         line("used", format!("{} in {} inodes", ByteSize(usage.used_bytes), usage.inodes));
         line("on the host", ByteSize(usage.host_bytes).to_string());
         line("not yet safe", ByteSize(usage.unsynced_bytes).to_string());
