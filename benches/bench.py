@@ -88,8 +88,13 @@ def main():
         server = start_server(world, kinds)
         everyone = [kind(world, server) for kind in kinds]
         running = start(everyone, rows, cells)
-        for group in groups:
-            run_group(bench, group, running, wanted, cells, rounds)
+        try:
+            for group in groups:
+                run_group(bench, group, running, wanted, cells, rounds)
+        except KeyboardInterrupt:
+            # Hours of measuring are not given away for the last group.
+            say("interrupted: the table shows what was measured until now")
+            result["warning"] = "interrupted: not all rounds were measured"
     result["seconds"] = time.monotonic() - began
     rows = [r for r in rows if r.key in wanted]
     text = report.markdown(result, rows, everyone, cells)

@@ -52,7 +52,7 @@ impl FileSystem {
                 let Some(fs) = fs.upgrade() else { break };
                 quiet += SYNC_EVERY;
                 if !wake.reap_queue.lock().is_empty() {
-                    // What could not be deleted while the store was away.
+                    // What could not be deleted while the store was away, or the disk full.
                     wake.reap.notify_one();
                 }
                 // Of what was packed the copies may go once the store knows of it, which may be long after anybody looked.

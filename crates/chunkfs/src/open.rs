@@ -217,7 +217,12 @@ const FIRST_REST: Duration = Duration::from_millis(1200);
 impl FileSystem {
     /// Opens a volume for writing, recovering what a crash left.
     pub async fn open(config: OpenConfig) -> Result<Arc<FileSystem>> {
-        check_header(&config.store, &config.prefix, config.volume).await?;
+        match check_header(&config.store, &config.prefix, config.volume).await {
+            Err(e) if config.salvage && matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                tracing::warn!(error = %e, "read out without its header");
+            }
+            checked => checked?,
+        }
         let disk = config.host.clone();
         let (journal_dir, segment_dir) = (config.state_dir.join("journal"), config.state_dir.join("staged"));
         for dir in [&journal_dir, &segment_dir] {

@@ -69,7 +69,8 @@ impl FileSystem {
             };
             for ino in alone {
                 let Err(e) = self.reap(ino).await else { continue };
-                if self.is_store_away() {
+                // It is asked for again by the background's next turn.
+                if self.is_store_away() || matches!(e, FsError::NoSpace) {
                     later.push(ino);
                 } else {
                     tracing::warn!(ino, error = %e, "an unlinked inode could not be deleted; it is tried again at the next opening");

@@ -4,6 +4,7 @@ use crate::audit::AuditJournal;
 use crate::config::ControlConfig;
 use crate::locks::Locks;
 use crate::ports::{AttachedVolume, Formatted, Mounted};
+use crate::reconcile::Failed;
 use crate::registry::{Phase, Registry, VolumeRow};
 use crate::status::ReconcileReport;
 use orlop_model::{
@@ -49,7 +50,7 @@ pub(crate) struct Inner {
     pub(crate) reconciling: tokio::sync::Mutex<()>,
     pub(crate) last_reconcile: Mutex<Option<ReconcileReport>>,
     /// What failed in a reconciliation, until when it is left alone, and how long it was left alone before.
-    pub(crate) patience: Mutex<HashMap<String, (OffsetDateTime, Duration)>>,
+    pub(crate) patience: Mutex<HashMap<String, Failed>>,
     /// Whether the start still owes the mark on what Docker may have forgotten.
     pub(crate) unmarked: AtomicBool,
 }

@@ -271,7 +271,9 @@ impl<'a> Places<'a> {
             let at = path.display().to_string();
             let Some(first) = name.strip_suffix(".journal").and_then(|n| u64::from_str_radix(n, 16).ok()) else {
                 let what = if name.ends_with(".cut") || name.ends_with(".tail") {
-                    "what a recovery cut off the log: it was never acknowledged as durable, and nothing reads it"
+                    "what a recovery cut off the log, and nothing reads it: not acknowledged as durable if the host had lost power, and damage if it had not"
+                } else if name.contains(".journal.superseded-") {
+                    "another host took the volume while this one had not sent everything: what it had acknowledged and not sent is here alone, and nothing reads it"
                 } else {
                     "it is not a file of the journal, and nothing reads it"
                 };

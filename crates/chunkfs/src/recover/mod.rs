@@ -17,7 +17,7 @@ use crate::namespace::Namespace;
 use crate::open::{OpenConfig, model_error};
 use crate::row::{Row, Segment, Super};
 use crate::state::State;
-use crate::types::{FsResult, ROOT_INO};
+use crate::types::{FsError, FsResult, ROOT_INO};
 use orlop_model::{Error, ErrorKind, Result};
 use replay::{Log, Shell, keep_tail};
 use std::collections::{HashMap, HashSet};
@@ -80,7 +80,11 @@ impl Recovery {
         let chain = match lease {
             None => None,
             Some(lease) => {
-                let failed = |e| model_error("reading the log on the store", e);
+                let failed = |e: FsError| {
+                    let is_damage = matches!(e, FsError::Corrupt(_));
+                    let error = model_error("reading the log on the store", e);
+                    if is_damage { error.with_remedy(REMEDY) } else { error }
+                };
                 let listed = listed.map_err(failed)?;
                 let log = chain::Log { store: &config.store, prefix: &config.prefix, volume, salvage: config.salvage };
                 let read = log.read(&listed, from, lease.arrived()).await.map_err(failed)?;

@@ -1,6 +1,6 @@
 //! Recovery, second half: the records that count are applied, and the volume's state is what comes out.
 
-use super::{FileInfo, aside};
+use super::{FileInfo, REMEDY, aside};
 use crate::cache::RowCache;
 use crate::change::{Change, Record};
 use crate::host::{HostDisk, HostFile};
@@ -178,11 +178,15 @@ impl Shell<'_> {
                     cut = Some((number, offset, path, file));
                     break;
                 }
-                (Err(e), Origin::Host { path, .. }) => return Err(model_error(&format!("record {number} of {}", path.display()), e)),
-                (Err(e), Origin::Store) => return Err(model_error(&format!("record {number} of the log on the store"), e)),
+                (Err(e), Origin::Host { path, .. }) => return Err(refused(&format!("record {number} of {}", path.display()), e)),
+                (Err(e), Origin::Store) => return Err(refused(&format!("record {number} of the log on the store"), e)),
             }
         }
         st.outbox = remote.then_some(outbox);
+        if self.config.salvage {
+            // Nothing of it is kept, and files may be missing that a sync would want.
+            st.unsynced.clear();
+        }
         if let Some((at, offset, path, file)) = cut {
             // The tail is kept in a copy, then cut; later files are set aside whole.
             self.cut(&journal_dir, at, offset, &path, &*file, &finished).map_err(|e| Error::io(path.display(), &e))?;
@@ -452,6 +456,13 @@ impl Shell<'_> {
         }
         Ok(())
     }
+}
+
+/// Why a record that counts cannot be applied.
+fn refused(what: &str, e: FsError) -> Error {
+    let is_damage = matches!(e, FsError::Corrupt(_));
+    let error = model_error(what, e);
+    if is_damage { error.with_remedy(REMEDY) } else { error }
 }
 
 /// Whether a block is on this host, whatever its bytes are. A file that is missing as a whole may come back.

@@ -9,7 +9,8 @@ mod disk;
 mod store;
 
 use crate::fs::FileSystem;
-use crate::log::lease::{self, Look};
+use crate::log::holder::{self, HOLDER};
+use crate::log::lease::{self, Look, Owner};
 use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -33,6 +34,8 @@ pub struct Rescue {
     pub remote: bool,
     /// The host's folder for its journal and staged segments, if that is at hand.
     pub state_dir: Option<PathBuf>,
+    /// Of a volume whose home is the store: that folder counts though nothing says that its host had the volume last.
+    pub trust_state: bool,
     /// A folder for changes that nobody wants to keep; removed by whoever made it.
     pub scratch: PathBuf,
 }
@@ -42,25 +45,99 @@ pub struct Rescue {
 pub struct Opened {
     /// As it was when its last record was made, or the last one before the damage.
     pub fs: Arc<FileSystem>,
-    /// The damage to what was not folded yet, if there is any: what was changed behind it is not there.
+    /// The damage to what was not folded yet, or to what says whose it is, if there is any: what was changed behind it is not there.
     pub lost: Option<Error>,
+    /// What is elsewhere, as far as the store tells.
+    pub elsewhere: Option<String>,
 }
 
 /// Opens a volume for reading it out, as far as its logs can be read.
 pub async fn open(rescue: &Rescue) -> Result<Opened> {
-    let why = match attempt(rescue, "all", false).await {
-        Ok(fs) => return Ok(Opened { fs, lost: None }),
-        Err(e) if e.kind == ErrorKind::Corrupt => e,
+    let whose = match rescue.remote {
+        true => Whose::find(rescue).await?,
+        false => Whose::default(),
+    };
+    let elsewhere = whose.elsewhere.clone();
+    let opened = |fs, lost| Opened { fs, lost, elsewhere };
+    let why = match attempt(rescue, &whose, "all", false).await {
+        Ok(fs) => return Ok(opened(fs, whose.doubt)),
+        Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => e,
         Err(e) => return Err(e),
     };
-    match attempt(rescue, "rest", true).await {
-        Ok(fs) => Ok(Opened { fs, lost: Some(why) }),
+    match attempt(rescue, &whose, "rest", true).await {
+        Ok(fs) => Ok(opened(fs, Some(why))),
         // Then it is not a log that is damaged, and what was said first says what is.
         Err(_) => Err(why),
     }
 }
 
-async fn attempt(rescue: &Rescue, name: &str, salvage: bool) -> Result<Arc<FileSystem>> {
+/// Who had a volume last, and whether the host's folder is his: what another one did not send contradicts what was written since.
+#[derive(Debug, Default)]
+struct Whose {
+    /// What stands in the scratch for the owner record; `None` leaves none.
+    owner: Option<Owner>,
+    /// The name that the folder goes by in the scratch, if it has none of its own that can be read.
+    holder: Option<String>,
+    /// Why the folder does not count, though it may hold what was acknowledged.
+    doubt: Option<Error>,
+    elsewhere: Option<String>,
+}
+
+impl Whose {
+    async fn find(rescue: &Rescue) -> Result<Whose> {
+        let path = lease::path(&rescue.prefix);
+        let (owner, missing) = match lease::look(&*rescue.of.store, &path).await {
+            Ok(Look::Record(owner, _)) => (Some(owner), String::new()),
+            Ok(Look::Nothing) => (None, format!("the owner record {path} is missing")),
+            Ok(Look::Damaged(why)) => (None, format!("the owner record {path} is damaged ({why})")),
+            Err(e) => return Err(orlop_store::error(path, &e)),
+        };
+        let Some(dir) = &rescue.state_dir else {
+            let unsent = owner.as_ref().filter(|o| o.unsent && !o.released);
+            let elsewhere = unsent.map(|o| {
+                format!(
+                    "host {} may have acknowledged changes that it did not send: they are in its folder of the volume (--state)",
+                    o.name
+                )
+            });
+            return Ok(Whose { owner: owner.map(Owner::let_go), elsewhere, ..Whose::default() });
+        };
+        let read = match std::fs::read(dir.join(HOLDER)) {
+            Ok(bytes) => holder::parse(&bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io(dir.join(HOLDER).display(), &e)),
+        };
+        let has_journal = std::fs::read_dir(dir.join("journal"))
+            .is_ok_and(|names| names.flatten().any(|n| n.path().extension().is_some_and(|e| e == "journal")));
+        let doubt = |why: String| {
+            has_journal.then(|| {
+                Error::new(ErrorKind::Corrupt, format!("{why}: what {} has and the store has not was left out", dir.display()))
+                    .with_remedy("if no other host had the volume since, --trust-state counts it")
+            })
+        };
+        Ok(match (owner, read) {
+            (Some(owner), Some(id)) => {
+                let elsewhere = (owner.holder != id)
+                    .then(|| format!("{} is of a host that had the volume before host {}: it does not count", dir.display(), owner.name));
+                Whose { owner: Some(owner.let_go()), elsewhere, ..Whose::default() }
+            }
+            (Some(owner), None) if rescue.trust_state => {
+                Whose { holder: Some(owner.holder.clone()), owner: Some(owner.let_go()), ..Whose::default() }
+            }
+            (Some(owner), None) => {
+                let doubt = doubt(format!("{} is missing or damaged, by which the folder is known", dir.join(HOLDER).display()));
+                Whose { owner: Some(owner.let_go()), doubt, ..Whose::default() }
+            }
+            (None, read) if rescue.trust_state => {
+                let id = read.unwrap_or_else(|| "0".repeat(32));
+                Whose { owner: Some(lease::assumed(&id)), holder: Some(id), ..Whose::default() }
+            }
+            (None, _) => Whose { doubt: doubt(missing), ..Whose::default() },
+        })
+    }
+}
+
+async fn attempt(rescue: &Rescue, whose: &Whose, name: &str, salvage: bool) -> Result<Arc<FileSystem>> {
     let scratch = rescue.scratch.join(name);
     let scratch_failed = |e: std::io::Error| Error::io(scratch.display(), &e);
     let (objects, state) = (scratch.join("objects"), scratch.join("state"));
@@ -73,7 +150,10 @@ async fn attempt(rescue: &Rescue, name: &str, salvage: bool) -> Result<Arc<FileS
     config.salvage = salvage;
     config = config.sealed(rescue.of.keys.clone());
     if rescue.remote {
-        release(&*store, &rescue.prefix).await?;
+        stand_in(&*store, &rescue.prefix, whose.owner.as_ref()).await?;
+        if let Some(holder) = &whose.holder {
+            std::fs::write(state.join(HOLDER), holder).map_err(scratch_failed)?;
+        }
         config.remote = Some(Remote {
             durability: Durability::Remote,
             outage: OutagePolicy::Fail,
@@ -92,20 +172,19 @@ async fn attempt(rescue: &Rescue, name: &str, salvage: bool) -> Result<Arc<FileS
     FileSystem::open(config).await.map_err(in_place)
 }
 
-/// In the scratch, the writer that holds the volume has let go of it.
-async fn release(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
+/// In the scratch, whoever holds the volume has let go of it.
+async fn stand_in(store: &dyn ObjectStore, prefix: &str, owner: Option<&Owner>) -> Result<()> {
     let path = lease::path(prefix);
-    let bytes = match lease::look(store, &path).await {
-        Ok(Look::Record(owner, _)) => lease::encode(&owner.let_go()),
-        Ok(Look::Nothing) => return Ok(()),
-        // One that cannot be read says nothing about whom to keep out; who reads only needs no turn.
-        Ok(Look::Damaged(why)) => {
-            tracing::warn!(%path, %why, "the owner record is damaged");
-            return store.delete(&path).await.map_err(|e| Error::unavailable(format!("{path}: {e}")));
+    match owner {
+        Some(owner) => {
+            store.put(&path, lease::encode(owner).into()).await.map(drop).map_err(|e| Error::io(path, &std::io::Error::other(e)))
         }
-        Err(e) => return Err(orlop_store::error(path, &e)),
-    };
-    store.put(&path, bytes.into()).await.map(drop).map_err(|e| Error::io(path, &std::io::Error::other(e)))
+        // One that cannot be read says nothing about whom to keep out; who reads only needs no turn.
+        None => match store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(Error::unavailable(format!("{path}: {e}"))),
+        },
+    }
 }
 
 /// Whether a folder looks like a volume's on a host.

@@ -228,17 +228,25 @@ async fn one(image: &Volume, file: &Path, at: usize, expected: &Expected) -> Res
     }
 }
 
-/// What stands before a damage to the journal can be read out.
-async fn read_out(v: &Volume, of: VolumeStore, prefix: String, expected: &Expected) -> Result<(), String> {
-    let scratch = v.dir.join("scratch");
-    let rescue = Rescue { volume: v.id, of, prefix, remote: v.remote, state_dir: Some(v.dir.join("state")), scratch };
-    let Opened { fs, lost } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
-    let read = read_as_of_some_time(&fs, expected, |path| match path {
+/// What the files that were changed after the fold held before.
+fn earlier(path: &str) -> Vec<Option<Vec<u8>>> {
+    match path {
         "whole" => vec![Some(bytes(8192, 2))],
         "late" => vec![None, Some(Vec::new()), Some(bytes(5000, 4))],
         _ => Vec::new(),
-    });
-    let read = read.await;
+    }
+}
+
+fn rescue_of(v: &Volume, of: VolumeStore, prefix: String, state_dir: Option<PathBuf>) -> Rescue {
+    let scratch = v.dir.join(format!("scratch-{}", VolumeId::random()));
+    Rescue { volume: v.id, of, prefix, remote: v.remote, state_dir, trust_state: false, scratch }
+}
+
+/// What stands before a damage to the journal can be read out.
+async fn read_out(v: &Volume, of: VolumeStore, prefix: String, expected: &Expected) -> Result<(), String> {
+    let rescue = rescue_of(v, of, prefix, Some(v.dir.join("state")));
+    let Opened { fs, lost, .. } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
+    let read = read_as_of_some_time(&fs, expected, earlier).await;
     fs.abandon().await;
     read?;
     lost.map(drop).ok_or_else(|| "what is read out is not all, and nobody says so".to_owned())
@@ -333,4 +341,80 @@ async fn everything(remote: bool, sealed: bool, struck: impl Fn(&Path) -> bool) 
     }
     let failed = failed.lock();
     assert!(failed.is_empty(), "{} of {total} flips:\n{}", failed.len(), failed.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));
+}
+
+/// One staged file is gone: what needs it is an error, and all the rest can be read, if need be by reading it out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_staged_file_that_is_missing_takes_nothing_else_along() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = Volume { id: VolumeId::random(), dir: folder.path().to_owned(), remote: false, sealed: false };
+    let expected = make(&image).await;
+    let segments: Vec<PathBuf> = tree(&image.dir).into_iter().filter(|f| f.extension().is_some_and(|e| e == "segment")).collect();
+    assert!(segments.len() >= 2, "one of each life: {segments:?}");
+    let mut refused = 0;
+    for file in segments {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        copy(&image.dir, scratch.path());
+        let v = image.at(scratch.path());
+        std::fs::remove_file(scratch.path().join(file.strip_prefix(&image.dir).expect("below"))).expect("removed");
+        let config = v.config();
+        let (store, prefix) = (config.store.clone(), config.prefix.clone());
+        let fs = match FileSystem::open(config).await {
+            Ok(fs) => fs,
+            Err(e) => {
+                refused += 1;
+                assert!(e.kind == ErrorKind::Corrupt && e.remedy.is_some_and(|r| r.contains("orlop export")), "{}", e.message);
+                let rescue = rescue_of(&v, VolumeStore { store, keys: None }, prefix, Some(v.dir.join("state")));
+                rescue::open(&rescue).await.expect("can be read out").fs
+            }
+        };
+        let read = read_all(&fs, &expected).await;
+        fs.abandon().await;
+        assert_eq!(read, Ok(false), "{}", file.display());
+    }
+    assert!(refused > 0, "a small write was made to a block of one of them");
+}
+
+/// Without what says who had the volume last, or whose the folder is, it is not left out in silence what only the folder has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_which_nothing_says_whose_it_is_counts_if_it_is_trusted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = Volume { id: VolumeId::random(), dir: folder.path().to_owned(), remote: true, sealed: false };
+    let expected = make(&image).await;
+    let config = image.config();
+    let (store, prefix) = (config.store.clone(), config.prefix.clone());
+    let (owner, holder) = (image.dir.join("store").join(&prefix).join("owner.json"), image.dir.join("state/holder"));
+    let [whole_owner, whole_holder] = [&owner, &holder].map(|path| std::fs::read(path).expect("there"));
+    let open = async |with_state: bool, trust_state: bool| {
+        let state = with_state.then(|| image.dir.join("state"));
+        let rescue = rescue_of(&image, VolumeStore { store: store.clone(), keys: None }, prefix.clone(), state);
+        let opened = rescue::open(&Rescue { trust_state, ..rescue }).await.expect("can be read out");
+        let read = read_all(&opened.fs, &expected).await;
+        let some = read_as_of_some_time(&opened.fs, &expected, earlier).await;
+        opened.fs.abandon().await;
+        some.expect("as it was at some time");
+        (read == Ok(true), opened.lost, opened.elsewhere)
+    };
+    let (all, lost, elsewhere) = open(true, false).await;
+    assert!(all && lost.is_none() && elsewhere.is_none(), "{lost:?} {elsewhere:?}");
+    let (all, lost, elsewhere) = open(false, false).await;
+    assert!(!all && lost.is_none() && elsewhere.is_some_and(|e| e.contains("--state")), "{lost:?}");
+    let other = "7".repeat(32).into_bytes();
+    for (damaged, with) in
+        [(&owner, None), (&owner, Some(b"{}".to_vec())), (&holder, None), (&holder, Some(b"x".to_vec())), (&holder, Some(other))]
+    {
+        let foreign = with.as_ref().is_some_and(|bytes| bytes.len() == 32);
+        match &with {
+            None => std::fs::remove_file(damaged).expect("removed"),
+            Some(bytes) => std::fs::write(damaged, bytes).expect("written"),
+        }
+        let (all, lost, elsewhere) = open(true, false).await;
+        assert!(!all && lost.is_some() != foreign && elsewhere.is_some() == foreign, "{damaged:?} {with:?}: {lost:?} {elsewhere:?}");
+        if !foreign {
+            let (all, lost, _) = open(true, true).await;
+            assert!(all && lost.is_none(), "{damaged:?} {with:?}: {lost:?}");
+        }
+        std::fs::write(&owner, &whole_owner).expect("put back");
+        std::fs::write(&holder, &whole_holder).expect("put back");
+    }
 }

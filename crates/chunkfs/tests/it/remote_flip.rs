@@ -237,8 +237,8 @@ async fn met(v: &Volume, image: &Image, expected: &Expected, at: &str, damage: &
 async fn read_out(v: &Volume, of: VolumeStore, expected: &Expected) -> Result<(), String> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let scratch = scratch.path().to_owned();
-    let rescue = Rescue { volume: v.id, of, prefix: v.prefix.clone(), remote: true, state_dir: None, scratch };
-    let Opened { fs, lost } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
+    let rescue = Rescue { volume: v.id, of, prefix: v.prefix.clone(), remote: true, state_dir: None, trust_state: false, scratch };
+    let Opened { fs, lost, .. } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
     let read = read_as_of_some_time(&fs, expected, |path| match path {
         "small" => vec![Some(bytes(10, 11)), Some(bytes(10, 77))],
         _ if path.starts_with("late-") => vec![None, Some(Vec::new())],
@@ -373,9 +373,10 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
             prefix: v.prefix.clone(),
             remote: true,
             state_dir: None,
+            trust_state: false,
             scratch: scratch.path().to_owned(),
         };
-        let Opened { fs, lost } = rescue::open(&export).await.expect("can be read out");
+        let Opened { fs, lost, .. } = rescue::open(&export).await.expect("can be read out");
         assert!(lost.is_none(), "{what}: {lost:?}");
         assert_eq!(read_all(&fs, &expected).await, Ok(true), "{what}, read out");
         fs.abandon().await;

@@ -121,6 +121,15 @@ impl DaemonHost {
                 ));
             }
         }
+        // What lost its mount and could not be mounted again is held on; what is left of it in its folders goes.
+        let lost = volumes.values().filter(|v| mounted.iter().all(|m| m.plan.volume != v.id)).flat_map(|v| &v.attachments);
+        for a in lost {
+            if let AttachmentKind::Directory { path, .. } = &a.kind
+                && let Err(e) = keeper.unbind(path).await
+            {
+                tracing::warn!(error = %e, "what may be left of a mount on {path} stays there");
+            }
+        }
         // Side by side: each may wait for a store that is away, and together they wait as long as one.
         let (volumes, keeper_of) = (&volumes, &keeper);
         let ended: Vec<(VolumeName, Result<()>)> = futures::stream::iter(mounted)

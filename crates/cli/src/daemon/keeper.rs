@@ -7,6 +7,7 @@ use orlop_mount::keeper::Launcher;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How long systemd may take to start a keeper that it started before.
 const SYSTEMD: Duration = Duration::from_secs(3);
@@ -61,13 +62,20 @@ impl Keeper {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Never returns: sees to it that there is a keeper, unless the daemon goes down.
-    pub(crate) async fn guard(&self) {
+    /// Never returns: sees to it that there is a keeper, unless the daemon goes down, and tells when another one is there.
+    pub(crate) async fn guard(&self, another: &Notify) {
         // A service's process may be a keeper's brother: then systemd starts the keeper again, and two would quarrel.
         let grace = if std::env::var_os("INVOCATION_ID").is_some() { SYSTEMD } else { Duration::ZERO };
+        let mut had_one = false;
         loop {
             match self.answering().await {
-                Ok(keeper) => keeper.ended().await,
+                Ok(keeper) => {
+                    if had_one {
+                        another.notify_one();
+                    }
+                    keeper.ended().await;
+                    had_one = true;
+                }
                 Err(_) if self.is_closing() => tokio::time::sleep(PAUSE).await,
                 Err(_) => {
                     if self.wait_for_other(grace).await || self.is_closing() {

@@ -133,9 +133,10 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
 
     let ports = Arc::new(Ports::new(root));
     ports.keeper.client().await?;
+    let another_keeper = Arc::new(Notify::new());
     let guard = tokio::spawn({
-        let ports = ports.clone();
-        async move { ports.keeper.guard().await }
+        let (ports, another) = (ports.clone(), another_keeper.clone());
+        async move { ports.keeper.guard(&another).await }
     });
     let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
     // Whoever mounts a volume that another host had watches that host for a lease first.
@@ -186,6 +187,16 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     });
     let _ = tokio::time::timeout(FIRST_TURN, first).await;
     let reconciler = control.spawn_reconciler(RECONCILE_PERIOD);
+    // A worker that died with its keeper has lost its mount: that is made anew at once.
+    let remounter = tokio::spawn({
+        let control = control.clone();
+        async move {
+            loop {
+                another_keeper.notified().await;
+                control.reconcile().await;
+            }
+        }
+    });
 
     if settings.detached {
         ready::tell_parent(&Readiness::Ready);
@@ -200,6 +211,7 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     }
     ready::tell_systemd("STOPPING=1");
     reconciler.abort();
+    remounter.abort();
     guard.abort();
     let _ = stop.send(true);
     let finish = async {

@@ -285,6 +285,17 @@ fn keys_are_rotated_while_a_volume_is_in_use_and_missed_by_name() {
     let id = after["masters"][0]["id"].as_str().expect("a name").to_owned();
     let e = world.run(&["cat", "db:/x"]);
     assert!(e.code != 0 && e.err.contains(&id) && e.err.contains("hint: "), "{}", e.err);
+    // Nor is a rotation begun, after which there would be one more key that opens nothing.
+    let files = || {
+        let mut all: Vec<_> = std::fs::read_dir(world.root.join("keys")).expect("reads").flatten().map(|f| f.file_name()).collect();
+        all.sort();
+        all
+    };
+    let before = files();
+    let e = world.run(&["key", "rotate"]);
+    assert!(e.code != 0 && e.err.contains(&id) && e.err.contains("nothing was changed"), "{}", e.err);
+    assert_eq!((files(), std::fs::read(&current).expect("reads")), (before, old.clone()));
+    assert!(world.run(&["key", "list"]).ok().err.contains(&id));
     let back = world.root.join(format!("keys/old-{id}.key"));
     std::fs::write(&back, &right).expect("writes");
     std::fs::set_permissions(&back, std::fs::Permissions::from_mode(0o600)).expect("sets");

@@ -84,6 +84,89 @@ fn a_keeper_that_dies_is_followed_by_another_at_once() {
     assert!(!alive(last));
 }
 
+/// Their mount is lost with them. It is made anew at once, whoever is first to want it; and what programs write meanwhile is refused, or is in
+/// the volume: never on the host's own disk, where it would be hidden later.
+#[test]
+fn what_loses_worker_and_keeper_at_once_is_mounted_again_with_its_folder() {
+    if !can_mount("keeper and worker killed") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    std::fs::write(world.path("m/before"), "before").expect("written");
+    std::fs::File::open(world.path("m/before")).and_then(|f| f.sync_all()).expect("synced");
+    for round in 0..4 {
+        let (keeper, worker) = (world.keeper_pid(), world.worker_pid());
+        kill(keeper);
+        kill(worker);
+        let began = std::time::Instant::now();
+        let mut written = Vec::new();
+        while std::fs::read_to_string(world.path("m/before")).ok().as_deref() != Some("before") {
+            assert!(began.elapsed() < std::time::Duration::from_secs(10), "round {round}: it is not mounted again");
+            let path = world.path(&format!("m/{round}-{}", written.len()));
+            if std::fs::write(&path, "meanwhile").is_ok() {
+                written.push(path);
+            }
+            if round % 2 == 1 {
+                // Somebody else mounts it for a moment, and must not be alone with that.
+                world.run(&["ls", "db"]);
+            }
+        }
+        println!("round {round}: mounted again after {:?}, {} files written meanwhile", began.elapsed(), written.len());
+        for path in written {
+            assert_eq!(
+                std::fs::read_to_string(&path).ok().as_deref(),
+                Some("meanwhile"),
+                "round {round}: {} went elsewhere",
+                path.display()
+            );
+        }
+        wait("both are there again", || ![0, worker].contains(&world.worker_pid()) && world.keeper_pid() != keeper);
+        let held = &world.json(&["volume", "inspect", "db"])[0]["attachments"];
+        assert_eq!(held.as_array().map(Vec::len), Some(1), "round {round}: {held}");
+    }
+    world.run(&["unmount", &world.dir("m")]).ok();
+    assert!(std::fs::read_dir(world.path("m")).expect("the folder").next().is_none(), "nothing was written below the mount");
+    assert_eq!(world.run(&["cat", "db:/before"]).ok().out, "before");
+}
+
+/// A mount that was lost and is not made anew goes with its attachment.
+#[test]
+fn a_dead_mount_is_taken_away_by_its_unmount() {
+    if !can_mount("dead mount") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    std::fs::write(world.path("m/x"), "x").expect("written");
+    wait("nothing of it runs", || {
+        world.processes().into_iter().for_each(kill);
+        world.processes().is_empty()
+    });
+    // Its journal cannot be read, so the volume stays closed; the folder says so to who writes there.
+    let journal = std::fs::read_dir(world.root.join("state")).expect("reads").flatten().next().expect("a volume").path().join("journal");
+    std::fs::rename(&journal, world.path("kept")).expect("moved");
+    std::fs::write(&journal, "in its place").expect("written");
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    let refused = std::fs::write(world.path("m/y"), "y").expect_err("no file system answers");
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::ENOTCONN), "{refused}");
+    // It goes with Orlop, and is mounted again with it: nobody has let go of it.
+    world.run(&["down"]).ok();
+    assert_eq!(world.mounts(), Vec::<std::path::PathBuf>::new());
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    assert_eq!(world.json(&["volume", "inspect", "db"])[0]["attachments"].as_array().map(Vec::len), Some(1));
+    world.run(&["unmount", world.path("m").to_str().expect("plain")]).ok();
+    assert!(world.mounts().iter().all(|m| !m.ends_with("m")), "{:?}", world.mounts());
+    std::fs::write(world.path("m/y"), "y").expect("an ordinary folder again");
+    std::fs::remove_file(world.path("m/y")).expect("removed");
+    std::fs::remove_file(&journal).expect("removed");
+    std::fs::rename(world.path("kept"), &journal).expect("moved back");
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    assert_eq!(std::fs::read_to_string(world.path("m/x")).expect("reads"), "x");
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_keeps_no_volume_from_being_served() {
     if !can_mount("a log that cannot be opened") {

@@ -5,6 +5,7 @@
 
 use crate::apply::Changed;
 use crate::inner::Inner;
+use crate::ports::Mounted;
 use crate::registry::{AttachmentPhase, AttachmentRow, VolumeRow};
 use orlop_model::{AttachmentId, AttachmentKind, Error, ErrorKind, MountPlan, Outcome, Result, VolumeRef};
 use std::path::{Component, Path};
@@ -46,7 +47,7 @@ impl Inner {
             self.registry.insert_attachment(attachment).await?;
         }
         let plan = MountPlan { abandon_unsynced, ..self.plan(row).await? };
-        let mut mountpoint = self.port_attach(&plan).await?.mountpoint;
+        let mut mountpoint = self.mount(row, &plan).await?.mountpoint;
         if row.quota_pending {
             // It was mounted before with the old quota.
             self.push_quota(row).await?;
@@ -57,6 +58,24 @@ impl Inner {
         }
         self.registry.hold_attachment(attachment.id).await?;
         Ok(mountpoint)
+    }
+
+    /// Mounts a volume, with the folders that hold it: it may have lost its mount, and whoever is first to want it brings it back for all.
+    pub(crate) async fn mount(&self, row: &VolumeRow, plan: &MountPlan) -> Result<Mounted> {
+        let was_mounted = self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && m.serving);
+        let mounted = self.port_attach(plan).await?;
+        if was_mounted {
+            return Ok(mounted);
+        }
+        for a in self.registry.attachments_of(row.id).await?.iter().filter(|a| a.phase == AttachmentPhase::Held) {
+            if let AttachmentKind::Directory { path, read_only } = &a.kind
+                && let Err(e) = self.port_bind(row.id, path, *read_only).await
+            {
+                // The next reconciliation sees that the folder does not hold it and forgets it.
+                tracing::warn!(volume = %row.name, "{path} cannot be bound again: {e}");
+            }
+        }
+        Ok(mounted)
     }
 
     /// The attachment that this holder has already. Internal uses are told apart by id alone.

@@ -46,6 +46,7 @@ impl Inner {
             );
         };
         let dir = self.keys_dir();
+        self.has_keys_of_all().await?;
         let (masters, how) = {
             let _alone = self.keys.making.write().await;
             MasterKeys::rotate(&dir)?
@@ -107,6 +108,23 @@ impl Inner {
         }
         tracing::info!(key = %current, rings = total, "the rotation is complete");
         Ok((Outcome::Done, None))
+    }
+
+    /// Refuses, before anything is changed, if this host does not have the keys that its own volumes are under: it may be that another
+    /// key was put in the place of the right one. A ring that cannot be read now says nothing.
+    async fn has_keys_of_all(&self) -> Result<()> {
+        let masters = MasterKeys::load(&self.keys_dir())?;
+        for row in self.sealed_volumes().await?.into_iter().filter(|row| !row.adopted) {
+            let ring = async {
+                let (store, prefix) = self.ring_of(&row).await?;
+                bounded(read_ring(&*store, &prefix)).await
+            };
+            let Ok((ring, _)) = ring.await else { continue };
+            for key in &ring.keys {
+                masters.get(key.master, row.name.as_str()).map_err(|e| e.during("rotating the master key: nothing was changed"))?;
+            }
+        }
+        Ok(())
     }
 
     /// The master keys that these volumes' rings name.

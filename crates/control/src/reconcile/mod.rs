@@ -11,9 +11,18 @@ use crate::status::ReconcileReport;
 use orlop_model::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use time::OffsetDateTime;
 
 const PATIENCE_FIRST: Duration = Duration::from_secs(15);
 const PATIENCE_LAST: Duration = Duration::from_secs(3600);
+
+/// What failed, and is not tried again for a while.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    until: OffsetDateTime,
+    wait: Duration,
+    why: String,
+}
 
 impl Inner {
     pub(crate) async fn reconcile(&self) -> ReconcileReport {
@@ -36,7 +45,7 @@ impl Inner {
         }
         let now = self.now();
         // What has not been tried for so long is no longer there to be tried.
-        self.patience.lock().retain(|_, (until, _)| now - *until < 2 * PATIENCE_LAST);
+        self.patience.lock().retain(|_, failed| now - failed.until < 2 * PATIENCE_LAST);
         report.at = Some(now);
         *self.last_reconcile.lock() = Some(report.clone());
         report
@@ -45,8 +54,8 @@ impl Inner {
     /// Does one thing, unless it failed a short while ago. `Ok(false)` means that there was nothing to do.
     async fn attempt(&self, report: &mut ReconcileReport, what: &str, work: impl Future<Output = Result<bool>>) {
         let now = self.now();
-        if self.patience.lock().get(what).is_some_and(|(until, _)| now < *until) {
-            report.failed.push(format!("{what}: failed before, tried again later"));
+        if let Some(failed) = self.patience.lock().get(what).filter(|failed| now < failed.until) {
+            report.failed.push(format!("{what}, tried again later: {}", failed.why));
             return;
         }
         match work.await {
@@ -62,8 +71,8 @@ impl Inner {
 
     fn failed(&self, report: &mut ReconcileReport, what: &str, e: &Error) {
         let mut patience = self.patience.lock();
-        let wait = patience.get(what).map_or(PATIENCE_FIRST, |(_, last)| (*last * 2).min(PATIENCE_LAST));
-        patience.insert(what.to_owned(), (self.now() + wait, wait));
+        let wait = patience.get(what).map_or(PATIENCE_FIRST, |last| (last.wait * 2).min(PATIENCE_LAST));
+        patience.insert(what.to_owned(), Failed { until: self.now() + wait, wait, why: e.to_string() });
         report.failed.push(format!("{what}: {e}"));
     }
 }

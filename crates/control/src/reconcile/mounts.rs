@@ -119,7 +119,8 @@ impl Inner {
             }
             let detail = json!({ "attachment": a.id, "holder": a.kind, "reason": "the folder was unmounted" });
             self.audited(&Actor::System, "volume.detach", row.name.as_str(), detail, Unrecorded::GoesOn, async {
-                self.registry.delete_attachment(a.id).await.map(|()| (Outcome::Done, Some(row.id)))
+                // What may be left there of a mount that was lost goes with it.
+                self.release(&a).await.map(|()| (Outcome::Done, Some(row.id)))
             })
             .await?;
             tracing::info!(volume = %row.name, "let go for {}", holder(&a.kind));
@@ -140,15 +141,7 @@ impl Inner {
         }
         let detail = json!({ "volume": row.id, "reason": "it is held but was not mounted" });
         self.audited(&Actor::System, "volume.attach", row.name.as_str(), detail, Unrecorded::Refused, async {
-            self.port_attach(&self.plan(row).await?).await?;
-            for a in &held {
-                if let AttachmentKind::Directory { path, read_only } = &a.kind
-                    && let Err(e) = self.port_bind(row.id, path, *read_only).await
-                {
-                    // The next reconciliation sees that the folder does not hold it and forgets it.
-                    tracing::warn!(volume = %row.name, "{path} cannot be bound again: {e}");
-                }
-            }
+            self.mount(row, &self.plan(row).await?).await?;
             Ok((Outcome::Done, Some(row.id)))
         })
         .await?;

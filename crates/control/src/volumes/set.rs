@@ -61,7 +61,7 @@ impl Inner {
     /// meanwhile, it is mounted for nobody, which the reconciler ends.
     async fn shrink_unserved(&self, old: &VolumeRow, new: &mut VolumeRow, unheld: bool) -> Result<()> {
         let during = |e: Error| e.during(format_args!("changing the size of volume {}: looking at what it takes", old.name));
-        self.port_attach(&self.plan(old).await?).await.map_err(during)?;
+        self.mount(old, &self.plan(old).await?).await.map_err(during)?;
         let resized = self.resize_served(old, new).await;
         if unheld && let Err(e) = self.port_detach(old.id).await {
             tracing::warn!(volume = %old.name, "it stays mounted until the reconciler unmounts it: {e}");

@@ -188,23 +188,25 @@ impl Keeper {
         Ok(true)
     }
 
-    /// Takes away mounts of ours whose servers are gone: on our mountpoints, and where they were bound.
+    /// Takes away mounts of ours whose servers are gone. Those in the folders where they were bound stay until the volume is bound there anew
+    /// or let go of: a bare folder would take what programs write, and hide it later.
     fn clear_dead_mounts(&self, recorded: &[Entry], living: &HashSet<VolumeId>) {
         let Ok(own) = table::own() else { return };
         let ours: HashSet<table::Device> = self.all().iter().filter_map(|s| s.look(|v| v.mounted)).collect();
         let untouchable: HashSet<String> = living.iter().map(ToString::to_string).collect();
         let below = self.layout.mounts();
+        let is_bind =
+            |point: &Path| recorded.iter().any(|e| !living.contains(&e.plan.volume) && e.binds.iter().any(|b| Path::new(&b.dir) == point));
         let mut dead = HashSet::new();
         for m in table::orlops(&own).filter(|m| !ours.contains(&m.device)) {
             let on_mountpoint =
                 m.point.parent() == Some(&*below) && !m.point.file_name().is_some_and(|n| untouchable.contains(&*n.to_string_lossy()));
-            let on_bind = recorded.iter().any(|e| !living.contains(&e.plan.volume) && e.binds.iter().any(|b| Path::new(&b.dir) == m.point));
-            if (on_mountpoint || on_bind) && (dead.contains(&m.device) || is_dead(&m.point)) {
+            if (on_mountpoint || is_bind(&m.point)) && (dead.contains(&m.device) || is_dead(&m.point)) {
                 dead.insert(m.device);
             }
         }
         // A dead connection serves nobody, wherever else it is mounted in this namespace. Newest first: mounts pile up.
-        for m in own.iter().rev().filter(|m| dead.contains(&m.device)) {
+        for m in own.iter().rev().filter(|m| dead.contains(&m.device) && !is_bind(&m.point)) {
             match mount::unmount_lazily(&m.point) {
                 Ok(()) => tracing::warn!("took away the dead mount on {}", m.point.display()),
                 Err(e) => tracing::error!("{e}"),

@@ -29,6 +29,32 @@ fn real_folder(dir: &str) -> Result<PathBuf> {
     Ok(real)
 }
 
+/// The folder with the way to it resolved, and not itself: to look at it is to ask its worker.
+fn reached(dir: &str) -> PathBuf {
+    let named = PathBuf::from(dir);
+    match (named.parent().map(std::fs::canonicalize), named.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => named,
+    }
+}
+
+/// Takes away what is left in a folder of a mount that lost its worker and its keeper at once. Until the volume is bound there anew, or
+/// let go of, it keeps programs from writing to the host's own disk.
+fn clear_dead(dir: &Path) -> Result<()> {
+    while is_dead_mount(dir)? {
+        mount::unmount_lazily(dir)?;
+        tracing::warn!("took away the dead mount on {}", dir.display());
+    }
+    Ok(())
+}
+
+/// Whether what stands in a folder is a mount of ours that nobody serves any more.
+fn is_dead_mount(dir: &Path) -> Result<bool> {
+    let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+    let is_ours = table::topmost(&own, dir).is_some_and(|top| table::orlops(std::slice::from_ref(top)).next().is_some());
+    Ok(is_ours && super::adopt::is_dead(dir))
+}
+
 fn bound_otherwise(name: &str, dir: &Path, read_only: bool) -> Error {
     let how = if read_only { "read-only" } else { "writable" };
     Error::new(ErrorKind::Busy, format!("volume {name} is mounted on {} {how}", dir.display()))
@@ -65,7 +91,8 @@ impl Keeper {
             }
         }
         // Without the turn: it may lie in the volume, whose worker may be dead, and the next one waits for the turn.
-        let dir = real_folder(dir)?;
+        let dead_mount = is_dead_mount(&reached(dir))?;
+        let dir = if dead_mount { reached(dir) } else { real_folder(dir)? };
         let _turn = slot.turn.lock();
         let (name, point, mounted, dead) = slot
             .look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, fuse_device_is_dead(v.device.as_fd())))
@@ -104,7 +131,8 @@ impl Keeper {
         // without a mount.
         slot.change(|v| v.binds.push(bound.clone()));
         self.save();
-        if let Err(e) = mount::bind(&point, &dir, read_only) {
+        let done = if dead_mount { mount::bind_in_place_of_dead(&point, &dir, read_only) } else { mount::bind(&point, &dir, read_only) };
+        if let Err(e) = done {
             slot.change(|v| v.binds.retain(|b| *b != bound));
             self.save();
             return Err(e);
@@ -114,17 +142,12 @@ impl Keeper {
     }
 
     pub(super) fn unbind(&self, dir: &str) -> Result<()> {
-        let named = PathBuf::from(dir);
-        // Only the way to the folder is resolved: to look at the folder itself is to ask its worker.
-        let real = match (named.parent().map(std::fs::canonicalize), named.file_name()) {
-            (Some(Ok(parent)), Some(name)) => parent.join(name),
-            _ => named.clone(),
-        };
+        let (named, real) = (PathBuf::from(dir), reached(dir));
         let found = self.bound_at(&named).or_else(|| self.bound_at(&real)).or_else(|| {
             let resolved = std::fs::canonicalize(&named).ok()?;
             self.bound_at(&resolved)
         });
-        let Some((id, name, bound)) = found else { return Ok(()) };
+        let Some((id, name, bound)) = found else { return clear_dead(&real) };
         let slot = self.slot(id);
         let _turn = slot.turn.lock();
         let Some(mounted) = slot.look(|v| v.mounted) else { return Ok(()) };
@@ -151,6 +174,6 @@ impl Keeper {
         }
         slot.change(|v| v.binds.retain(|b| b.dir != bound.dir));
         self.save();
-        Ok(())
+        clear_dead(point)
     }
 }

@@ -5,6 +5,8 @@ use crate::kernel::init::MAX_IO;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use orlop_model::{Error, ErrorKind, Result};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -36,6 +38,26 @@ pub(crate) fn mount_fuse(device: &OwnedFd, source: &str, point: &Path) -> Result
 /// Shows a mounted volume in another folder too.
 pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| refused("binding to", to, e))?;
+    if read_only && let Err(e) = make_read_only(to) {
+        let _ = umount2(to, MntFlags::MNT_DETACH);
+        return Err(e);
+    }
+    Ok(())
+}
+
+/// The same in a folder on which a dead mount stands: in its place, so that nobody finds the folder bare in between and writes to
+/// what is below. On kernels before Linux 6.5 it is bare for a moment.
+pub(crate) fn bind_in_place_of_dead(from: &Path, to: &Path, read_only: bool) -> Result<()> {
+    let beneath = || {
+        let tree = open_tree(CWD, from, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+        move_mount(tree, c"", CWD, to, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH)
+    };
+    if let Err(e) = beneath() {
+        tracing::debug!("nothing can be mounted beneath what is on {}: {e}", to.display());
+        unmount_lazily(to)?;
+        return bind(from, to, read_only);
+    }
+    unmount_lazily(to)?;
     if read_only && let Err(e) = make_read_only(to) {
         let _ = umount2(to, MntFlags::MNT_DETACH);
         return Err(e);

@@ -174,7 +174,11 @@ pub(crate) fn from_fs(what: &str, e: &orlop_chunkfs::FsError) -> Error {
     use orlop_chunkfs::FsError;
     let kind = match e {
         FsError::Corrupt(_) => ErrorKind::Corrupt,
-        FsError::Fenced(_) => ErrorKind::Busy,
+        FsError::Fenced(why) => {
+            let taken = format!("{what}: another host has taken the volume, and nothing counts that this one still does ({why})");
+            return Error::new(ErrorKind::Busy, taken)
+                .with_remedy("unmount it here with orlop unmount; docs/howto/two-hosts.md says how it comes back");
+        }
         FsError::NoSpace | FsError::Quota => ErrorKind::NoSpace,
         FsError::NotFound => ErrorKind::NotFound,
         FsError::NotSupported => ErrorKind::Unsupported,

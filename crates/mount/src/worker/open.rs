@@ -26,7 +26,12 @@ impl Opened {
         self.naming.abort();
         let _ = self.naming.await;
         let closed = self.fs.close().await;
-        at_rest::note(&self.state_dir, &self.fs.usage());
+        let mut usage = self.fs.usage();
+        if closed.is_ok() {
+            // All is folded; what the journal says beside that are this host's own notes.
+            (usage.unsynced_bytes, usage.unsent_bytes) = (0, 0);
+        }
+        at_rest::note(&self.state_dir, &usage);
         closed
     }
 }

@@ -83,7 +83,7 @@ fn a_second_keeper_of_the_same_root_is_refused() {
 }
 
 #[test]
-fn after_everything_was_killed_dead_mounts_go_and_data_stays() {
+fn after_everything_was_killed_dead_mounts_go_or_keep_writers_out_and_data_stays() {
     need_fuse!();
     let world = World::new();
     let keeper = world.keeper();
@@ -100,13 +100,21 @@ fn after_everything_was_killed_dead_mounts_go_and_data_stays() {
     crate::harness::until("the mount is dead", || errno(std::fs::read_dir(point).map(drop)) == libc::ENOTCONN);
     assert_eq!(mount_points(&world.folder(".")).len(), 2);
 
+    // The one in somebody's folder stays, so that nobody writes below it, until the volume is bound there again.
     let keeper = world.keeper();
-    assert!(mount_points(&world.folder(".")).is_empty(), "dead mounts are taken away, bound ones too");
+    let dead = mount_points(&world.folder("."));
+    assert!(dead.len() == 1 && dead[0].ends_with("bound"), "other dead mounts are taken away: {dead:?}");
+    assert_eq!(errno(std::fs::write(dir.join("below"), "x")), libc::ENOTCONN);
     assert!(world.runtime.block_on(keeper.list()).expect("listed").is_empty());
     world.runtime.block_on(keeper.attach(&plan)).expect("attached");
     assert_eq!(std::fs::read_to_string(point.join("f")).expect("read"), "acknowledged");
     assert_eq!(errno(file.write(b"x")), libc::ENOTCONN);
     drop(file);
+    let bound = dir.to_str().expect("text");
+    world.runtime.block_on(keeper.bind(plan.volume, bound, false)).expect("bound in its place");
+    assert_eq!(std::fs::read_to_string(dir.join("f")).expect("read"), "acknowledged");
+    world.runtime.block_on(keeper.unbind(bound)).expect("unbound");
+    assert!(std::fs::read_dir(&dir).expect("the folder itself").next().is_none(), "nothing is left below or above it");
     world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
 }
 

@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// volume on a local store. Found by itself if the store is <root>/stores/NAME.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Counts the folder of --state even if nothing says that its host had the volume last: if the owner record in the store, or the file
+    /// `holder` in the folder, is missing or damaged. Wrong if another host had the volume since.
+    #[arg(long, requires = "state")]
+    trust_state: bool,
     /// A folder that is empty or does not exist yet, or a file whose name ends with .tar. A folder named as the volume if absent.
     #[arg(long, value_name = "DIR|FILE.tar")]
     to: Option<PathBuf>,
@@ -114,10 +118,9 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     // Beside what comes out, where there is room for it.
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
-    let opened = rescue::open(&Rescue { volume, of, prefix, remote, state_dir: state, scratch: scratch.dir.clone() }).await;
-    let Opened { fs, lost } = opened.map_err(|e| {
-        let remedy = "orlop check names what is damaged; without --state the store alone is read";
-        if e.remedy.is_some() { e } else { e.with_remedy(remedy) }
+    let rescue = Rescue { volume, of, prefix, remote, state_dir: state, trust_state: args.trust_state, scratch: scratch.dir.clone() };
+    let Opened { fs, lost, elsewhere } = rescue::open(&rescue).await.map_err(|e| {
+        if e.remedy.is_some() { e } else { e.with_remedy("orlop check names what is damaged, on a host that has the volume") }
     })?;
     let mut sink: Box<dyn Sink> = match args.to.is_some() && to.extension().is_some_and(|e| e == "tar") {
         true => Box::new(tar::TarFile::create(to, &scratch.dir)?),
@@ -125,8 +128,12 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     };
     let mut progress = Progress::new(&cx.ui);
     let total = fs.usage().used_bytes;
-    let lost = lost.map(|e| e.message);
-    let report = Report { volume: volume.to_string(), to: to.display().to_string(), lost, ..Report::default() };
+    let lost = lost.map(|e| match e.remedy {
+        Some(remedy) if !args.trust_state && remedy.contains("--trust-state") => format!("{}; {remedy}", e.message),
+        _ => e.message,
+    });
+    let (volume, to, notes) = (volume.to_string(), to.display().to_string(), elsewhere.into_iter().collect());
+    let report = Report { volume, to, lost, notes, ..Report::default() };
     let mut walk = Walk::new(&fs, &mut *sink, report, |path, done| progress.show(path, done, total));
     let walked = walk.all().await;
     let mut report = walk.report;
@@ -199,7 +206,7 @@ fn text(r: &Report) -> String {
         table.row(["damaged:".to_owned(), d.path.clone(), d.why.clone()]);
     }
     if let Some(why) = &r.lost {
-        table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("what was changed behind this is not there: {why}")]);
+        table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("not all of them are there: {why}")]);
     }
     for note in &r.notes {
         table.row(["note:".to_owned(), note.clone(), String::new()]);

@@ -24,8 +24,11 @@ pub(super) struct TarFile {
 impl TarFile {
     pub(super) fn create(at: &Path, scratch: &Path) -> Result<TarFile> {
         let file = File::options().write(true).create_new(true).open(at).map_err(|e| {
-            let error = Error::io(format_args!("making {}", at.display()), &e);
-            if e.kind() == std::io::ErrorKind::AlreadyExists { error.with_remedy("give a file that does not exist yet") } else { error }
+            if e.kind() == std::io::ErrorKind::AlreadyExists {
+                let there = Error::new(orlop_model::ErrorKind::AlreadyExists, format!("{} exists", at.display()));
+                return there.with_remedy("give a file that does not exist yet");
+            }
+            Error::io(format_args!("making {}", at.display()), &e)
         })?;
         Ok(TarFile { at: at.to_owned(), out: BufWriter::with_capacity(1 << 20, file), spool: scratch.join("spool"), sockets: 0 })
     }

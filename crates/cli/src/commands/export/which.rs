@@ -15,6 +15,12 @@ pub(super) async fn wanted(asked: Option<&str>, store: &Arc<dyn ObjectStore>, ke
     {
         return Ok(Some(found));
     }
+    // Nor is one without its header kept from being read, if anything else of it is there.
+    if let Some(id) = asked.and_then(|text| text.parse::<VolumeId>().ok())
+        && found::is_anything_of(store, id).await?
+    {
+        return found::headless(store, id).await.map(Some);
+    }
     let mut there = found::find(store, keys).await?;
     there.sort_by_key(|f| (f.made_at, f.id.to_string()));
     match asked {

@@ -3,6 +3,7 @@
 use crate::args::Context;
 use crate::ui::{Table, moment};
 use orlop_model::{KeyReport, Result};
+use std::collections::BTreeSet;
 
 /// Lists the master keys of this host and the key ring of every encrypted volume, by their names only.
 #[derive(Debug, clap::Args)]
@@ -16,6 +17,12 @@ pub(crate) async fn run(_args: &Args, cx: &Context) -> Result<u8> {
     }
     if report.masters.is_empty() && !report.volumes.is_empty() {
         cx.ui.note("warning: this host has no master key, so no encrypted volume can be opened; put the backup back as keys/master.key (mode 0600)");
+    }
+    let here = |id: &String| report.masters.iter().any(|m| m.id == *id);
+    let wanted: BTreeSet<&String> = report.volumes.iter().flat_map(|v| &v.keys).map(|k| &k.master).filter(|id| !here(id)).collect();
+    if !report.masters.is_empty() && !wanted.is_empty() {
+        let wanted = wanted.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        cx.ui.note(&format!("warning: this host does not have master key {wanted}, which volumes need; put its backup into keys/ as other-<id>.key (mode 0600)"));
     }
     if report.masters.iter().any(|m| m.exported == Some(false)) {
         cx.ui.note(&format!("warning: the current master key was never backed up; do it with: orlop key export{}", cx.root_flag()));
