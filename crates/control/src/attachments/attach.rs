@@ -62,15 +62,17 @@ impl Inner {
 
     /// Mounts a volume, with the folders that hold it: it may have lost its mount, and whoever is first to want it brings it back for all.
     pub(crate) async fn mount(&self, row: &VolumeRow, plan: &MountPlan) -> Result<Mounted> {
-        let was_mounted = self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && m.serving);
+        let held = self.registry.attachments_of(row.id).await?;
+        let folders = held.iter().filter(|a| a.phase == AttachmentPhase::Held).filter_map(|a| match &a.kind {
+            AttachmentKind::Directory { path, read_only } => Some((path, *read_only)),
+            _ => None,
+        });
+        let folders: Vec<_> = folders.collect();
+        // What is mounted is asked for only then: it looks into every mount namespace of the host.
+        let lost = !folders.is_empty() && !self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && m.serving);
         let mounted = self.port_attach(plan).await?;
-        if was_mounted {
-            return Ok(mounted);
-        }
-        for a in self.registry.attachments_of(row.id).await?.iter().filter(|a| a.phase == AttachmentPhase::Held) {
-            if let AttachmentKind::Directory { path, read_only } = &a.kind
-                && let Err(e) = self.port_bind(row.id, path, *read_only).await
-            {
+        for (path, read_only) in folders.into_iter().filter(|_| lost) {
+            if let Err(e) = self.port_bind(row.id, path, read_only).await {
                 // The next reconciliation sees that the folder does not hold it and forgets it.
                 tracing::warn!(volume = %row.name, "{path} cannot be bound again: {e}");
             }
