@@ -62,18 +62,13 @@ fn unknown(id: VolumeId) -> FoundVolume {
     FoundVolume { id, name: None, made_at: None, encrypted: false, last_host: None, released: true, problem: None, known_as: None }
 }
 
-/// Whether the store has the namespace of a volume, whatever else is missing.
-pub(crate) async fn is_anything_of(store: &Arc<dyn ObjectStore>, id: VolumeId) -> Result<bool> {
-    let folder = StorePath::from(format!("volumes/{id}/meta"));
-    match store.list(Some(&folder)).try_next().await {
-        Ok(first) => Ok(first.is_some()),
-        Err(e) => Err(orlop_store::error(format_args!("listing {folder}"), &e)),
-    }
-}
-
-/// A volume whose header is missing, for who reads it out.
-pub(crate) async fn headless(store: &Arc<dyn ObjectStore>, id: VolumeId) -> Result<FoundVolume> {
-    Ok(FoundVolume { encrypted: exists(&**store, &ring_path(&format!("volumes/{id}"))).await?, ..unknown(id) })
+/// A volume whose header is missing, for who reads it out; `None` if the store has no namespace of it either.
+pub(crate) async fn headless(store: &Arc<dyn ObjectStore>, id: VolumeId) -> Result<Option<FoundVolume>> {
+    let prefix = format!("volumes/{id}");
+    let folder = StorePath::from(format!("{prefix}/meta"));
+    let first = store.list(Some(&folder)).try_next().await.map_err(|e| orlop_store::error(format_args!("listing {folder}"), &e))?;
+    let encrypted = exists(&**store, &ring_path(&prefix)).await?;
+    Ok(first.map(|_| FoundVolume { encrypted, ..unknown(id) }))
 }
 
 /// Whether an object is there.

@@ -41,9 +41,11 @@ impl FileSystem {
         loop {
             {
                 let st = self.lock();
-                let (nameless, due) = (st.orphans.len() > NAMELESS, is_fold_due(&st));
-                let waited = began.elapsed();
-                if !st.is_scarce() || !(nameless && waited < FOR_NAMELESS || due && waited < FOR_FOLD) {
+                if !st.is_scarce() {
+                    return;
+                }
+                let (nameless, due, waited) = (st.orphans.len() > NAMELESS, is_fold_due(&st), began.elapsed());
+                if !(nameless && waited < FOR_NAMELESS || due && waited < FOR_FOLD) {
                     return;
                 }
                 if due {

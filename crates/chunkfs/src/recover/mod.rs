@@ -29,6 +29,13 @@ pub(crate) struct Recovery;
 /// What helps against damage to a journal.
 const REMEDY: &str = "restore it from a copy, or read out with orlop export what stands before the damage; nothing was changed";
 
+/// Why what is not folded cannot be recovered.
+fn refused(what: &str, e: FsError) -> Error {
+    let is_damage = matches!(e, FsError::Corrupt(_));
+    let error = model_error(what, e);
+    if is_damage { error.with_remedy(REMEDY) } else { error }
+}
+
 pub(crate) type Failed = (Namespace, Error);
 
 impl Recovery {
@@ -80,11 +87,7 @@ impl Recovery {
         let chain = match lease {
             None => None,
             Some(lease) => {
-                let failed = |e: FsError| {
-                    let is_damage = matches!(e, FsError::Corrupt(_));
-                    let error = model_error("reading the log on the store", e);
-                    if is_damage { error.with_remedy(REMEDY) } else { error }
-                };
+                let failed = |e| refused("reading the log on the store", e);
                 let listed = listed.map_err(failed)?;
                 let log = chain::Log { store: &config.store, prefix: &config.prefix, volume, salvage: config.salvage };
                 let read = log.read(&listed, from, lease.arrived()).await.map_err(failed)?;

@@ -1,6 +1,6 @@
 //! Recovery, second half: the records that count are applied, and the volume's state is what comes out.
 
-use super::{FileInfo, REMEDY, aside};
+use super::{FileInfo, aside, refused};
 use crate::cache::RowCache;
 use crate::change::{Change, Record};
 use crate::host::{HostDisk, HostFile};
@@ -13,7 +13,7 @@ use crate::log::patience::Patience;
 use crate::lookups::Lookups;
 use crate::namespace::Namespace;
 use crate::neighbours::Misses;
-use crate::open::{OpenConfig, model_error};
+use crate::open::OpenConfig;
 use crate::remote::copies::{Copies, read_source};
 use crate::remote::{Packs, Source};
 use crate::row::{Pack, Row, Segment, Super};
@@ -456,13 +456,6 @@ impl Shell<'_> {
         }
         Ok(())
     }
-}
-
-/// Why a record that counts cannot be applied.
-fn refused(what: &str, e: FsError) -> Error {
-    let is_damage = matches!(e, FsError::Corrupt(_));
-    let error = model_error(what, e);
-    if is_damage { error.with_remedy(REMEDY) } else { error }
 }
 
 /// Whether a block is on this host, whatever its bytes are. A file that is missing as a whole may come back.

@@ -46,7 +46,7 @@ pub struct Opened {
     /// As it was when its last record was made, or the last one before the damage.
     pub fs: Arc<FileSystem>,
     /// The damage to what was not folded yet, or to what says whose it is, if there is any: what was changed behind it is not there.
-    pub lost: Option<Error>,
+    pub lost: Option<String>,
     /// What is elsewhere, as far as the store tells.
     pub elsewhere: Option<String>,
 }
@@ -65,7 +65,7 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
         Err(e) => return Err(e),
     };
     match attempt(rescue, &whose, "rest", true).await {
-        Ok(fs) => Ok(opened(fs, Some(why))),
+        Ok(fs) => Ok(opened(fs, Some(why.message))),
         // Then it is not a log that is damaged, and what was said first says what is.
         Err(_) => Err(why),
     }
@@ -79,7 +79,7 @@ struct Whose {
     /// The name that the folder goes by in the scratch, if it has none of its own that can be read.
     holder: Option<String>,
     /// Why the folder does not count, though it may hold what was acknowledged.
-    doubt: Option<Error>,
+    doubt: Option<String>,
     elsewhere: Option<String>,
 }
 
@@ -111,8 +111,8 @@ impl Whose {
             .is_ok_and(|names| names.flatten().any(|n| n.path().extension().is_some_and(|e| e == "journal")));
         let doubt = |why: String| {
             has_journal.then(|| {
-                Error::new(ErrorKind::Corrupt, format!("{why}: what {} has and the store has not was left out", dir.display()))
-                    .with_remedy("if no other host had the volume since, --trust-state counts it")
+                let left_out = format!("what {} has and the store has not was left out", dir.display());
+                format!("{why}: {left_out}; if no other host had the volume since, --trust-state counts it")
             })
         };
         Ok(match (owner, read) {

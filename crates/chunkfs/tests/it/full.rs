@@ -2,7 +2,7 @@
 
 use crate::disk::{Twist, Twisted};
 use crate::world::World;
-use orlop_chunkfs::{BLOCK, Caller, FileKind, FileSystem, FsError, Gathering, HostDisk, HostFile, ROOT_INO, RealDisk};
+use orlop_chunkfs::{BLOCK, Caller, FileKind, FileSystem, FsError, Gathering, HostDisk, ROOT_INO, RealDisk};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,33 +29,12 @@ impl Twist for Small {
 }
 
 /// Takes nothing more while the flag is set, as a disk that others have filled.
-#[derive(Debug)]
-struct Filled(Arc<AtomicBool>);
-
-#[derive(Debug)]
-struct FilledFile(Arc<dyn HostFile>, Arc<AtomicBool>);
-
-impl HostFile for FilledFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        if self.1.load(Ordering::Acquire) { Err(io::ErrorKind::StorageFull.into()) } else { self.0.write_at(data, offset) }
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-    fn set_size(&self, size: u64) -> io::Result<()> {
-        self.0.set_size(size)
-    }
-}
+#[derive(Debug, Default)]
+struct Filled(AtomicBool);
 
 impl Twist for Filled {
-    fn file(&self, real: Arc<dyn HostFile>) -> Arc<dyn HostFile> {
-        Arc::new(FilledFile(real, self.0.clone()))
+    fn write(&self, really: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.0.load(Ordering::Acquire) { Err(io::ErrorKind::StorageFull.into()) } else { really() }
     }
 }
 
@@ -64,18 +43,18 @@ impl Twist for Filled {
 async fn what_could_not_be_deleted_for_want_of_room_is_deleted_when_there_is_some() {
     let (w, fs) = World::new().await;
     fs.close().await.expect("closed");
-    let filled = Arc::new(AtomicBool::new(false));
+    let filled = Arc::new(Filled::default());
     let mut config = w.config();
-    config.host = Arc::new(Twisted(Filled(filled.clone())));
+    config.host = Arc::new(Twisted(filled.clone()));
     let fs = FileSystem::open(config).await.expect("opened");
     let f = fs.mknod(&CX, ROOT_INO, b"big", FileKind::File, 0o644, 0).await.expect("made");
     fs.write(&CX, f.ino, 0, &vec![7u8; 20 * MIB as usize]).await.expect("written");
     fs.unlink(&CX, ROOT_INO, b"big").await.expect("removed, while there was room");
-    filled.store(true, Ordering::Release);
+    filled.0.store(true, Ordering::Release);
     fs.forget(f.ino, 1);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(fs.usage().used_bytes >= 20 * MIB, "it was not deleted");
-    filled.store(false, Ordering::Release);
+    filled.0.store(false, Ordering::Release);
     let began = Instant::now();
     while fs.usage().used_bytes > 0 {
         assert!(began.elapsed() < Duration::from_secs(15), "{} bytes are still taken", fs.usage().used_bytes);
@@ -88,7 +67,7 @@ async fn on_a_small_disk() -> (World, Arc<FileSystem>) {
     let (w, fs) = World::new().await;
     fs.close().await.expect("closed");
     let mut config = w.config();
-    config.host = Arc::new(Twisted(Small { total: 300 * MIB }));
+    config.host = Arc::new(Twisted(Arc::new(Small { total: 300 * MIB })));
     let fs = FileSystem::open(config).await.expect("opened");
     (w, fs)
 }

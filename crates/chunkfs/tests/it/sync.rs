@@ -2,7 +2,7 @@
 
 use crate::disk::{Twist, Twisted};
 use crate::world::World;
-use orlop_chunkfs::{Caller, FileKind, FileSystem, HostFile, ROOT_INO};
+use orlop_chunkfs::{Caller, FileKind, FileSystem, ROOT_INO};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ struct Health {
     waiting: AtomicUsize,
 }
 
-impl Health {
+impl Twist for Health {
     fn sync(&self, really: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if !self.holds.load(Ordering::Acquire) {
             return really();
@@ -32,41 +32,13 @@ impl Health {
         // As the kernel does it: told once, and whoever asks next finds nothing dirty.
         if self.fails.swap(false, Ordering::AcqRel) { Err(io::Error::from_raw_os_error(5)) } else { really() }
     }
+}
 
+impl Health {
     async fn until_one_waits(&self) {
         while self.waiting.load(Ordering::Acquire) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    }
-}
-
-#[derive(Debug)]
-struct Sick(Arc<Health>);
-
-#[derive(Debug)]
-struct SickFile(Arc<dyn HostFile>, Arc<Health>);
-
-impl HostFile for SickFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(data, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.1.sync(|| self.0.sync_data())
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-    fn set_size(&self, size: u64) -> io::Result<()> {
-        self.0.set_size(size)
-    }
-}
-
-impl Twist for Sick {
-    fn file(&self, real: Arc<dyn HostFile>) -> Arc<dyn HostFile> {
-        Arc::new(SickFile(real, self.0.clone()))
     }
 }
 
@@ -75,7 +47,7 @@ async fn on_a_sick_disk() -> (World, Arc<Health>, Arc<FileSystem>) {
     fs.close().await.expect("closed");
     let health = Arc::new(Health::default());
     let mut config = w.config();
-    config.host = Arc::new(Twisted(Sick(health.clone())));
+    config.host = Arc::new(Twisted(health.clone()));
     let fs = FileSystem::open(config).await.expect("opened");
     let f = fs.mknod(&CX, ROOT_INO, b"f", FileKind::File, 0o644, 0).await.expect("made");
     fs.write(&CX, f.ino, 0, &[7; 40_000]).await.expect("written");

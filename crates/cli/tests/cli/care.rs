@@ -1,6 +1,6 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
-use crate::world::{World, can_mount, kill, s3_words, wait};
+use crate::world::{World, can_mount, s3_words, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -328,14 +328,10 @@ fn export_reads_up_to_the_damage_of_what_is_not_folded() {
     }
     let w = World::up();
     let (dir, id) = filled(&w, "db");
-    let words = |root: &Path, to: &Path| {
+    let export = |root: &Path, to: &Path, more: &[&str]| {
         let (url, state) = (format!("file://{}", root.join("stores/default").display()), root.join("state").join(&id));
         let words = ["export", &id, "--store", &url, "--state", state.to_str().expect("plain"), "--to", to.to_str().expect("plain")];
-        words.map(str::to_owned)
-    };
-    let export = |root: &Path, to: &Path, more: &[&str]| {
-        let words = words(root, to);
-        w.run(&[&words.each_ref().map(String::as_str)[..], more].concat())
+        w.run(&[&words[..], more].concat())
     };
     // At rest all of it is folded.
     w.run(&["unmount", "db"]).ok();
@@ -371,10 +367,7 @@ fn export_reads_up_to_the_damage_of_what_is_not_folded() {
     assert!(said.code == 1 && said.out.contains("the newest changes"), "{}{}", said.out, said.err);
 
     // The volume itself is not opened over such a damage, and what refuses it names the way out.
-    wait("nothing of it runs", || {
-        w.processes().into_iter().for_each(kill);
-        w.processes().is_empty()
-    });
+    w.kill_everything();
     for point in w.mounts() {
         std::process::Command::new("umount").arg("-l").arg(point).status().expect("umount runs");
     }

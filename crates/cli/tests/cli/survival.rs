@@ -141,10 +141,7 @@ fn a_dead_mount_is_taken_away_by_its_unmount() {
     world.run(&["volume", "create", "db"]).ok();
     world.run(&["mount", "db", &world.dir("m")]).ok();
     std::fs::write(world.path("m/x"), "x").expect("written");
-    wait("nothing of it runs", || {
-        world.processes().into_iter().for_each(kill);
-        world.processes().is_empty()
-    });
+    world.kill_everything();
     // Its journal cannot be read, so the volume stays closed; the folder says so to who writes there.
     let journal = std::fs::read_dir(world.root.join("state")).expect("reads").flatten().next().expect("a volume").path().join("journal");
     std::fs::rename(&journal, world.path("kept")).expect("moved");

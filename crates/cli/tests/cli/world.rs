@@ -163,6 +163,14 @@ impl World {
         found
     }
 
+    /// Kills all of them without a word, those that follow others too.
+    pub(crate) fn kill_everything(&self) {
+        wait("nothing of it runs", || {
+            self.processes().into_iter().for_each(kill);
+            self.processes().is_empty()
+        });
+    }
+
     /// The mounts below the temporary folder.
     pub(crate) fn mounts(&self) -> Vec<PathBuf> {
         let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");

@@ -64,6 +64,12 @@ impl Inner {
         Ok((store, plan.prefix))
     }
 
+    /// A volume's ring as it is in its store.
+    async fn ring(&self, row: &VolumeRow) -> Result<Ring> {
+        let (store, prefix) = self.ring_of(row).await?;
+        bounded(read_ring(&*store, &prefix)).await.map(|(ring, _)| ring)
+    }
+
     /// All keys by their names.
     pub(crate) async fn key_report(&self) -> Result<KeyReport> {
         let dir = self.keys_dir();
@@ -74,11 +80,7 @@ impl Inner {
         };
         let rows = self.sealed_volumes().await?.into_iter().filter(|v| matches!(v.phase, Phase::Active | Phase::Removed));
         let rings = futures::stream::iter(rows).map(|row| async move {
-            let ring = async {
-                let (store, prefix) = self.ring_of(&row).await?;
-                bounded(read_ring(&*store, &prefix)).await
-            };
-            let ring = ring.await.map(|(ring, _)| ring);
+            let ring = self.ring(&row).await;
             shown(row, ring)
         });
         let mut volumes: Vec<VolumeKeys> = rings.buffer_unordered(AT_ONCE).collect().await;

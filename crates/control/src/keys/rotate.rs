@@ -6,7 +6,7 @@ use crate::inner::Inner;
 use crate::registry::{Phase, VolumeRow};
 use futures::StreamExt;
 use orlop_model::{Error, ErrorKind, KeyRotation, Outcome, Result, VolumeRef};
-use orlop_store::keys::{KeyId, MasterKeys, Rotation, add_key, read_ring, rewrap};
+use orlop_store::keys::{KeyId, MasterKeys, Rotation, add_key, rewrap};
 use std::collections::BTreeSet;
 
 impl Inner {
@@ -114,13 +114,10 @@ impl Inner {
     /// key was put in the place of the right one. A ring that cannot be read now says nothing.
     async fn has_keys_of_all(&self) -> Result<()> {
         let masters = MasterKeys::load(&self.keys_dir())?;
-        for row in self.sealed_volumes().await?.into_iter().filter(|row| !row.adopted) {
-            let ring = async {
-                let (store, prefix) = self.ring_of(&row).await?;
-                bounded(read_ring(&*store, &prefix)).await
-            };
-            let Ok((ring, _)) = ring.await else { continue };
-            for key in &ring.keys {
+        let own = self.sealed_volumes().await?.into_iter().filter(|row| !row.adopted);
+        let mut rings = futures::stream::iter(own).map(|row| async move { (self.ring(&row).await, row) }).buffer_unordered(AT_ONCE);
+        while let Some((ring, row)) = rings.next().await {
+            for key in ring.iter().flat_map(|ring| &ring.keys) {
                 masters.get(key.master, row.name.as_str()).map_err(|e| e.during("rotating the master key: nothing was changed"))?;
             }
         }
@@ -131,8 +128,7 @@ impl Inner {
     async fn masters_of(&self, rows: Vec<VolumeRow>) -> Result<BTreeSet<KeyId>> {
         let mut named = BTreeSet::new();
         for row in rows.into_iter().filter(|row| matches!(row.phase, Phase::Active | Phase::Removed)) {
-            let (store, prefix) = self.ring_of(&row).await?;
-            let (ring, _) = bounded(read_ring(&*store, &prefix)).await.map_err(|e| e.during(format_args!("volume {}", row.name)))?;
+            let ring = self.ring(&row).await.map_err(|e| e.during(format_args!("volume {}", row.name)))?;
             named.extend(ring.keys.iter().map(|key| key.master));
         }
         Ok(named)

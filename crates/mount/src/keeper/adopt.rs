@@ -27,10 +27,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a FUSE mount's server is gone for good. One that does not answer is not dead.
-pub(super) fn is_dead(point: &Path) -> bool {
+fn is_dead(point: &Path) -> bool {
     let point = point.to_owned();
     let error = asking::within(PATIENCE, "ask-mount", move || nix::sys::statvfs::statvfs(&point).err());
     matches!(error, Some(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
+}
+
+/// Whether what stands on a folder is a mount of ours that nobody serves any more.
+pub(super) fn is_dead_mount(point: &Path) -> Result<bool> {
+    let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+    let is_ours = table::topmost(&own, point).is_some_and(|top| table::orlops(std::slice::from_ref(top)).next().is_some());
+    Ok(is_ours && is_dead(point))
+}
+
+/// Takes away what is left on a folder of mounts that lost their worker and their keeper at once.
+pub(super) fn clear_dead(point: &Path) -> Result<()> {
+    while is_dead_mount(point)? {
+        mount::unmount_lazily(point)?;
+        tracing::warn!("took away the dead mount on {}", point.display());
+    }
+    Ok(())
 }
 
 fn worker_sockets(layout: &Layout) -> Vec<VolumeId> {

@@ -2,11 +2,12 @@
 //! that cannot be opened is never mounted, and a second attach of one that is attached changes nothing.
 
 use super::Keeper;
+use super::adopt::clear_dead;
 use super::launch::Launched;
 use super::volume::{Slot, Volume};
 use crate::kernel::backing::Backing;
 use crate::kernel::init::{Negotiated, Wishes, negotiate};
-use crate::kernel::mount::{self, Unmounted};
+use crate::kernel::mount;
 use crate::kernel::table::{self, Device};
 use crate::os::fuse_device_is_dead;
 use crate::protocol::{Attached, WorkerState};
@@ -163,16 +164,11 @@ fn make_mountpoint(point: &Path) -> Result<()> {
 
 /// Takes away dead mounts of earlier lives from a mountpoint; a living mount there is somebody's and is refused.
 fn clear_mountpoint(point: &Path) -> Result<()> {
-    loop {
-        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-        let Some(top) = table::topmost(&own, point) else { return Ok(()) };
-        if table::orlops(std::slice::from_ref(top)).next().is_none() || !super::adopt::is_dead(point) {
-            return Err(Error::new(ErrorKind::Busy, format!("something else is mounted on {} ({})", point.display(), top.fstype))
-                .with_remedy(format!("umount {}", point.display())));
-        }
-        tracing::warn!("taking away a dead mount on {}", point.display());
-        if mount::unmount(point)? == Unmounted::Busy {
-            mount::unmount_lazily(point)?;
-        }
+    clear_dead(point)?;
+    let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
+    match table::topmost(&own, point) {
+        None => Ok(()),
+        Some(top) => Err(Error::new(ErrorKind::Busy, format!("something else is mounted on {} ({})", point.display(), top.fstype))
+            .with_remedy(format!("umount {}", point.display()))),
     }
 }

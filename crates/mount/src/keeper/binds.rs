@@ -1,6 +1,7 @@
 //! A volume in another folder: `orlop mount VOLUME DIR`.
 
 use super::Keeper;
+use super::adopt::{clear_dead, is_dead_mount};
 use crate::kernel::mount::{self, Unmounted};
 use crate::kernel::{holders, table};
 use crate::os::fuse_device_is_dead;
@@ -36,23 +37,6 @@ fn reached(dir: &str) -> PathBuf {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         _ => named,
     }
-}
-
-/// Takes away what is left in a folder of a mount that lost its worker and its keeper at once. Until the volume is bound there anew, or
-/// let go of, it keeps programs from writing to the host's own disk.
-fn clear_dead(dir: &Path) -> Result<()> {
-    while is_dead_mount(dir)? {
-        mount::unmount_lazily(dir)?;
-        tracing::warn!("took away the dead mount on {}", dir.display());
-    }
-    Ok(())
-}
-
-/// Whether what stands in a folder is a mount of ours that nobody serves any more.
-fn is_dead_mount(dir: &Path) -> Result<bool> {
-    let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-    let is_ours = table::topmost(&own, dir).is_some_and(|top| table::orlops(std::slice::from_ref(top)).next().is_some());
-    Ok(is_ours && super::adopt::is_dead(dir))
 }
 
 fn bound_otherwise(name: &str, dir: &Path, read_only: bool) -> Error {

@@ -38,6 +38,11 @@ pub(crate) fn mount_fuse(device: &OwnedFd, source: &str, point: &Path) -> Result
 /// Shows a mounted volume in another folder too.
 pub(crate) fn bind(from: &Path, to: &Path, read_only: bool) -> Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| refused("binding to", to, e))?;
+    finish(to, read_only)
+}
+
+/// A bind that was just made, as it was asked for, or not at all.
+fn finish(to: &Path, read_only: bool) -> Result<()> {
     if read_only && let Err(e) = make_read_only(to) {
         let _ = umount2(to, MntFlags::MNT_DETACH);
         return Err(e);
@@ -58,11 +63,7 @@ pub(crate) fn bind_in_place_of_dead(from: &Path, to: &Path, read_only: bool) -> 
         return bind(from, to, read_only);
     }
     unmount_lazily(to)?;
-    if read_only && let Err(e) = make_read_only(to) {
-        let _ = umount2(to, MntFlags::MNT_DETACH);
-        return Err(e);
-    }
-    Ok(())
+    finish(to, read_only)
 }
 
 /// Lets nobody write through a bind mount; others of the same volume stay as they are.

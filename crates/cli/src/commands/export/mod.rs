@@ -128,10 +128,6 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     };
     let mut progress = Progress::new(&cx.ui);
     let total = fs.usage().used_bytes;
-    let lost = lost.map(|e| match e.remedy {
-        Some(remedy) if !args.trust_state && remedy.contains("--trust-state") => format!("{}; {remedy}", e.message),
-        _ => e.message,
-    });
     let (volume, to, notes) = (volume.to_string(), to.display().to_string(), elsewhere.into_iter().collect());
     let report = Report { volume, to, lost, notes, ..Report::default() };
     let mut walk = Walk::new(&fs, &mut *sink, report, |path, done| progress.show(path, done, total));

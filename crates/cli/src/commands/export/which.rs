@@ -9,17 +9,15 @@ use std::sync::Arc;
 
 /// The volume that is meant; `None` if those that are there were listed instead.
 pub(super) async fn wanted(asked: Option<&str>, store: &Arc<dyn ObjectStore>, keys: &Keys, cx: &Context) -> Result<Option<FoundVolume>> {
-    // One that is known by its id is read even if nothing can be told of the others.
-    if let Some(id) = asked.and_then(|text| text.parse::<VolumeId>().ok())
-        && let Some(found) = found::look(store.clone(), &format!("volumes/{id}"), id, keys).await?
-    {
-        return Ok(Some(found));
-    }
-    // Nor is one without its header kept from being read, if anything else of it is there.
-    if let Some(id) = asked.and_then(|text| text.parse::<VolumeId>().ok())
-        && found::is_anything_of(store, id).await?
-    {
-        return found::headless(store, id).await.map(Some);
+    // One that is known by its id is read even if nothing can be told of the others, or its header is missing.
+    if let Some(id) = asked.and_then(|text| text.parse::<VolumeId>().ok()) {
+        let found = match found::look(store.clone(), &format!("volumes/{id}"), id, keys).await? {
+            None => found::headless(store, id).await?,
+            found => found,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
     }
     let mut there = found::find(store, keys).await?;
     there.sort_by_key(|f| (f.made_at, f.id.to_string()));

@@ -15,13 +15,13 @@ pub(crate) async fn run(_args: &Args, cx: &Context) -> Result<u8> {
     if report.rotation_open && !report.rotation.as_ref().is_some_and(|r| r.running) {
         cx.ui.note(&format!("warning: a rotation was begun and not finished; go on with: orlop key rotate{}", cx.root_flag()));
     }
+    let here = |id: &String| report.masters.iter().any(|m| m.id == *id);
+    let wanted: BTreeSet<&str> =
+        report.volumes.iter().flat_map(|v| &v.keys).map(|k| &k.master).filter(|id| !here(id)).map(String::as_str).collect();
     if report.masters.is_empty() && !report.volumes.is_empty() {
         cx.ui.note("warning: this host has no master key, so no encrypted volume can be opened; put the backup back as keys/master.key (mode 0600)");
-    }
-    let here = |id: &String| report.masters.iter().any(|m| m.id == *id);
-    let wanted: BTreeSet<&String> = report.volumes.iter().flat_map(|v| &v.keys).map(|k| &k.master).filter(|id| !here(id)).collect();
-    if !report.masters.is_empty() && !wanted.is_empty() {
-        let wanted = wanted.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    } else if !wanted.is_empty() {
+        let wanted = wanted.into_iter().collect::<Vec<_>>().join(", ");
         cx.ui.note(&format!("warning: this host does not have master key {wanted}, which volumes need; put its backup into keys/ as other-<id>.key (mode 0600)"));
     }
     if report.masters.iter().any(|m| m.exported == Some(false)) {
