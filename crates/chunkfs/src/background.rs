@@ -57,7 +57,7 @@ impl FileSystem {
                 }
                 // Of what was packed the copies may go once the store knows of it, which may be long after anybody looked.
                 fs.keep_to_budget().await;
-                fs.look_at_room();
+                fs.note_weight();
                 if !(asked || fs.has_dead() || (quiet >= FOLD_EVERY && !fs.lock().overlay.is_empty())) {
                     continue;
                 }

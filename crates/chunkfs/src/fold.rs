@@ -115,7 +115,6 @@ impl FileSystem {
             }
             Some(shipping) => self.bring_to_store(shipping, &rows, cut).await?,
         };
-        self.look_at_room();
         if !folds_nothing {
             loop {
                 match self.ns.fold(&rows, &beside, cut).await {
@@ -169,6 +168,7 @@ impl FileSystem {
             }
             (dead, gone)
         };
+        self.note_weight();
         self.wake.folded.notify_waiters();
         // A fold of nothing wrote nothing: recovery still starts where it did, and needs the log from there on.
         if let Some(shipping) = self.shipping.as_ref().filter(|_| !folds_nothing) {
@@ -192,12 +192,13 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Has the namespace's merges wait while its disk, which is this host's, has less free than what is kept.
-    pub(crate) fn look_at_room(&self) {
+    /// Notes what the namespace takes of a disk of this host: so much is kept for its merges.
+    pub(crate) fn note_weight(&self) {
         if self.shipping.is_none() {
+            let weight = self.ns.weight();
             let mut st = self.lock();
-            let is_known = st.look().is_ok();
-            self.ns.hold_merges(is_known && st.host_free < st.floor());
+            st.weight = weight;
+            let _ = st.look();
         }
     }
 

@@ -287,6 +287,7 @@ impl FileSystem {
                 unsynced_bytes: st.not_yet_safe(),
                 unsent_bytes: st.outbox.as_ref().map_or(0, Outbox::unsent),
                 host_bytes: st.journal.len() + st.copies.packs.as_ref().map_or(0, |p| p.cached_bytes()),
+                stopped: st.broken.clone(),
             };
             (usage, st.segments.iter().map(|(n, s)| st.files.path(*n, &s.id)).collect::<Vec<_>>())
         };

@@ -7,11 +7,13 @@ mod blocks;
 mod unlogged;
 mod upkeep;
 mod warm;
+mod weight;
 
 use self::blocks::Blocks;
 use self::unlogged::Unlogged;
-use self::upkeep::Upkeep;
+use self::upkeep::{Upkeep, lacks_room};
 use self::warm::Warming;
+pub(crate) use self::weight::{Disk, Room};
 use crate::key::Key;
 use crate::row::Row;
 use crate::ticks::Ticks;
@@ -21,7 +23,6 @@ use slatedb::config::{CloseOptions, FlushOptions, FlushType, PutOptions, ScanOpt
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) struct Namespace {
@@ -35,8 +36,10 @@ pub(crate) struct Namespace {
     blocks: Arc<Blocks>,
     raw: Arc<dyn ObjectStore>,
     path: String,
-    /// Whether merges wait.
-    held: Arc<AtomicBool>,
+    /// What merges find room on.
+    disk: Disk,
+    /// Whoever reads for long has a copy.
+    readers: Arc<()>,
 }
 
 /// Unmerged tables at which a fold waits for a merge, unless merges wait for room: a lookup may have to ask each of them.
@@ -73,7 +76,9 @@ fn fs_error(e: &slatedb::Error) -> FsError {
         return FsError::Corrupt(format!("{}: {}", broken.path, broken.why));
     }
     match e.kind() {
-        ErrorKind::Closed(CloseReason::Fenced) => FsError::Fenced(e.to_string()),
+        ErrorKind::Closed(CloseReason::Fenced) => {
+            FsError::Fenced("a later opening of the volume, as of another host that takes it, has shut this one out".to_owned())
+        }
         ErrorKind::Data => FsError::Corrupt(format!("namespace: {e}")),
         // Bytes that are whole and no manifest: it is read by its verifier, which is called back.
         ErrorKind::Internal if e.to_string().contains("CallbackError") => FsError::Corrupt(format!("namespace: {e}")),
@@ -82,18 +87,18 @@ fn fs_error(e: &slatedb::Error) -> FsError {
 }
 
 impl Namespace {
-    pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String) -> FsResult<Namespace> {
+    pub(crate) async fn open(store: Arc<dyn ObjectStore>, path: String, disk: Disk) -> FsResult<Namespace> {
         let (raw, store) = (store.clone(), guarded(store, prefix_of(&path)));
         let blocks = Arc::new(Blocks::default());
-        let held = Arc::<AtomicBool>::default();
-        let (db, upkeep) = connect(&store, &path, &blocks, &held).await?;
+        let readers = Arc::new(());
+        let (db, upkeep) = connect(&store, &path, &blocks, &disk, &readers).await?;
         let (db, upkeep) = (parking_lot::RwLock::new(db), parking_lot::Mutex::new(Some(upkeep)));
-        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path, held })
+        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path, disk, readers })
     }
 
-    /// Whether merges wait while they can: what they merge stays for a while beside what they write, and others need that room more.
-    pub(crate) fn hold_merges(&self, held: bool) {
-        self.held.store(held, Ordering::Relaxed);
+    /// Bytes of all tables: so much a merge of them may take for a while.
+    pub(crate) fn weight(&self) -> u64 {
+        weight::of_all(&self.db().manifest())
     }
 
     /// The store that the volume is on.
@@ -108,7 +113,8 @@ impl Namespace {
 
     /// Everything as it is now, while it goes on changing.
     pub(crate) fn pin(&self) -> FsResult<Pinned> {
-        self.db().snapshot().map(Pinned).map_err(|e| fs_error(&e))
+        let rows = self.db().snapshot().map_err(|e| fs_error(&e))?;
+        Ok(Pinned { rows, _reader: self.readers.clone() })
     }
 
     fn db(&self) -> Db {
@@ -120,7 +126,7 @@ impl Namespace {
     /// The host's lock on the volume is held, so no other writer of this host is fenced by it.
     pub(crate) async fn reopen(&self) -> FsResult<()> {
         self.abandon().await;
-        let (db, upkeep) = connect(&self.store, &self.path, &self.blocks, &self.held).await?;
+        let (db, upkeep) = connect(&self.store, &self.path, &self.blocks, &self.disk, &self.readers).await?;
         *self.db.write() = db;
         *self.upkeep.lock() = Some(upkeep);
         Ok(())
@@ -187,21 +193,22 @@ impl Namespace {
         self.until_merged(&db).await;
         db.write_with_options(batch, &WriteOptions::default()).await.map_err(|e| fs_error(&e))?;
         db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await.map_err(|e| fs_error(&e))?;
+        let removed = rows.values().filter(|row| row.is_none()).count();
         if let Some(upkeep) = &*self.upkeep.lock() {
-            upkeep.folded();
+            upkeep.folded(removed as u64);
         }
         Ok(())
     }
 
     /// Waits while there are many unmerged tables, and a merge can make them fewer.
     async fn until_merged(&self, db: &Db) {
-        let is_crowded = || db.manifest().l0().len() >= TABLES && !self.held.load(Ordering::Relaxed);
+        let is_crowded = || db.manifest().l0().len() >= TABLES && !lacks_room(db, &self.disk);
         for _ in 0..LOOKS.1 {
             if !is_crowded() {
                 return;
             }
             if let Some(upkeep) = &*self.upkeep.lock() {
-                upkeep.folded();
+                upkeep.folded(0);
             }
             tokio::time::sleep(LOOKS.0).await;
         }
@@ -238,12 +245,15 @@ impl Namespace {
 }
 
 /// The rows at rest at one instant.
-pub(crate) struct Pinned(Arc<slatedb::DbSnapshot>);
+pub(crate) struct Pinned {
+    rows: Arc<slatedb::DbSnapshot>,
+    _reader: Arc<()>,
+}
 
 impl Pinned {
     /// Rows from `from` up to and excluding `to`, at most `limit`.
     pub(crate) async fn scan(&self, from: Key, to: Key, limit: usize) -> FsResult<Vec<(Key, Row)>> {
-        let it = self.0.scan_with_options(from.encode()..to.encode(), &near()).await.map_err(|e| fs_error(&e))?;
+        let it = self.rows.scan_with_options(from.encode()..to.encode(), &near()).await.map_err(|e| fs_error(&e))?;
         collect(it, limit).await
     }
 }
@@ -275,7 +285,7 @@ pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn Obje
     orlop_store::wrap::Absent::wrap(orlop_store::wrap::guard(store, prefix), |at| at.as_ref().ends_with(".boundary"))
 }
 
-async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, held: &Arc<AtomicBool>) -> FsResult<(Db, Upkeep)> {
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, disk: &Disk, readers: &Arc<()>) -> FsResult<(Db, Upkeep)> {
     let ticks = Arc::new(Ticks::default());
     let db = loop {
         let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone());
@@ -288,7 +298,7 @@ async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>,
         }
     };
     ticks.not_before(db.manifest().last_l0_clock_tick());
-    let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks, held.clone());
+    let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks, disk.clone(), readers.clone());
     Ok((db, upkeep))
 }
 

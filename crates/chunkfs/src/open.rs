@@ -7,10 +7,11 @@ use crate::log::facts::owner_of;
 use crate::log::holder::{HOLDER, holder};
 use crate::log::lease::Lease;
 use crate::log::ship::Shipping;
-use crate::namespace::Namespace;
-use crate::recover::Recovery;
+use crate::namespace::{Disk, Namespace, Room};
+use crate::recover::{Recovery, refused};
 use crate::row::Inode;
 use crate::sealing::KeyedDisk;
+use crate::state::floor_of;
 use crate::types::{FileKind, FsError, FsResult, ROOT_INO};
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
@@ -263,13 +264,18 @@ impl FileSystem {
     ) -> Result<Arc<FileSystem>> {
         let disk = config.host.clone();
         let began = Instant::now();
-        let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix))
+        let room: Disk = match config.remote {
+            Some(_) => Arc::new(|| None),
+            None => {
+                let (disk, dir) = (disk.clone(), segment_dir.clone());
+                Arc::new(move || disk.space(&dir).ok().map(|(total, free)| Room { free, floor: floor_of(total) }))
+            }
+        };
+        let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix), room)
             .await
-            .map_err(|e| model_error("opening the namespace", e))?;
-        match config.remote {
-            Some(_) => ns.warm(),
-            // Until it is known how much room there is: on a full disk a merge would take what removing needs.
-            None => ns.hold_merges(true),
+            .map_err(|e| refused("opening the namespace", e))?;
+        if config.remote.is_some() {
+            ns.warm();
         }
         let of_namespace = began.elapsed();
         match Recovery::run(config, ns, lease.as_deref(), journal_dir, segment_dir).await {
@@ -287,7 +293,7 @@ impl FileSystem {
                 let parts = Parts { volume: config.volume, ns, state, disk, state_dir, host_lock, shipping };
                 let fs = Arc::new(FileSystem::new(parts));
                 fs.start_shipping();
-                fs.look_at_room();
+                fs.note_weight();
                 fs.first_start(config, began).await.map_err(|e| model_error("opening the volume", e))?;
                 fs.start_background();
                 let in_all = began.elapsed();

@@ -73,7 +73,7 @@ impl FileSystem {
 
     fn has_room(&self, wanted: u64) -> bool {
         let mut st = self.lock();
-        st.look().is_ok() && st.host_free >= st.floor() + st.owed() + wanted
+        st.look().is_ok() && st.host_free >= st.kept() + st.owed() + wanted
     }
 
     /// Bytes free on the host's disk; none if it cannot be asked.

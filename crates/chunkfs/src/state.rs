@@ -143,6 +143,8 @@ pub(crate) struct State {
     pub(crate) written_since_look: u64,
     pub(crate) host_free: u64,
     pub(crate) host_total: u64,
+    /// Bytes of the namespace's tables, where they are on the host's disk.
+    pub(crate) weight: u64,
     /// When it was looked at.
     pub(crate) looked: Option<Instant>,
     /// The host's file system gives nothing back of a part of a file.
@@ -514,19 +516,19 @@ impl State {
     /// Refuses data when the host's disk is about to be full, so that names can still be changed and removed. Data that was
     /// `gathered` may use a half of what is kept for that: somebody was told already that it is written.
     pub(crate) fn room_for(&mut self, bytes: u64, gathered: bool) -> FsResult<()> {
-        self.room_beside(bytes, |st| st.owed() + if gathered { st.floor() / 2 } else { st.floor() })
+        self.room_beside(bytes, |st| st.owed() + if gathered { st.floor() / 2 } else { st.kept() })
     }
 
     /// The same for names and attributes, which may use a little more than gathered data: the rest is for removing them, and for the folds
     /// that give room back then.
     pub(crate) fn room_for_names(&mut self, bytes: u64) -> FsResult<()> {
-        self.room_beside(bytes, |st| st.owed() + st.floor() / 8 * 3)
+        self.room_beside(bytes, |st| st.owed() + st.floor() / 8 * 3 + st.merging())
     }
 
     /// Whether the host's disk has no more free than what is kept from data: by what it had when it was looked at, and what was written
     /// since, removals included.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.host_total > 0 && self.host_free < self.floor() + self.owed() + self.written_since_look
+        self.host_total > 0 && self.host_free < self.kept() + self.owed() + self.written_since_look
     }
 
     /// The same for data that moves: it gives back more than it takes, and is wanted most when room is short. But only a fold gives it
@@ -539,7 +541,7 @@ impl State {
     fn room_beside(&mut self, bytes: u64, kept: impl Fn(&State) -> u64) -> FsResult<()> {
         const LOOK_EVERY: u64 = 8 << 20;
         self.written_since_look += bytes;
-        if self.host_total == 0 || self.written_since_look > LOOK_EVERY || self.host_free < self.floor() + 4 * LOOK_EVERY {
+        if self.host_total == 0 || self.written_since_look > LOOK_EVERY || self.host_free < self.kept() + 4 * LOOK_EVERY {
             self.look()?;
             self.written_since_look = bytes;
         }
@@ -613,9 +615,20 @@ impl State {
         self.unpacked = self.unpacked + only_here(now) - only_here(before);
     }
 
-    /// Free bytes of the host that data may not take: 64 MiB, or a twentieth of a small disk.
+    /// Free bytes of the host that are kept for removing and for folds: see [`floor_of`].
     pub(crate) fn floor(&self) -> u64 {
-        (64 << 20).min(self.host_total / 20)
+        floor_of(self.host_total)
+    }
+
+    /// Free bytes of the host that are kept for merges of the namespace, which give back what was removed: as much as all of it
+    /// takes, up to an eighth of the disk.
+    pub(crate) fn merging(&self) -> u64 {
+        self.weight.min(self.host_total / 8)
+    }
+
+    /// Free bytes of the host that data may not take.
+    pub(crate) fn kept(&self) -> u64 {
+        self.floor() + self.merging()
     }
 
     /// Free bytes of the host that are kept for what a kernel which gathers writes has taken and not sent: 128 MiB, or a tenth of a
@@ -623,4 +636,9 @@ impl State {
     pub(crate) fn gathered(&self) -> u64 {
         (128 << 20).min(self.host_total / 10)
     }
+}
+
+/// What is kept of a disk of this host: 64 MiB, or a twentieth of a small one.
+pub(crate) fn floor_of(total: u64) -> u64 {
+    (64 << 20).min(total / 20)
 }

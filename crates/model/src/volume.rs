@@ -32,7 +32,7 @@ pub enum VolumeState {
 pub const LOSS_WINDOW: Duration = Duration::from_secs(10);
 
 /// What a volume takes, read from the volume itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Bytes that its files take, at 4 KiB granularity; what the quota counts.
     pub used_bytes: u64,
@@ -46,6 +46,10 @@ pub struct Usage {
     pub unsent_bytes: u64,
     /// Bytes of the host's disk that it takes, garbage included.
     pub host_bytes: u64,
+    /// Why it takes no changes any more: another host has taken it, or the host's disk failed to sync. It is for good until the volume is
+    /// mounted anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// A named file tree that containers mount.

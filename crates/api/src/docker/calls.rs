@@ -119,7 +119,7 @@ fn shown(control: &Control, volume: Volume) -> Shown {
     }
     let holders: Vec<Value> = volume.attachments.iter().map(|a| json!(a)).collect();
     status.insert("Attachments".into(), Value::Array(holders));
-    if let Some(usage) = volume.usage {
+    if let Some(usage) = &volume.usage {
         status.insert("Used".into(), json!(usage.used_bytes));
         status.insert("Usage".into(), json!(usage));
     }

@@ -15,12 +15,16 @@ use orlop_model::{Error, Usage};
 #[utoipa::path(get, path = "/v1/status", tag = "daemon",
     responses((status = 200, body = Status), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
 pub(crate) async fn status(State(rest): State<Rest>) -> Answer<Json<Status>> {
-    let host = rest.host.facts().await;
+    let mut host = rest.host.facts().await;
     let control = rest.control.status().await?;
     let mut usage = Usage::default();
     for v in rest.control.volumes(VolumeFilter { include_removed: false, with_usage: true }).await? {
         let Some(u) = v.usage else { continue };
         usage.unsent_bytes += u.unsent_bytes;
+        let worker = host.keeper.iter_mut().flat_map(|k| &mut k.workers).find(|w| w.volume == v.name);
+        if let (Some(why), Some(worker)) = (u.stopped, worker) {
+            worker.state = format!("taking no changes: {why}");
+        }
         // What is at rest is safe, and may be changed elsewhere.
         if v.mountpoint.is_some() {
             usage.used_bytes += u.used_bytes;

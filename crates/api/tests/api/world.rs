@@ -64,7 +64,7 @@ impl VolumeWorker for FakeHost {
         Ok(())
     }
     async fn usage(&self, _volume: VolumeId) -> Result<Usage> {
-        Ok(Usage { used_bytes: 4096, inodes: 2, unsynced_bytes: 0, unsent_bytes: 0, host_bytes: 8192 })
+        Ok(Usage { used_bytes: 4096, inodes: 2, unsynced_bytes: 0, unsent_bytes: 0, host_bytes: 8192, stopped: None })
     }
     async fn set_quota(&self, _volume: VolumeId, _bytes: Option<u64>) -> Result<()> {
         Ok(())

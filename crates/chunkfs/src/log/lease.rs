@@ -512,7 +512,8 @@ async fn wait_for_turn(
             ),
         )
         .with_remedy(
-            "bring that host back and detach the volume there; or give its unsent changes up for good with: orlop mount --abandon-unsynced",
+            "bring that host back and unmount the volume there with orlop unmount; or give its unsent changes up for good with: orlop mount \
+             --abandon-unsynced",
         ));
     }
     Ok(Some((owner, at)))

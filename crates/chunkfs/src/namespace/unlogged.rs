@@ -97,10 +97,10 @@ mod tests {
     }
 
     async fn fold_and_look(store: &Arc<InMemory>, applied: u64) {
-        let ns = Namespace::open(store.clone(), "v/meta".to_owned()).await.expect("opens");
+        let ns = Namespace::open(store.clone(), "v/meta".to_owned(), Arc::new(|| None)).await.expect("opens");
         ns.fold(&BTreeMap::new(), &[], applied).await.expect("folds");
         ns.close().await.expect("closes");
-        let ns = Namespace::open(store.clone(), "v/meta".to_owned()).await.expect("opens");
+        let ns = Namespace::open(store.clone(), "v/meta".to_owned(), Arc::new(|| None)).await.expect("opens");
         assert_eq!(ns.get(Key::Applied).await.expect("reads"), Some(Row::Applied(applied)));
         ns.abandon().await;
     }

@@ -35,20 +35,26 @@ impl FileSystem {
         self.finish_half_cut(ino).await?;
         // The kernel's number goes with the last step, so that a range cut short by a crash is done again.
         match what {
-            Allocate::Reserve { keep_size } => self.reserve_range(cx, ino, offset..end, keep_size, &mut turn).await,
+            Allocate::Reserve { keep_size } => {
+                // Asked for before anything is reserved: what cannot fit changes nothing.
+                self.room_for(ino, offset..end, &mut turn).await?;
+                self.reserve_range(cx, ino, offset..end, keep_size, &mut turn).await
+            }
             Allocate::PunchHole => {
                 self.zero_range(ino, offset, end.min(inode.size.max(inode.extent_end * BLOCK))).await?;
                 self.touch(cx, ino, None).await
             }
             Allocate::ZeroRange { keep_size } => {
+                // As above, and not once more: the zeros are there for good, and what they made holes was reserved before.
+                self.room_for(ino, offset..end, &mut turn).await?;
                 self.zero_range(ino, offset, end.min(inode.size.max(inode.extent_end * BLOCK))).await?;
                 self.reserve_range(cx, ino, offset..end, keep_size, &mut turn).await
             }
         }
     }
 
-    async fn reserve_range<'a>(&'a self, cx: &Caller, ino: Ino, range: Range<u64>, keep_size: bool, turn: &mut Turn<'a>) -> FsResult<()> {
-        // Asked for before anything is reserved: what cannot fit changes nothing.
+    /// Sees to it that the holes of a range fit the quota and the host.
+    async fn room_for<'a>(&'a self, ino: Ino, range: Range<u64>, turn: &mut Turn<'a>) -> FsResult<()> {
         let (first, last) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
         let fits = self.fits(ino, first, last).await;
         let again = match fits {
@@ -59,11 +65,11 @@ impl FileSystem {
             }
             _ => false,
         };
-        if again {
-            self.fits(ino, first, last).await?
-        } else {
-            fits?
-        }
+        if again { self.fits(ino, first, last).await } else { fits }
+    }
+
+    async fn reserve_range<'a>(&'a self, cx: &Caller, ino: Ino, range: Range<u64>, keep_size: bool, turn: &mut Turn<'a>) -> FsResult<()> {
+        let (first, last) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
         let mut block = first;
         while block < last {
             let next = ((block / CHUNK_BLOCKS + CUT_CHUNKS) * CHUNK_BLOCKS).min(last);
@@ -108,7 +114,7 @@ impl FileSystem {
             return Err(FsError::Quota);
         }
         st.look()?;
-        if holes > 0 && holes.saturating_mul(BLOCK) > st.host_free.saturating_sub(st.floor() + st.gathered()) {
+        if holes > 0 && holes.saturating_mul(BLOCK) > st.host_free.saturating_sub(st.kept() + st.gathered()) {
             return Err(FsError::NoSpace);
         }
         Ok(())

@@ -115,7 +115,7 @@ impl FileSystem {
         let used = st.sb.used_blocks;
         // What was removed counts as free although its files go a moment later.
         let dead = st.dead_blocks().min((total - free.min(total)) / BLOCK);
-        let kept = st.floor() + if gathered { st.gathered() } else { 0 };
+        let kept = st.kept() + if gathered { st.gathered() } else { 0 };
         let host_free = free.saturating_sub(kept) / BLOCK + dead;
         let (blocks, free) = match st.quota_blocks {
             quota if st.outbox.is_some() => {

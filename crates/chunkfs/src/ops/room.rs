@@ -36,7 +36,7 @@ impl FileSystem {
             return Gathering { most: None, asks: false };
         }
         let (kept, least) = (st.gathered(), st.gathered() / 4);
-        let free = st.host_free.saturating_sub(st.floor() + kept + st.written_since_look + st.owed());
+        let free = st.host_free.saturating_sub(st.kept() + kept + st.written_since_look + st.owed());
         // Twice: while it is told, it may go on taking.
         if free > unbounded.saturating_mul(2) {
             return Gathering { most: None, asks: false };
@@ -66,7 +66,7 @@ impl FileSystem {
             let (enough, wanted, folding) = {
                 let mut st = self.lock();
                 st.look()?;
-                (st.host_free >= st.floor() + st.gathered() + st.owed(), st.gathered(), st.folding.is_some())
+                (st.host_free >= st.kept() + st.gathered() + st.owed(), st.gathered(), st.folding.is_some())
             };
             if enough {
                 return Ok(());

@@ -26,11 +26,11 @@ use std::sync::Arc;
 
 pub(crate) struct Recovery;
 
-/// What helps against damage to a journal.
+/// What helps against damage to a log or to the namespace.
 const REMEDY: &str = "restore it from a copy, or read out with orlop export what stands before the damage; nothing was changed";
 
-/// Why what is not folded cannot be recovered.
-fn refused(what: &str, e: FsError) -> Error {
+/// Why a volume cannot be recovered.
+pub(crate) fn refused(what: &str, e: FsError) -> Error {
     let is_damage = matches!(e, FsError::Corrupt(_));
     let error = model_error(what, e);
     if is_damage { error.with_remedy(REMEDY) } else { error }
@@ -59,7 +59,7 @@ impl Recovery {
         journal_dir: PathBuf,
         segment_dir: PathBuf,
     ) -> Result<(State, Option<LogEnd>)> {
-        let read = |e| model_error("reading the namespace", e);
+        let read = |e| refused("reading the namespace", e);
         // Side by side: on a far store each is a round trip or several.
         let list = async {
             match lease {

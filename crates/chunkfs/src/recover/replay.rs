@@ -314,6 +314,7 @@ impl Shell<'_> {
             written_since_look: 0,
             host_free: 0,
             host_total: 0,
+            weight: 0,
             looked: None,
             makes_no_holes: !self.config.host.makes_holes(&self.segment_dir),
             trim_later: None,

@@ -3,7 +3,8 @@
 //! The volume is opened as ever, by the same code, but over a store and a disk that keep every change in a scratch
 //! folder of their own. So recovery runs, the log is replayed and its end is fenced, for this reader alone: a living
 //! writer is neither kept out nor fenced, and what is read is what the store held when it was opened. Where a log is
-//! damaged and recovery refuses, it runs once more and takes the damage for the log's end.
+//! damaged and recovery refuses, it runs once more and takes the damage for the log's end. Where the namespace is, an earlier
+//! manifest of it may still be whole.
 
 mod disk;
 mod store;
@@ -13,10 +14,12 @@ use crate::log::holder::{self, HOLDER};
 use crate::log::lease::{self, Look, Owner};
 use crate::open::{OpenConfig, Remote};
 use disk::ScratchDisk;
+use futures::TryStreamExt;
+use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Durability, Error, ErrorKind, OutagePolicy, Result, VolumeId};
 use orlop_store::VolumeStore;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Scratch;
@@ -51,6 +54,10 @@ pub struct Opened {
     pub elsewhere: Option<String>,
 }
 
+/// How many manifests of the namespace are done without, one after the other, to find one that can be read. Each opening writes two, a
+/// refused one too.
+const OLDER: usize = 64;
+
 /// Opens a volume for reading it out, as far as its logs can be read.
 pub async fn open(rescue: &Rescue) -> Result<Opened> {
     let whose = match rescue.remote {
@@ -59,16 +66,32 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
     };
     let elsewhere = whose.elsewhere.clone();
     let opened = |fs, lost| Opened { fs, lost, elsewhere };
-    let why = match attempt(rescue, &whose, "all", false).await {
+    let why = match attempt(rescue, &whose, "all", false, &[]).await {
         Ok(fs) => return Ok(opened(fs, whose.doubt)),
         Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => e,
         Err(e) => return Err(e),
     };
-    match attempt(rescue, &whose, "rest", true).await {
-        Ok(fs) => Ok(opened(fs, Some(why.message))),
-        // Then it is not a log that is damaged, and what was said first says what is.
-        Err(_) => Err(why),
+    if let Ok(fs) = attempt(rescue, &whose, "rest", true, &[]).await {
+        return Ok(opened(fs, Some(why.message)));
     }
+    // Then it is not a log that is damaged, and what was said first says what is.
+    let Ok(manifests) = manifests(rescue).await else { return Err(why) };
+    for n in 1..manifests.len().min(OLDER + 1) {
+        let (older, newer) = manifests.split_at(manifests.len() - n);
+        if let Ok(fs) = attempt(rescue, &whose, &format!("older-{n}"), true, newer).await {
+            let last = older.last().map(Path::to_string).unwrap_or_default();
+            return Ok(opened(fs, Some(format!("{}; what {last} and the logs say was read, and nothing newer", why.message))));
+        }
+    }
+    Err(why)
+}
+
+/// The manifests of the namespace, oldest first.
+async fn manifests(rescue: &Rescue) -> object_store::Result<Vec<Path>> {
+    let below = Path::from(format!("{}/meta/manifest", rescue.prefix));
+    let mut all: Vec<Path> = rescue.of.store.list(Some(&below)).map_ok(|m| m.location).try_collect().await?;
+    all.sort();
+    Ok(all)
 }
 
 /// Who had a volume last, and whether the host's folder is his: what another one did not send contradicts what was written since.
@@ -137,14 +160,15 @@ impl Whose {
     }
 }
 
-async fn attempt(rescue: &Rescue, whose: &Whose, name: &str, salvage: bool) -> Result<Arc<FileSystem>> {
+/// Opens the volume as if some objects `without` which it is tried were not there.
+async fn attempt(rescue: &Rescue, whose: &Whose, name: &str, salvage: bool, without: &[Path]) -> Result<Arc<FileSystem>> {
     let scratch = rescue.scratch.join(name);
     let scratch_failed = |e: std::io::Error| Error::io(scratch.display(), &e);
     let (objects, state) = (scratch.join("objects"), scratch.join("state"));
     for dir in [&objects, &state] {
         std::fs::create_dir_all(dir).map_err(scratch_failed)?;
     }
-    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.of.store.clone(), &objects)?);
+    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.of.store.clone(), &objects)?.without(without));
     let mut config = OpenConfig::new(rescue.volume, store.clone(), &rescue.prefix, &state);
     config.host = Arc::new(ScratchDisk::over(rescue.state_dir.clone(), &state).map_err(scratch_failed)?);
     config.salvage = salvage;
@@ -188,6 +212,6 @@ async fn stand_in(store: &dyn ObjectStore, prefix: &str, owner: Option<&Owner>) 
 }
 
 /// Whether a folder looks like a volume's on a host.
-pub fn looks_like_state(dir: &Path) -> bool {
+pub fn looks_like_state(dir: &std::path::Path) -> bool {
     dir.join("journal").is_dir() && dir.join("staged").is_dir()
 }

@@ -28,6 +28,12 @@ impl Scratch {
         Ok(Scratch { below, above, gone: Arc::default(), turn: Arc::default() })
     }
 
+    /// The same, in which these objects are not there.
+    pub(super) fn without(self, gone: &[Path]) -> Scratch {
+        self.gone.lock().extend(gone.iter().cloned());
+        self
+    }
+
     fn is_gone(&self, at: &Path) -> bool {
         self.gone.lock().contains(at)
     }

@@ -275,6 +275,17 @@ async fn quota_is_exact_and_gives_back() {
     assert_eq!(fs.statfs(false).expect("asked").free, 90);
     assert_eq!(fs.fallocate(&CX, f.ino, 0, 101 * BLOCK, Allocate::Reserve { keep_size: false }).await, Err(FsError::Quota));
     assert_eq!(fs.usage().used_bytes, 10 * BLOCK);
+    // Zeros that would not fit leave what is there; those over what is there need no room.
+    for len in [101 * BLOCK, 1 << 50] {
+        let refused = fs.fallocate(&CX, f.ino, 100, len, Allocate::ZeroRange { keep_size: true }).await;
+        assert!(matches!(refused, Err(FsError::Quota | FsError::NoSpace)), "{refused:?}");
+        assert_eq!(fs.read(f.ino, 0, 10 * BLOCK as u32).await.expect("read"), vec![1; 10 * BLOCK as usize]);
+    }
+    fs.set_quota(Some(10 * BLOCK)).expect("set");
+    fs.fallocate(&CX, f.ino, BLOCK, 8 * BLOCK, Allocate::ZeroRange { keep_size: true }).await.expect("needs no room");
+    assert_eq!(fs.usage().used_bytes, 10 * BLOCK);
+    let read = fs.read(f.ino, 0, 10 * BLOCK as u32).await.expect("read");
+    assert!(read.chunks(BLOCK as usize).enumerate().all(|(n, b)| b.iter().all(|b| *b == u8::from(n == 0 || n == 9))));
     assert_eq!(fs.set_quota(Some(9 * BLOCK)), Err(FsError::Quota));
     assert_eq!(fs.check(true).await.expect("checked").problems, Vec::<String>::new());
 }

@@ -211,7 +211,7 @@ async fn met(v: &Volume, image: &Image, expected: &Expected, at: &str, damage: &
             if !named {
                 return Err(format!("refused ({e}), and the check does not name it: {:?}", report.findings));
             }
-            if at.contains("/log/") { read_out(v, view, expected).await } else { Ok(()) }
+            if at.contains("/log/") || at.contains("/meta/manifest/") { read_out(v, view, expected, damage.shows()).await } else { Ok(()) }
         }
         Ok(fs) => {
             let read = read_all(&fs, expected).await;
@@ -233,15 +233,17 @@ async fn met(v: &Volume, image: &Image, expected: &Expected, at: &str, damage: &
     }
 }
 
-/// What stands before a damage to the log can be read out.
-async fn read_out(v: &Volume, of: VolumeStore, expected: &Expected) -> Result<(), String> {
+/// What stands before a damage to the log can be read out, and what does not depend on a damaged manifest.
+/// One that does not show may leave only a manifest from before anything was written.
+async fn read_out(v: &Volume, of: VolumeStore, expected: &Expected, shows: bool) -> Result<(), String> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let scratch = scratch.path().to_owned();
     let rescue = Rescue { volume: v.id, of, prefix: v.prefix.clone(), remote: true, state_dir: None, trust_state: false, scratch };
     let Opened { fs, lost, .. } = rescue::open(&rescue).await.map_err(|e| format!("nothing can be read out: {e}"))?;
     let read = read_as_of_some_time(&fs, expected, |path| match path {
-        "small" => vec![Some(bytes(10, 11)), Some(bytes(10, 77))],
-        _ if path.starts_with("late-") => vec![None, Some(Vec::new())],
+        "small" if shows => vec![Some(bytes(10, 11)), Some(bytes(10, 77))],
+        "small" => vec![None, Some(Vec::new()), Some(bytes(10, 11)), Some(bytes(10, 77))],
+        _ if path.starts_with("late-") || !shows => vec![None, Some(Vec::new())],
         _ => Vec::new(),
     });
     let read = read.await;

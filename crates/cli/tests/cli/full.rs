@@ -418,6 +418,57 @@ fn a_worker_that_dies_on_a_disk_without_a_free_byte_is_replaced() {
     assert_eq!(w.json(&["check", "db"])["clean"], true);
 }
 
+fn free(w: &World) -> u64 {
+    let s = nix::sys::statvfs::statvfs(&w.root).expect("statvfs");
+    s.blocks_available() * s.fragment_size()
+}
+
+/// Links with long targets, since those are in no data block, until there is no room.
+fn link(dir: &Path, most: usize) -> (Vec<PathBuf>, Option<std::io::Error>) {
+    let began = Instant::now();
+    let target = "y".repeat(4000);
+    let mut links = Vec::new();
+    while links.len() < most {
+        let path = dir.join(format!("link-{}", links.len()));
+        match std::os::unix::fs::symlink(&target, &path) {
+            Ok(()) => links.push(path),
+            Err(e) => return (links, Some(e)),
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "{} links, and no end", links.len());
+    }
+    (links, None)
+}
+
+/// What the names of removed files took, of the namespace's tables, is merged away and collected, and needs room for that.
+#[test]
+fn what_names_took_comes_back_when_they_are_gone() {
+    if !can_mount("what_names_took_comes_back_when_they_are_gone") {
+        return;
+    }
+    let w = small(400);
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("db"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let before = free(&w);
+    for round in 0..2 {
+        let (links, refused) = link(&dir, usize::MAX);
+        let refused = refused.expect("it ended");
+        assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
+        println!("{} links, {} MiB free", links.len(), free(&w) >> 20);
+        assert!(links.len() > 10_000, "{}", links.len());
+        for path in &links {
+            std::fs::remove_file(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        let began = Instant::now();
+        while free(&w) + (60 << 20) < before {
+            assert!(began.elapsed() < Duration::from_secs(120), "round {round}: {} of {} MiB free", free(&w) >> 20, before >> 20);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        println!("{} MiB free after {:?}", free(&w) >> 20, began.elapsed());
+    }
+    assert_eq!(w.json(&["check", "db"])["clean"], true);
+}
+
 /// Names and attributes take what is kept from data for them, and no more: the rest is for removing them.
 #[test]
 fn a_disk_that_is_full_of_names_is_emptied_again() {
@@ -434,25 +485,11 @@ fn a_disk_that_is_full_of_names_is_emptied_again() {
     std::fs::write(dirs[1].join("keep"), "kept").expect("written");
     let (files, full) = fill(&dirs[0], 0, 1000);
     assert!(full && files.len() > 100, "{} files", files.len());
-    // Links with long targets, since those are in no data block.
     let began = Instant::now();
-    let target = "y".repeat(4000);
-    let mut links = Vec::new();
-    let mut last = None;
-    while last.is_none() {
-        let path = dirs[0].join(format!("link-{}", links.len()));
-        match std::os::unix::fs::symlink(&target, &path) {
-            Ok(()) => links.push(path),
-            Err(e) => last = Some(e),
-        }
-        assert!(began.elapsed() < Duration::from_secs(90), "{} links, and no end", links.len());
-    }
+    let (links, last) = link(&dirs[0], usize::MAX);
     let refused = last.expect("it ended");
     assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
-    let free = || {
-        let s = nix::sys::statvfs::statvfs(&w.root).expect("statvfs");
-        s.blocks_available() * s.fragment_size()
-    };
+    let free = || free(&w);
     println!("{} links after {:?}, {} bytes free", links.len(), began.elapsed(), free());
     // A merge of the namespace that was under way when it became scarce takes more for a moment.
     let settled = Instant::now() + Duration::from_secs(5);

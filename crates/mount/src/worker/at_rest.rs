@@ -39,7 +39,7 @@ mod tests {
     fn it_is_known_from_the_end_of_one_opening_to_the_begin_of_the_next() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         assert_eq!(usage_at_rest(dir.path()), None);
-        let usage = Usage { used_bytes: 1, inodes: 2, unsynced_bytes: 3, unsent_bytes: 4, host_bytes: 5 };
+        let usage = Usage { used_bytes: 1, inodes: 2, unsynced_bytes: 3, unsent_bytes: 4, host_bytes: 5, stopped: None };
         note(dir.path(), &usage);
         assert_eq!(usage_at_rest(dir.path()), Some(usage));
         fs::write(dir.path().join(FILE), b"").expect("cut off by a power failure");

@@ -31,6 +31,7 @@ impl Opened {
             // All is folded; what the journal says beside that are this host's own notes.
             (usage.unsynced_bytes, usage.unsent_bytes) = (0, 0);
         }
+        usage.stopped = None;
         at_rest::note(&self.state_dir, &usage);
         closed
     }

@@ -56,9 +56,12 @@ fn card(v: &Volume) -> String {
     for (key, value) in &v.labels {
         line("label", format!("{key}={value}"));
     }
-    if let Some(usage) = v.usage {
+    if let Some(usage) = &v.usage {
         if v.mountpoint.is_none() {
             line("at rest", "not mounted; what follows was so when it was last mounted here".to_owned());
+        }
+        if let Some(why) = &usage.stopped {
+            line("takes no changes", format!("until it is unmounted and mounted again: {why}"));
         }
         line("used", format!("{} in {} inodes", ByteSize(usage.used_bytes), usage.inodes));
         line("on the host", ByteSize(usage.host_bytes).to_string());

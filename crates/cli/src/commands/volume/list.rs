@@ -35,7 +35,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
             table.row([
                 v.name.to_string(),
                 state(v),
-                v.usage.map_or_else(|| "-".to_owned(), |u| ByteSize(u.used_bytes).to_string()),
+                v.usage.as_ref().map_or_else(|| "-".to_owned(), |u| ByteSize(u.used_bytes).to_string()),
                 v.options.size.map_or_else(|| "-".to_owned(), |s| s.to_string()),
                 users(v),
                 v.store.to_string(),
@@ -50,7 +50,10 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 /// The state in a few words; for a removed volume until when it can be restored.
 pub(crate) fn state(v: &Volume) -> String {
     let state = match v.state {
-        VolumeState::Active if v.mountpoint.is_some() => "mounted".to_owned(),
+        VolumeState::Active if v.mountpoint.is_some() => match v.usage.as_ref().is_some_and(|u| u.stopped.is_some()) {
+            true => "mounted, takes no changes".to_owned(),
+            false => "mounted".to_owned(),
+        },
         VolumeState::Active if !v.attachments.is_empty() => "not mounted".to_owned(),
         VolumeState::Active => "ready".to_owned(),
         VolumeState::Removed => match v.purge_at {
