@@ -60,6 +60,12 @@ impl Control {
                 examined_at: None,
             })
             .await?;
+        // Where volumes live, a folder that is not there is on a disk that is missing, and must not be made in its place.
+        if !registry.volumes_by_store().await?.contains_key(StoreName::default_store().as_str())
+            && let Err(e) = orlop_store::make_folder(&config.default_store)
+        {
+            tracing::warn!("the folder of the default store is not made: {e}");
+        }
         // While nobody listened, Unmounts may have been lost. A registry that takes nothing now, on a full disk, keeps nobody
         // from starting: reconciling comes back to it.
         let marked = registry.suspect_docker(started).await;

@@ -9,6 +9,8 @@
 //!   takes the same lock shared, in every process, so nothing slips in between. Create needs none: it never
 //!   changes what exists.
 //! - deleting what is absent succeeds, as on every remote store.
+//! - a store is made once, and its lock's file stands for it: a folder without one is a mount point whose disk is not mounted. What was
+//!   written there would be lost beneath the disk, and what was deleted there would not be deleted.
 //!
 //! A deletion is not synced: after a power loss a deleted object may be there again. Objects are written once under
 //! random names, so that only costs space until it is collected.
@@ -59,8 +61,16 @@ fn disk(source: std::io::Error) -> Error {
 }
 
 impl LocalStore {
-    /// Opens the folder, making it and its parents if absent.
+    /// Opens the folder of a store that was made, by this version or an earlier one.
     pub fn open(root: &std::path::Path) -> orlop_model::Result<Self> {
+        if !is_store(root) {
+            return Err(missing(root));
+        }
+        Self::over(root)
+    }
+
+    /// Opens the folder, making it and its parents if absent.
+    pub fn make(root: &std::path::Path) -> orlop_model::Result<Self> {
         let say = |e: &std::io::Error| {
             orlop_model::Error::io(format_args!("store folder {}", root.display()), e)
                 .with_remedy("name a folder that exists or can be made, and that this user may write")
@@ -85,7 +95,16 @@ impl LocalStore {
                 sync_folder(parent).map_err(|e| say(&e))?;
             }
         }
-        let root = root.canonicalize().map_err(|e| say(&e))?;
+        match File::options().create_new(true).write(true).open(root.join(LOCK)) {
+            Ok(_) => sync_folder(root).map_err(|e| say(&e))?,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(say(&e)),
+        }
+        Self::over(root)
+    }
+
+    fn over(root: &std::path::Path) -> orlop_model::Result<Self> {
+        let root = root.canonicalize().map_err(|e| orlop_model::Error::io(format_args!("store folder {}", root.display()), &e))?;
         let inner = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| crate::error(format_args!("store folder {}", root.display()), &e))?
             .with_automatic_cleanup(true)
@@ -95,14 +114,8 @@ impl LocalStore {
 
     /// Takes the store's lock; it is given back when the file is dropped.
     async fn lock(&self, hold: Hold) -> Result<File> {
-        let open = || File::options().create(true).truncate(false).read(true).write(true).open(self.root.join(LOCK)).map_err(disk);
-        let file = match open() {
-            Err(e) if crate::error::io_cause(&e).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
-                std::fs::create_dir_all(&*self.root).map_err(disk)?;
-                open()?
-            }
-            other => other?,
-        };
+        self.present()?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join(LOCK)).map_err(disk)?;
         let free = match hold {
             Hold::Shared => file.try_lock_shared(),
             Hold::Exclusive => file.try_lock(),
@@ -121,6 +134,11 @@ impl LocalStore {
             .await
             .map_err(|source| Error::JoinError { source })?,
         }
+    }
+
+    /// Fails if the store is not where it was opened, as when its disk was unmounted.
+    fn present(&self) -> Result<()> {
+        if is_store(&self.root) { Ok(()) } else { Err(Error::Generic { store: "file", source: Box::new(missing(&self.root)) }) }
     }
 
     /// Runs a change to its end under the lock, even if the caller stops waiting: a change that went on after its
@@ -142,6 +160,7 @@ impl LocalStore {
 
     /// Makes the folder of an object and puts it, and all its parents up to the store's root, on disk.
     async fn prepare(&self, location: &Path) -> Result<()> {
+        self.present()?;
         let file = self.inner.path_to_filesystem(location)?;
         let Some(dir) = file.parent().map(ToOwned::to_owned) else { return Ok(()) };
         if self.durable.lock().expect("no code panics while it holds this lock").contains(&dir) {
@@ -168,6 +187,14 @@ impl LocalStore {
         })
         .await
         .map_err(|source| Error::JoinError { source })?
+    }
+
+    /// What is not found, unless the whole store is not there: then nothing is known of it.
+    fn unless_gone<T>(&self, found: Result<T>) -> Result<T> {
+        if matches!(found, Err(Error::NotFound { .. })) {
+            self.present()?;
+        }
+        found
     }
 
     /// After a deletion the folder may be gone; it has to be made durable again.
@@ -198,6 +225,19 @@ impl LocalStore {
         })
         .await
     }
+}
+
+/// Why there is no store in a folder.
+fn missing(root: &std::path::Path) -> orlop_model::Error {
+    orlop_model::Error::unavailable(format!("store folder {}: no store is there", root.display())).with_remedy(
+        "mount the file system that it is on; if it never was there, orlop store add makes it. A store that was moved by hand is put back, \
+         with its file .orlop-lock#0",
+    )
+}
+
+/// Whether a folder is a store. Of a copy the lock's file may have been left out; a bare mount point has nothing at all.
+fn is_store(root: &std::path::Path) -> bool {
+    root.join(LOCK).exists() || std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn sync_folder(dir: &std::path::Path) -> std::io::Result<()> {
@@ -252,11 +292,11 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        self.unless_gone(self.inner.get_opts(location, options).await)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        self.unless_gone(self.inner.get_ranges(location, ranges).await)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -280,14 +320,21 @@ impl ObjectStore for LocalStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.present() {
+            Ok(()) => self.inner.list(prefix),
+            Err(e) => futures::stream::iter([Err(e)]).boxed(),
+        }
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        match self.present() {
+            Ok(()) => self.inner.list_with_offset(prefix, offset),
+            Err(e) => futures::stream::iter([Err(e)]).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.present()?;
         self.inner.list_with_delimiter(prefix).await
     }
 

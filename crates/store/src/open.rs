@@ -1,6 +1,6 @@
 //! How a URL becomes a store: which schemes there are, and what is refused before anything is touched.
 //!
-//! `file:///folder` is a folder on this host, made if absent, every acknowledged object on stable storage.
+//! `file:///folder` is a folder on this host, made once, every acknowledged object on stable storage.
 //! `mem://` is memory of this process, for tests: `mem://name` is the same store each time, a bare `mem://` a new one.
 //! `s3://bucket/prefix` is a bucket on any server that speaks S3, or a part of it.
 
@@ -21,11 +21,21 @@ static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new
 
 /// The store behind a URL that needs no settings. Makes the folder of a `file://` store; touches nothing else.
 pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>> {
-    open_spec(&StoreSpec::new(url))
+    let spec = StoreSpec::new(url);
+    make_folder(&spec)?;
+    open_spec(&spec)
 }
 
-/// The store that a specification describes. Makes the folder of a `file://` store and reads credentials, which for
-/// those that a command prints may take some seconds; sends no request.
+/// Makes the folder of a new `file://` store, with its parents. Other stores are made elsewhere.
+pub fn make_folder(spec: &StoreSpec) -> Result<()> {
+    match folder_of(spec) {
+        Some(folder) => LocalStore::make(&folder).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The store that a specification describes. The folder of a `file://` store must be there: see [`make_folder`]. Reads credentials, which
+/// for those that a command prints may take some seconds; sends no request.
 pub fn open_spec(spec: &StoreSpec) -> Result<Arc<dyn ObjectStore>> {
     let url = &spec.url;
     let parsed = parse(url)?;

@@ -118,6 +118,49 @@ async fn replacing_is_exclusive_across_handles() {
     assert_eq!(end[0], 30);
 }
 
+/// A mount point whose disk is not mounted looks like an empty folder.
+#[tokio::test]
+async fn a_store_that_is_not_there_is_neither_empty_nor_made_anew() {
+    use futures::TryStreamExt;
+    use orlop_store::{ObjectStoreExt, Path};
+    let dir = tempfile::tempdir().expect("temp folder");
+    let (here, away) = (dir.path().join("store"), dir.path().join("away"));
+    let spec = orlop_model::StoreSpec::new(url::Url::from_directory_path(&here).expect("absolute").to_string());
+    let refused = |e: orlop_model::Error| {
+        assert!(e.kind == orlop_model::ErrorKind::Unavailable && e.message.contains("no store is there") && e.remedy.is_some(), "{e}");
+    };
+    refused(orlop_store::open_spec(&spec).expect_err("it was never made"));
+    orlop_store::make_folder(&spec).expect("makes");
+    let store = orlop_store::open_spec(&spec).expect("opens");
+    let (at, other) = (Path::from("a/b"), Path::from("c/d"));
+    store.put(&at, "kept".into()).await.expect("puts");
+    for bare in [true, false] {
+        std::fs::rename(&here, &away).expect("moves");
+        if bare {
+            std::fs::create_dir(&here).expect("makes");
+        }
+        refused(orlop_store::open_spec(&spec).expect_err("it is away"));
+        let failed = |e: &orlop_store::object_store::Error| refused(orlop_store::error("asking", e));
+        failed(&store.get(&at).await.expect_err("get"));
+        failed(&store.put(&other, "lost".into()).await.expect_err("put"));
+        failed(&store.delete(&at).await.expect_err("delete"));
+        failed(&store.list(None).try_collect::<Vec<_>>().await.expect_err("list"));
+        failed(&store.list_with_delimiter(None).await.expect_err("list"));
+        assert!(!here.exists() || std::fs::read_dir(&here).expect("reads").next().is_none(), "nothing is made there");
+        if bare {
+            std::fs::remove_dir(&here).expect("removes");
+        }
+        std::fs::rename(&away, &here).expect("moves back");
+        assert_eq!(store.get(&at).await.expect("is back").bytes().await.expect("reads"), "kept");
+    }
+    // Of a copy without the hidden file everything can be read.
+    std::fs::remove_file(here.join(".orlop-lock#0")).expect("removes");
+    let copy = orlop_store::open_spec(&spec).expect("opens");
+    assert_eq!(copy.get(&at).await.expect("there").bytes().await.expect("reads"), "kept");
+    assert!(!here.join(".orlop-lock#0").exists(), "reading changes nothing");
+    copy.put(&at, "changed".into()).await.expect("puts");
+}
+
 #[tokio::test]
 async fn what_an_unfinished_upload_left_is_hidden_and_swept() {
     use futures::TryStreamExt;

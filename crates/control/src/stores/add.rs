@@ -1,6 +1,6 @@
 //! Adding a store: examined first, so that one that cannot be reached is never in the registry.
 
-use super::folder::{allowed_folder, refuse_own_folders};
+use super::folder::{allowed_folder, folder_of, really, refuse_own_folders};
 use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::StoreRow;
@@ -35,12 +35,40 @@ impl Inner {
             }
             allowed_folder(&spec, &self.config.root)?;
         }
+        let made = spec.clone();
+        let made = tokio::task::spawn_blocking(move || orlop_store::make_folder(&made)).await;
+        made.map_err(|e| Error::new(ErrorKind::Internal, format!("making a store's folder: {e}")))?.map_err(|e| not_added(&name, e))?;
         let found = self.port_examine(&spec).await.map_err(|e| not_added(&name, e))?;
+        if let Some(there) = self.at_same_place(&spec).await? {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("store {name} is not added: store {there} is at the same place"))
+                .with_remedy(format!("use that one, or change how it is reached: orlop store set {there}")));
+        }
         let now = self.now();
         let row = StoreRow { name, spec, capabilities: found.capabilities, created_at: now, examined_at: Some(now) };
         self.registry.insert_store(&row).await?;
         Ok((Outcome::Store(Box::new(row.shown(0))), None))
     }
+
+    /// A store that is at the same place: each volume would live in two. Folders are compared where they really are, buckets
+    /// of one name by an object that is put there. One that does not answer is not known to be the same, and keeps no other from being added.
+    async fn at_same_place(&self, spec: &StoreSpec) -> Result<Option<StoreName>> {
+        let others: Vec<StoreRow> = self.registry.stores().await?.into_iter().filter(|other| scheme(&other.spec) == scheme(spec)).collect();
+        let same = futures::future::join_all(others.iter().map(async |other| {
+            if spec.is_plain() {
+                return matches!((folder_of(spec), folder_of(&other.spec)), (Ok(a), Ok(b)) if really(&a) == really(&b));
+            }
+            if let (Some(a), Some(b)) = (orlop_store::folder_of(spec), orlop_store::folder_of(&other.spec)) {
+                return really(&a) == really(&b);
+            }
+            other.spec.url == spec.url && self.port_same_place(&other.spec, spec).await.is_ok_and(|same| same == Some(true))
+        }))
+        .await;
+        Ok(others.into_iter().zip(same).find_map(|(other, same)| same.then_some(other.name)))
+    }
+}
+
+fn scheme(spec: &StoreSpec) -> &str {
+    spec.url.split(':').next().unwrap_or_default()
 }
 
 fn not_added(name: &StoreName, e: Error) -> Error {

@@ -47,7 +47,7 @@ pub(crate) fn refuse_own_folders(spec: &StoreSpec, root: &Path) -> Result<()> {
 }
 
 /// Where a folder is, links followed; as it is written while it is not there.
-fn really(folder: &Path) -> PathBuf {
+pub(super) fn really(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 

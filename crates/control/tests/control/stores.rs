@@ -135,6 +135,29 @@ async fn a_store_that_cannot_be_reached_is_not_added() {
 }
 
 #[tokio::test]
+async fn a_second_store_at_the_same_place_is_refused() {
+    let site = Site::new();
+    let control = site.open().await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("plain");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(&folder, dir.path().join("link")).unwrap();
+    let plain = |name: &str| format!("dir://{}", dir.path().join(name).display());
+    control.apply(&ROOT, add_store("one", "s3://bucket")).await.unwrap();
+    control.apply(&ROOT, add_store("folder", &plain("plain"))).await.unwrap();
+    for (url, there) in [("s3://bucket", "one"), (&*plain("link"), "folder")] {
+        let e = refused(control.apply(&ROOT, add_store("two", url)).await, ErrorKind::AlreadyExists);
+        assert!(e.message.contains(there) && e.remedy.unwrap().contains(&format!("orlop store set {there}")), "{}", e.message);
+    }
+    control.apply(&ROOT, add_store("two", "s3://bucket/other")).await.unwrap();
+    // Of one that does not answer nobody can tell.
+    site.world.fail("is_same_place", ErrorKind::Unavailable);
+    control.apply(&ROOT, add_store("three", "s3://bucket")).await.unwrap();
+    site.world.heal();
+    site.world.assert_respected();
+}
+
+#[tokio::test]
 async fn a_store_that_overwrites_is_added_but_holds_no_chunked_volume() {
     let site = Site::new();
     let control = site.open().await;

@@ -40,6 +40,8 @@ pub struct State {
     pub mounted: BTreeMap<VolumeId, AttachedVolume>,
     pub quotas: BTreeMap<VolumeId, Option<u64>>,
     pub in_use: BTreeSet<VolumeId>,
+    /// Volumes whose processes take no changes any more, and why; until they are mounted anew.
+    pub stopped: BTreeMap<VolumeId, String>,
     /// Whether a test has users cut off.
     pub may_force: bool,
     /// Calls that fail with this kind, until taken out.
@@ -141,6 +143,7 @@ impl Mounter for World {
             state.violations.push(format!("detach of {volume} with binds left"));
         }
         state.mounted.remove(&volume);
+        state.stopped.remove(&volume);
         Ok(())
     }
 
@@ -219,7 +222,8 @@ impl VolumeWorker for World {
         if !state.mounted.contains_key(&volume) {
             state.violations.push("usage of a volume that is not mounted".to_owned());
         }
-        Ok(Usage { used_bytes: state.used.get(&volume).copied().unwrap_or(4096), inodes: 2, ..Usage::default() })
+        let stopped = state.stopped.get(&volume).cloned();
+        Ok(Usage { used_bytes: state.used.get(&volume).copied().unwrap_or(4096), inodes: 2, stopped, ..Usage::default() })
     }
 
     async fn set_store(&self, volume: VolumeId, store: &StoreSpec) -> Result<()> {
@@ -292,9 +296,9 @@ impl VolumeWorker for World {
         Ok(Examination { capabilities: Some(capabilities), put_micros: Some(900), get_micros: Some(500) })
     }
 
-    async fn is_same_place(&self, _old: &StoreSpec, new: &StoreSpec) -> Result<Option<bool>> {
+    async fn is_same_place(&self, old: &StoreSpec, new: &StoreSpec) -> Result<Option<bool>> {
         self.call("is_same_place", &new.url).await?;
-        Ok(Some(new.settings.get("endpoint").is_none_or(|e| e != COPY)))
+        Ok(Some(new.url == old.url && new.settings.get("endpoint").is_none_or(|e| e != COPY)))
     }
 
     async fn find(&self, store: &StoreSpec) -> Result<Vec<FoundVolume>> {

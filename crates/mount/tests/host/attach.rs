@@ -52,6 +52,7 @@ fn a_volume_that_cannot_be_opened_is_not_mounted() {
     let world = World::new();
     let keeper = world.keeper();
     let plan = world.plan("nothing");
+    orlop_store::open(&plan.store.url).expect("a store without a volume");
     let error = world.runtime.block_on(keeper.attach(&plan)).expect_err("never formatted");
     assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
     assert!(error.message.contains("nothing") && error.remedy.is_some(), "{error}");

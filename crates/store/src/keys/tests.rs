@@ -261,6 +261,7 @@ async fn a_lost_answer_does_not_wrap_or_add_twice() {
 async fn a_volumes_store_is_sealed_if_asked_and_as_it_is_if_not() {
     let (dir, data) = (folder(), tempfile::tempdir().expect("temp folder"));
     let spec = StoreSpec::new(url::Url::from_directory_path(data.path()).expect("absolute").to_string());
+    crate::make_folder(&spec).expect("makes");
     let at = StorePath::from(format!("{PREFIX}/packs/x"));
     let marker = "planted-marker";
     let sealed = create_volume_store(&spec, PREFIX, dir.path(), true).await.expect("makes");
