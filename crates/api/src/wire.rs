@@ -251,7 +251,9 @@ pub struct KeeperFacts {
 pub struct WorkerFacts {
     /// Its name.
     pub volume: VolumeName,
-    /// The worker's process.
+    /// The worker's process; null while a new one is on its way.
+    #[serde(with = "no_process")]
+    #[schema(value_type = Option<u32>)]
     pub pid: u32,
     /// Whether the worker serves, in the keeper's words.
     pub state: String,
@@ -261,6 +263,26 @@ pub struct WorkerFacts {
     pub binds: Vec<String>,
     /// Whether some process sees the mount elsewhere, such as a container.
     pub in_use_elsewhere: bool,
+}
+
+impl WorkerFacts {
+    /// The worker's process, if there is one now.
+    pub fn process(&self) -> Option<u32> {
+        (self.pid != 0).then_some(self.pid)
+    }
+}
+
+/// The keeper's 0 for no process, which is one that exists to whoever reads a number, as null.
+mod no_process {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pid: &u32, to: S) -> Result<S::Ok, S::Error> {
+        (*pid != 0).then_some(*pid).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+        Ok(Option::<u32>::deserialize(from)?.unwrap_or(0))
+    }
 }
 
 /// What the daemon knows of itself and its volumes.
@@ -303,4 +325,27 @@ pub struct ShutdownReport {
     pub kept: Vec<String>,
     /// What the caller should know.
     pub notes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_being_replaced_has_no_process() {
+        for (pid, shown) in [(0, serde_json::Value::Null), (7, 7.into())] {
+            let facts = WorkerFacts {
+                volume: "db".parse().expect("a name"),
+                pid,
+                state: "serving".to_owned(),
+                mountpoint: "/m".to_owned(),
+                binds: Vec::new(),
+                in_use_elsewhere: false,
+            };
+            let value = serde_json::to_value(&facts).expect("plain data");
+            assert_eq!(value["pid"], shown);
+            let back: WorkerFacts = serde_json::from_value(value).expect("the same");
+            assert_eq!((back.pid, back.process()), (pid, (pid != 0).then_some(pid)));
+        }
+    }
 }

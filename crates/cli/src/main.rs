@@ -41,7 +41,9 @@ fn run(cli: Cli) -> orlop_model::Result<u8> {
 
 /// A command line that clap does not take: help and version are no failure; the rest is, in the form asked for.
 fn usage(e: &clap::Error) -> ExitCode {
-    let wanted = std::env::args().skip_while(|a| !a.starts_with("--output")).take(2).collect::<Vec<_>>().join("=");
+    // Any bytes may be an argument; those that are no text are among what clap refuses.
+    let words = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
+    let wanted = words.skip_while(|a| !a.starts_with("--output")).take(2).collect::<Vec<_>>().join("=");
     let format = match wanted.strip_prefix("--output=").map(|w| w.split('=').next().unwrap_or_default().to_owned()).as_deref() {
         Some("json") => Format::Json,
         Some("yaml") => Format::Yaml,

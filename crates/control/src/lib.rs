@@ -24,7 +24,7 @@ mod status;
 mod stores;
 mod volumes;
 
-pub use audit::{AuditBreak, AuditExport, AuditFilter, AuditJournal, VerifyReport, verify_file};
+pub use audit::{AuditBreak, AuditExport, AuditFilter, AuditJournal, VerifyReport, verify_file, verify_root};
 pub use config::ControlConfig;
 pub use control::{Control, VolumeFilter};
 pub use ports::{AttachedVolume, BoundDirectory, Clock, Formatted, Mounted, Mounter, SystemClock, VolumeWorker};

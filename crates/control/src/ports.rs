@@ -32,9 +32,9 @@ pub struct BoundDirectory {
 pub struct AttachedVolume {
     /// The plan with which it was mounted.
     pub plan: MountPlan,
-    /// The process that serves it.
+    /// The process that serves it; 0 while it has none and gets another.
     pub worker_pid: u32,
-    /// Whether that process answers. A volume that is mounted but not served is attached again.
+    /// Whether that process answers. A volume that is mounted but not served is attached again, unless it gets another process anyhow.
     pub serving: bool,
     /// Its binds that exist now: one that somebody else unmounted is not in the list.
     pub binds: Vec<BoundDirectory>,

@@ -111,6 +111,11 @@ impl Error {
         let kind = match source.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            // No defect, and the same wherever it is met.
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                return Error::new(ErrorKind::Denied, format!("{what}: {source}"))
+                    .with_remedy("mount the file system so that it can be written to (mount -o remount,rw), or use another place");
+            }
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             _ => ErrorKind::Internal,
         };

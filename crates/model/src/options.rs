@@ -196,7 +196,10 @@ fn seconds(key: &str, value: &str) -> Result<u64> {
         _ => return Err(bad()),
     };
     // A hundred years is for ever, and keeps every later sum far from overflow.
-    n.checked_mul(unit).filter(|s| *s <= 100 * 366 * 86400).ok_or_else(bad)
+    n.checked_mul(unit).filter(|s| *s <= 100 * 366 * 86400).ok_or_else(|| {
+        Error::invalid(format!("option {key}={value}: that is longer than a hundred years"))
+            .with_remedy(format!("write at most {key}=36500d, which nobody outlives"))
+    })
 }
 
 impl VolumeOptions {
@@ -319,10 +322,14 @@ mod tests {
             ("retention", "7"),
             ("retention", "99999999999d"),
             ("store", "a/b"),
+            ("retention", "99999999999999999999d"),
         ] {
             let e = VolumeOptions::parse([(k, v)]).expect_err(k);
             assert!(e.message.contains(k), "{e}");
             assert!(e.remedy.is_some(), "{e}");
         }
+        let too_long = VolumeOptions::parse([("retention", "999999d")]).expect_err("too long");
+        assert!(too_long.message.contains("a hundred years"), "{too_long}");
+        assert!(VolumeOptions::parse([("retention", "36500d")]).is_ok(), "what the remedy says is taken");
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! It also knows what to say when nobody answers: that is the commonest error of all.
 
+mod content;
+mod holder;
 mod transport;
 
+pub use content::Content;
 pub use transport::{Body, Endpoint, Transport};
 
 use crate::wire::{
@@ -19,7 +22,13 @@ use orlop_model::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use time::format_description::well_known::Rfc3339;
+
+/// How long a daemon that lives may have no socket: it makes one that was removed anew within a second or two.
+const SOCKET: Duration = Duration::from_secs(4);
+/// Between looks.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The local API of the daemon of one root.
 #[derive(Debug, Clone)]
@@ -92,8 +101,14 @@ impl Client {
     }
 
     /// A file of a volume, as a stream.
-    pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Body> {
-        self.stream(&format!("/v1/volumes/{volume}/content?path={}", encode(path))).await
+    pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Content> {
+        let body = self.content_from(volume, path, 0).await?;
+        Ok(Content::new(self.clone(), volume.clone(), path.to_owned(), body))
+    }
+
+    async fn content_from(&self, volume: &VolumeRef, path: &str, offset: u64) -> Result<Body> {
+        let from = if offset > 0 { format!("&offset={offset}") } else { String::new() };
+        self.stream(&format!("/v1/volumes/{volume}/content?path={}{from}", encode(path))).await
     }
 
     /// The keys of encrypted volumes, by their names.
@@ -156,7 +171,7 @@ impl Client {
     pub async fn check(&self, volume: &VolumeRef, repair: bool, mut progress: impl FnMut(&CheckProgress)) -> Result<CheckReport> {
         let body = serde_json::to_vec(&Check { repair }).map_err(|e| Error::internal(format!("the request is not JSON: {e}")))?;
         let path = format!("/v1/volumes/{volume}/check");
-        let mut answer = self.checked(self.transport.request(Method::POST, &path, Some(body)).await).await?;
+        let mut answer = self.checked(self.request(Method::POST, &path, Some(body)).await).await?;
         let mut rest = Vec::new();
         while let Some(piece) = answer.next().await? {
             rest.extend_from_slice(&piece);
@@ -187,7 +202,8 @@ impl Client {
     /// Records of the audit journal, oldest first.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditEvent>> {
         let mut query = Vec::new();
-        for (key, value) in [("target", &filter.target), ("verb", &filter.verb), ("actor", &filter.actor)] {
+        let words = [("target", &filter.target), ("volume", &filter.volume), ("verb", &filter.verb), ("actor", &filter.actor)];
+        for (key, value) in words {
             query.extend(value.as_ref().map(|v| format!("{key}={}", encode(v))));
         }
         for (key, value) in [("since", filter.since), ("until", filter.until)] {
@@ -228,12 +244,25 @@ impl Client {
     }
 
     async fn stream(&self, path: &str) -> Result<Body> {
-        self.checked(self.transport.request(Method::GET, path, None).await).await
+        self.checked(self.request(Method::GET, path, None).await).await
     }
 
     async fn send<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T> {
         let body = serde_json::to_vec(body).map_err(|e| Error::internal(format!("the request is not JSON: {e}")))?;
-        self.checked(self.transport.request(method, path, Some(body)).await).await?.json().await
+        self.checked(self.request(method, path, Some(body)).await).await?.json().await
+    }
+
+    /// Waits for the socket of a daemon that lives. Nothing was sent before it is there.
+    async fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Body> {
+        let began = Instant::now();
+        loop {
+            match self.transport.request(method.clone(), path, body.clone()).await {
+                Err(e) if e.kind == ErrorKind::NotFound && began.elapsed() < SOCKET && holder::is_there(&self.root) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn checked(&self, answer: Result<Body>) -> Result<Body> {
@@ -254,6 +283,17 @@ impl Client {
             false => format!("orlop up --root {root}"),
         };
         match e.kind {
+            ErrorKind::NotFound if holder::is_there(&self.root) => {
+                let (process, end) = match holder::process(&self.root) {
+                    Some(pid) => (format!(" (process {pid})"), format!("end it with kill {pid} (mounts stay)")),
+                    None => (String::new(), "end it (mounts stay)".to_owned()),
+                };
+                let what = format!("the daemon of the root folder {root} runs{process}, but nobody answers at its socket");
+                Error::unavailable(what).with_remedy(format!(
+                    "try again in a moment: it makes its socket anew, or just starts or ends; if that goes on {end}, and start another \
+                     with: {up}"
+                ))
+            }
             ErrorKind::NotFound => {
                 Error::unavailable(format!("Orlop is not running on the root folder {root}")).with_remedy(format!("start it with: {up}"))
             }
@@ -299,5 +339,26 @@ mod tests {
         let dead = Client::new(root.path()).status().await.expect_err("nobody listens");
         assert_eq!(dead.kind, ErrorKind::Unavailable);
         assert!(dead.remedy.expect("remedy").contains("orlop up --root"));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_lives_is_waited_for_and_not_said_to_be_down() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let folder = root.path().canonicalize().expect("there").join("run");
+        std::fs::create_dir(&folder).expect("folder");
+        let pid = std::process::id();
+        std::fs::write(folder.join("daemon.lock"), pid.to_string()).expect("written");
+        let lock = std::fs::File::open(folder.join("daemon.lock")).expect("opens");
+        lock.lock().expect("locked");
+        let client = Client::new(folder.parent().expect("the root"));
+        let began = Instant::now();
+        let silent = client.status().await.expect_err("nobody listens");
+        assert!(began.elapsed() >= SOCKET);
+        assert_eq!(silent.kind, ErrorKind::Unavailable);
+        assert!(silent.message.contains(&format!("runs (process {pid})")), "{silent}");
+        assert!(silent.remedy.expect("remedy").contains(&format!("kill {pid} ")));
+        drop(lock);
+        let absent = client.status().await.expect_err("nobody listens");
+        assert!(absent.message.contains("not running"), "{absent}");
     }
 }

@@ -22,8 +22,10 @@ use utoipa::IntoParams;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
-    /// Of this volume: its name or id as it was given.
+    /// Of this target: a name or id as it was given.
     target: Option<String>,
+    /// Of this volume, by name or id, whichever its records have; by name: of every volume that ever had it.
+    volume: Option<String>,
     /// Of this verb, such as `volume.create`.
     verb: Option<String>,
     /// Of this actor: `uid:0`, `docker` or `system`.
@@ -52,6 +54,7 @@ fn instant(what: &str, text: Option<String>) -> Result<Option<OffsetDateTime>, E
 pub(crate) async fn list(State(rest): State<Rest>, Params(which): Params<Which>) -> Answer<Json<Vec<AuditEvent>>> {
     let filter = AuditFilter {
         target: which.target,
+        volume: which.volume,
         verb: which.verb,
         actor: which.actor,
         since: instant("since", which.since)?,

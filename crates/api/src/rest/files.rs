@@ -13,15 +13,22 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use orlop_control::Control;
-use orlop_model::{Actor, AttachmentId, AttachmentKind, DetachBy, Error, Intent, Outcome, Result, VolumeRef};
+use orlop_model::{Actor, AttachmentId, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Outcome, Result, VolumeRef};
 use serde::Deserialize;
+use std::io::SeekFrom;
 use std::sync::Arc;
-use tokio::io::AsyncReadExt;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
 use utoipa::IntoParams;
 
 const READ: usize = 256 * 1024;
+/// What the kernel says of a read that failed, whatever the reason: the number is the same on every Linux.
+const EIO: i32 = 5;
+/// How long the store may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where in the volume.
 #[derive(Deserialize, IntoParams)]
@@ -33,18 +40,29 @@ pub(crate) struct At {
     path: String,
 }
 
+/// Which file, and from where on.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Part {
+    /// The path from the volume's root folder, starting with `/`.
+    #[serde(default = "root")]
+    path: String,
+    /// How many of its first bytes to leave out.
+    #[serde(default)]
+    offset: u64,
+}
+
 fn root() -> String {
     "/".to_owned()
 }
 
-impl At {
-    fn checked(self) -> Result<String> {
-        if self.path.starts_with('/') && !self.path.contains('\0') && self.path.len() < 4096 {
-            return Ok(self.path);
-        }
-        Err(Error::invalid(format!("{:?} is not a path in a volume", self.path))
-            .with_remedy("write the path from the volume's root folder, such as /etc/hosts"))
+fn checked(path: String) -> Result<String> {
+    if path.starts_with('/') && !path.contains('\0') && path.len() < 4096 {
+        return Ok(path);
     }
+    Err(Error::invalid(format!("{path:?} is not a path in a volume"))
+        .with_remedy("write the path from the volume's root folder, such as /etc/hosts"))
 }
 
 /// An internal attachment that ends with its holder, also when a client goes away in the middle.
@@ -119,44 +137,42 @@ pub(crate) async fn list(
     Named(volume): Named,
     Params(at): Params<At>,
 ) -> Answer<Json<Listing>> {
-    let path = at.checked()?;
+    let path = checked(at.path)?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "ls").await?;
     let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| explained(&volume, e));
     visit.end().await;
     Ok(Json(listing?))
 }
 
-/// Streams a file of a volume.
-#[utoipa::path(get, path = "/v1/volumes/{volume}/content", tag = "files", params(("volume" = String, Path, description = "Name or id"), At),
+/// Streams a file of a volume, or what is behind an offset in it. Where the stream breaks off, a call for what is behind that place
+/// answers why.
+#[utoipa::path(get, path = "/v1/volumes/{volume}/content", tag = "files", params(("volume" = String, Path, description = "Name or id"), Part),
     responses((status = 200, description = "The file's bytes", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = "default", description = "What failed, why, and the remedy", body = Error)))]
 pub(crate) async fn content(
     State(rest): State<Rest>,
     Caller(actor): Caller,
     Named(volume): Named,
-    Params(at): Params<At>,
+    Params(part): Params<Part>,
 ) -> Answer<Response> {
-    let path = at.checked()?;
+    let path = checked(part.path)?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "cat").await?;
-    let opened = rest.host.open(&visit.mountpoint, &path).await.map_err(|e| explained(&volume, e));
-    let file = match opened {
-        Ok(file) => file,
+    let begun = begin_reading(&rest, &visit.mountpoint, &volume, &path, part.offset).await;
+    let Reading { length, first, file } = match begun {
+        Ok(reading) => reading,
         Err(e) => {
             visit.end().await;
             return Err(e.into());
         }
     };
-    // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
-    let size = file.metadata().map_err(|e| Error::io(format_args!("volume {volume}: {path}"), &e))?.len();
     let mut visit = Some(visit);
-    if size == 0 {
-        // Nobody asks for the pieces of an empty body.
+    if file.limit() == 0 {
+        // There is nothing more to ask for.
         drop(file);
         leave(&mut visit).await;
-        return answer(size, Body::empty());
+        return answer(length, Body::from(first));
     }
-    let file = tokio::fs::File::from_std(file).take(size);
-    let stream = futures::stream::try_unfold(Some((file, visit)), async |reading| {
+    let behind = futures::stream::try_unfold(Some((file, visit)), async |reading| {
         let Some((mut file, mut visit)) = reading else { return Ok::<_, std::io::Error>(None) };
         let mut buffer = BytesMut::with_capacity(READ);
         let read = file.read_buf(&mut buffer).await?;
@@ -169,7 +185,56 @@ pub(crate) async fn content(
         leave(&mut visit).await;
         Ok((read > 0).then(|| (buffer.freeze(), None)))
     });
-    answer(size, Body::from_stream(stream))
+    let all = futures::stream::once(async move { Ok::<_, std::io::Error>(first) }).chain(behind);
+    answer(length, Body::from_stream(all))
+}
+
+/// A file that is being read: how many bytes are asked for, the first of them, and where the others come from.
+struct Reading {
+    length: u64,
+    first: Bytes,
+    file: Take<tokio::fs::File>,
+}
+
+/// Opens a file and reads its first piece, so that what can be told of a failure is the answer and no stream that breaks off.
+async fn begin_reading(rest: &Rest, mountpoint: &str, volume: &VolumeRef, path: &str, offset: u64) -> Result<Reading> {
+    let failed = |e: std::io::Error| Error::io(format_args!("volume {volume}: {path}"), &e);
+    let file = rest.host.open(mountpoint, path).await.map_err(|e| explained(volume, e))?;
+    // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
+    let size = file.metadata().map_err(failed)?.len();
+    let Some(length) = size.checked_sub(offset) else {
+        return Err(Error::invalid(format!("volume {volume}: {path} has {size} bytes, and nothing behind byte {offset}"))
+            .with_remedy("if it was cut while it was read, read it again"));
+    };
+    let mut file = tokio::fs::File::from_std(file);
+    if offset > 0 {
+        file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
+    }
+    let mut file = file.take(length);
+    let mut first = BytesMut::with_capacity(READ);
+    match file.read_buf(&mut first).await {
+        Ok(0) if length > 0 => {
+            Err(Error::new(ErrorKind::Busy, format!("volume {volume}: {path} was cut while it was read")).with_remedy("read it again"))
+        }
+        Ok(_) => Ok(Reading { length, first: first.freeze(), file }),
+        Err(e) => Err(unreadable(rest, volume, path, offset, &e).await),
+    }
+}
+
+/// Why a file cannot be read from an offset on. The kernel has one word for bytes that are not what was written and for a store that is
+/// away, so the store is asked.
+async fn unreadable(rest: &Rest, volume: &VolumeRef, path: &str, offset: u64, e: &std::io::Error) -> Error {
+    let what = format!("volume {volume}: {path} cannot be read from byte {offset} on");
+    if e.raw_os_error() != Some(EIO) {
+        return explained(volume, Error::io(format_args!("{path} cannot be read from byte {offset} on"), e));
+    }
+    if let Ok(Err(away)) = tokio::time::timeout(PATIENCE, rest.control.space(volume)).await
+        && away.kind == ErrorKind::Unavailable
+    {
+        return away.during(what);
+    }
+    Error::new(ErrorKind::Corrupt, format!("{what}: {e}"))
+        .with_remedy(format!("orlop check {volume} names what is damaged, and which files are; the rest is read out by: orlop export"))
 }
 
 fn answer(size: u64, body: Body) -> Answer<Response> {

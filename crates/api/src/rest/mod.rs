@@ -20,8 +20,8 @@ pub(crate) use body::decode;
 pub use peer::Peer;
 
 use crate::Host;
-use axum::http::{Method, Uri};
-use axum::{Router, middleware};
+use axum::http::{Method, StatusCode, Uri};
+use axum::{Json, Router, middleware};
 use error::Failure;
 use orlop_control::Control;
 use orlop_model::{Error, ErrorKind};
@@ -107,11 +107,11 @@ pub fn router(control: Arc<Control>, host: Arc<dyn Host>) -> Router {
                     .with_remedy("the calls are listed in /v1/openapi.json"),
             )
         })
+        // The router adds the methods that are taken, as `Allow`.
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            Failure(
-                Error::invalid(format!("{} does not take the method {method}", uri.path()))
-                    .with_remedy("the calls are listed in /v1/openapi.json"),
-            )
+            let error = Error::invalid(format!("{} does not take the method {method}", uri.path()))
+                .with_remedy("the calls are listed in /v1/openapi.json");
+            (StatusCode::METHOD_NOT_ALLOWED, Json(error))
         })
         .layer(middleware::from_fn_with_state(rest.clone(), peer::admit))
         .with_state(rest)

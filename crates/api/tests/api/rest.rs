@@ -2,8 +2,13 @@
 //! mistake is named.
 
 use crate::world::World;
-use axum::http::{Method, StatusCode};
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Method, Request, StatusCode};
+use orlop_api::rest::Peer;
+use orlop_model::Actor;
 use serde_json::json;
+use tower::ServiceExt;
 
 #[tokio::test]
 async fn a_volume_lives_through_all_its_calls() {
@@ -76,6 +81,16 @@ async fn reading_holds_the_volume_only_as_long_as_it_lasts() {
         assert_eq!((status, body == expected), (StatusCode::OK, true), "{path}");
         assert_eq!(world.call(Method::GET, "/v1/volumes/db", "").await.1["attachments"], json!([]), "{path}");
     }
+    let at = |offset: usize| format!("/v1/volumes/db/content?path={}&offset={offset}", file.display());
+    for (offset, left) in [(5, content.len() - 5), (content.len() - 1, 1), (content.len(), 0)] {
+        let (status, body) = world.call_as(Some(0), Method::GET, &at(offset), "").await;
+        assert_eq!((status, body.len()), (StatusCode::OK, left), "{offset}");
+    }
+    assert_eq!(world.call(Method::GET, &at(content.len() + 1), "").await.0, StatusCode::BAD_REQUEST);
+    // What cannot be read is an answer with its reason, and not a stream that breaks off.
+    let (status, error) = world.call(Method::GET, &format!("/v1/volumes/db/content?path={}", world.root.path().display()), "").await;
+    assert!(!status.is_success() && error["message"].as_str().is_some_and(|m| m.contains("byte 0")), "{status} {error}");
+    assert_eq!(world.call(Method::GET, "/v1/volumes/db", "").await.1["attachments"], json!([]));
     let (status, _) = world.call(Method::GET, "/v1/volumes/db/content?path=/absent", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     let (status, listing) = world.call(Method::GET, "/v1/volumes/db/files", "").await;
@@ -111,7 +126,7 @@ async fn mistakes_are_named_and_change_nothing() {
         (Method::GET, "/v1/volumes?all=maybe", "", 400, "all"),
         (Method::GET, "/v1/volumes?al=true", "", 400, "al"),
         (Method::GET, "/v1/volumes/%ff", "", 400, "volume"),
-        (Method::PUT, "/v1/volumes", "", 400, "PUT"),
+        (Method::PUT, "/v1/volumes", "", 405, "PUT"),
     ] {
         let (got, error) = world.call(method.clone(), path, body).await;
         assert_eq!(got.as_u16(), status, "{method} {path} {body}: {error}");
@@ -119,6 +134,19 @@ async fn mistakes_are_named_and_change_nothing() {
         assert!(error["remedy"].is_string(), "{method} {path} {body}: {error}");
     }
     assert_eq!(world.call(Method::GET, "/v1/volumes?all=true", "").await.1, before);
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_with_those_that_are_taken() {
+    let world = World::new().await;
+    for (method, path, taken) in [(Method::PUT, "/v1/volumes", ["GET", "POST"]), (Method::POST, "/v1/volumes/db", ["PATCH", "DELETE"])] {
+        let mut request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+        request.extensions_mut().insert(ConnectInfo(Peer(Some(Actor::Local { uid: 0, gid: 0, pid: 1 }))));
+        let response = world.rest.clone().oneshot(request).await.expect("a router always answers");
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        let allow = response.headers()["allow"].to_str().expect("plain text");
+        assert!(taken.iter().all(|m| allow.split(',').any(|a| a.trim() == *m)), "{path}: {allow}");
+    }
 }
 
 #[tokio::test]

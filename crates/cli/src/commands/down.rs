@@ -27,9 +27,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let request = Shutdown { force: args.force, keep_mounts: args.keep_mounts, remove_plugin_socket: args.remove_plugin_socket };
     let report = match cx.client.shutdown(&request).await {
         Err(e)
-            if e.kind == ErrorKind::Unavailable
-                && !args.keep_mounts
-                && (daemon::keeper_answers(&cx.root).await || has_workers(&cx.root)) =>
+            if e.kind == ErrorKind::Unavailable && !args.keep_mounts && (daemon::keeper_lives(&cx.root).await || has_workers(&cx.root)) =>
         {
             // The daemon died, its mounts live on. Only a daemon can end them properly; it starts a keeper if there is none.
             up::spawn(cx, &["--no-docker-plugin".to_owned()]).await?;

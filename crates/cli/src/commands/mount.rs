@@ -1,5 +1,6 @@
 //! `orlop mount`
 
+use super::unmount::looked_at;
 use crate::args::Context;
 use orlop_api::wire::{Attach, Attached};
 use orlop_model::{Error, ErrorKind, Result, VolumeRef};
@@ -73,7 +74,15 @@ async fn abandoning(volume: &VolumeRef, request: &Attach, yes: bool, cx: &Contex
 /// The folder's real path: what the kernel's mount table will say.
 fn existing_folder(dir: &Path) -> Result<String> {
     let shown = dir.display().to_string();
-    let real = dir.canonicalize().map_err(|e| match e.kind() {
+    // Something may be mounted there that answers nobody.
+    let looked = looked_at(dir, |dir| Some(dir.canonicalize().map(|real| (real.is_dir(), real))));
+    let looked = looked.ok_or_else(|| {
+        Error::unavailable(format!(
+            "the folder {shown} does not answer: something is mounted there, or on the way there, that nobody serves"
+        ))
+        .with_remedy("see what with: orlop status; orlop unmount --force takes a volume away whose store is away")
+    })?;
+    let (is_folder, real) = looked.map_err(|e| match e.kind() {
         Io::NotFound => {
             Error::not_found(format!("the folder {shown} does not exist")).with_remedy(format!("make it with: mkdir -p {shown}"))
         }
@@ -83,7 +92,7 @@ fn existing_folder(dir: &Path) -> Result<String> {
         }
         _ => Error::io(&shown, &e),
     })?;
-    if !real.is_dir() {
+    if !is_folder {
         return Err(Error::invalid(format!("{shown} is not a folder")).with_remedy("give an existing folder"));
     }
     real.to_str()

@@ -64,10 +64,35 @@ fn text(s: &Status) -> String {
         for w in &keeper.workers {
             let mut places = vec![w.mountpoint.clone()];
             places.extend(w.binds.iter().cloned());
-            table.row([w.volume.to_string(), w.pid.to_string(), w.state.clone(), places.join(", ")]);
+            let worker = w.process().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+            table.row([w.volume.to_string(), worker, w.state.clone(), places.join(", ")]);
         }
         text.push('\n');
         text.push_str(&table.text());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orlop_api::wire::{HostFacts, KeeperFacts, WorkerFacts};
+    use orlop_control::ControlStatus;
+    use orlop_model::Usage;
+
+    #[test]
+    fn a_worker_that_is_being_replaced_is_shown_without_a_process() {
+        let worker = WorkerFacts {
+            volume: "db".parse().expect("a name"),
+            pid: 0,
+            state: "restarting, attempt 1: killed".to_owned(),
+            mountpoint: "/m".to_owned(),
+            binds: Vec::new(),
+            in_use_elsewhere: false,
+        };
+        let host = HostFacts { keeper: Some(KeeperFacts { workers: vec![worker] }), ..HostFacts::default() };
+        let shown = text(&Status { host, usage: Usage::default(), control: ControlStatus::default() });
+        let row = shown.lines().last().expect("a row");
+        assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["db", "-", "restarting,"]);
+    }
 }

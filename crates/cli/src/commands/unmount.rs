@@ -4,7 +4,9 @@ use crate::args::Context;
 use orlop_api::wire::Detach;
 use orlop_model::{AttachmentKind, ByteSize, Error, ErrorKind, Result, Volume, VolumeRef};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Unmounts a folder, or every folder that a volume is mounted on by `orlop mount`.
 ///
@@ -47,6 +49,7 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 }
 
 async fn find(target: &str, cx: &Context) -> Result<(Volume, Vec<String>)> {
+    let mut no_volume = None;
     if !target.contains('/') && !target.starts_with('.') {
         let named = async { cx.client.volume(&target.parse()?).await }.await;
         match named {
@@ -58,21 +61,54 @@ async fn find(target: &str, cx: &Context) -> Result<(Volume, Vec<String>)> {
                 }
                 return Ok((volume, folders));
             }
-            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::InvalidArgument) && Path::new(target).exists() => {}
+            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::InvalidArgument) => no_volume = Some(e),
             Err(e) => return Err(e),
         }
     }
-    let path = Path::new(target);
-    // A dead mount cannot be looked at, so its path is taken as written.
-    let path = path.canonicalize().or_else(|_| std::path::absolute(path)).map_err(|e| Error::io(target, &e))?;
-    let wanted = path.to_string_lossy().into_owned();
-    for volume in cx.client.volumes(false, false).await? {
-        if folders(&volume).contains(&wanted) {
-            return Ok((volume, vec![wanted]));
-        }
+    let written = std::path::absolute(target).map_err(|e| Error::io(target, &e))?;
+    let volumes = cx.client.volumes(false, false).await?;
+    let holds = |path: &Path| {
+        let wanted = path.to_string_lossy().into_owned();
+        volumes.iter().find(|v| folders(v).contains(&wanted)).map(|v| (v.clone(), vec![wanted.clone()]))
+    };
+    // The folder itself is looked at last, for the sake of links to it: what is mounted there may answer nobody.
+    if let Some(found) = holds(&written) {
+        return Ok(found);
     }
-    Err(Error::not_found(format!("no volume is mounted on {wanted} by this Orlop"))
+    let reached = looked_at(&written, reached);
+    if let Some(found) = reached.as_deref().and_then(holds) {
+        return Ok(found);
+    }
+    let real = looked_at(&written, |path| path.canonicalize().ok());
+    if let Some(found) = real.as_deref().and_then(holds) {
+        return Ok(found);
+    }
+    if let (Some(e), None) = (no_volume, &real) {
+        return Err(e);
+    }
+    let wanted = real.or(reached).unwrap_or(written);
+    Err(Error::not_found(format!("no volume is mounted on {} by this Orlop", wanted.display()))
         .with_remedy(format!("list the mounts with: orlop status{}", cx.root_flag())))
+}
+
+/// The way to a folder without links in it; the folder itself is not looked at.
+fn reached(path: &Path) -> Option<PathBuf> {
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+}
+
+/// How long a folder may take to answer.
+const ANSWERING: Duration = Duration::from_secs(3);
+
+/// What a look at a path tells, if it answers in time: a dead mount never does, and neither does whoever looks at it.
+pub(super) fn looked_at<T: Send + 'static>(path: &Path, look: impl FnOnce(&Path) -> Option<T> + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    // It ends with this process.
+    std::thread::spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(look(&path));
+    });
+    told.recv_timeout(ANSWERING).ok().flatten()
 }
 
 fn folders(volume: &Volume) -> Vec<String> {

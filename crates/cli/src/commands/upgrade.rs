@@ -9,7 +9,7 @@ use crate::ui::Table;
 use futures::FutureExt;
 use orlop_api::wire::Shutdown;
 use orlop_model::{Error, ErrorKind, Result};
-use orlop_mount::keeper::{Launcher, change_over, has_workers, may_change_over};
+use orlop_mount::keeper::{Launcher, change_over, has_workers, is_alive, may_change_over};
 use orlop_mount::{AttachedVolume, KeeperClient};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
@@ -203,7 +203,7 @@ impl Move<'_> {
     }
 
     /// The keeper, if one runs. One that was killed this moment has a successor soon, which the daemon starts: without it the workers that go
-    /// on would be taken for none.
+    /// on would be taken for none. One that lives and does not answer makes its socket anew.
     async fn keeper(&self, is_daemon_there: bool) -> Result<Option<(u32, KeeperClient)>> {
         let until = Instant::now() + Duration::from_secs(10);
         loop {
@@ -214,7 +214,7 @@ impl Move<'_> {
             match found.await {
                 Ok(keeper) => return Ok(Some(keeper)),
                 Err(e) if e.kind != ErrorKind::Unavailable => return Err(e),
-                Err(_) if !is_daemon_there || !has_workers(&self.cx.root) => return Ok(None),
+                Err(_) if !is_alive(&self.cx.root) && (!is_daemon_there || !has_workers(&self.cx.root)) => return Ok(None),
                 Err(e) if Instant::now() > until => return Err(e),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }

@@ -104,7 +104,7 @@ impl DaemonHost {
         let volumes: BTreeMap<_, _> =
             self.control.volumes(VolumeFilter { include_removed: true, with_usage: false }).await?.into_iter().map(|v| (v.id, v)).collect();
         self.release_plain(actor, force, &volumes, report).await?;
-        let Ok(keeper) = self.ports.keeper.answering().await else { return Ok(()) };
+        let Some(keeper) = self.ports.keeper.living().await? else { return Ok(()) };
         let mounted = keeper.list().await?;
         if !force {
             let mut users = Vec::new();

@@ -3,14 +3,16 @@
 
 use orlop_model::{Error, Result};
 use orlop_mount::KeeperClient;
-use orlop_mount::keeper::Launcher;
+use orlop_mount::keeper::{Launcher, has_workers, is_alive};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long systemd may take to start a keeper that it started before.
 const SYSTEMD: Duration = Duration::from_secs(3);
+/// How long a keeper that lives may take to answer: it makes a socket that was removed anew within a second or two.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between looks, and before a start that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,6 +34,34 @@ impl Keeper {
     /// The keeper if it answers.
     pub(crate) async fn answering(&self) -> Result<KeeperClient> {
         KeeperClient::connect(&self.root).await
+    }
+
+    /// The keeper; `None` if there is none and nobody serves a volume. One that lives and does not answer is waited for, and an error in the
+    /// end: whoever takes it for none leaves its mounts behind.
+    pub(crate) async fn living(&self) -> Result<Option<KeeperClient>> {
+        let began = Instant::now();
+        loop {
+            let e = match self.answering().await {
+                Ok(client) => return Ok(Some(client)),
+                Err(e) => e,
+            };
+            let (lives, root) = (is_alive(&self.root), self.root.display());
+            if !lives && !has_workers(&self.root) {
+                return Ok(None);
+            }
+            if began.elapsed() > ANSWER {
+                return Err(if lives {
+                    Error::unavailable(format!("the keeper of {root} lives and does not answer: {}", e.message)).with_remedy(format!(
+                        "try again in a moment; if that goes on read {root}/log/keeper.log, and kill -9 the process \"keeper --root {root}\": \
+                         another one takes its mounts over"
+                    ))
+                } else {
+                    Error::unavailable(format!("the keeper of {root} has ended, and workers still serve volumes"))
+                        .with_remedy("try again in a moment: another one is started, which takes them over")
+                });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// The keeper, started if none answers.
@@ -95,7 +125,7 @@ impl Keeper {
 
     /// Whether somebody else started a keeper meanwhile.
     async fn wait_for_other(&self, grace: Duration) -> bool {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while began.elapsed() < grace {
             tokio::time::sleep(PAUSE).await;
             if self.answering().await.is_ok() {

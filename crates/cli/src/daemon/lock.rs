@@ -4,11 +4,17 @@ use orlop_model::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a lock is tried that somebody may only be looking at, and the pause between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The lock; held as long as this lives.
 pub(crate) struct Lock {
     file: File,
+    path: PathBuf,
 }
 
 /// Takes the lock; `None` if another process holds it.
@@ -21,12 +27,20 @@ pub(crate) fn take(path: &Path) -> Result<Option<Lock>> {
         .mode(0o600)
         .open(path)
         .map_err(|e| Error::io(path.display(), &e))?;
-    match file.try_lock() {
-        Ok(()) if is_at(&file, path) => Ok(Some(Lock { file })),
-        // Its holder removed it while this one opened it: what is locked now is a file without a name.
-        Ok(()) => take(path),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(Error::io(format_args!("locking {}", path.display()), &e)),
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path) => return Ok(Some(Lock { file, path: path.to_owned() })),
+            // Its holder removed it while this one opened it: what is locked now is a file without a name.
+            Ok(()) => return take(path),
+            // Whoever asks whether it is held has it for an instant.
+            Err(TryLockError::WouldBlock) if tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(Error::io(format_args!("locking {}", path.display()), &e)),
+        }
     }
 }
 
@@ -47,8 +61,13 @@ pub(crate) fn is_taken(path: &Path) -> bool {
 
 impl Lock {
     /// Lets go, and takes the file away: nothing is left of a holder that ends in good order.
-    pub(crate) fn remove(self, path: &Path) {
-        let _ = std::fs::remove_file(path);
+    pub(crate) fn remove(self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Whether another file is in its place: then another process may hold that one, and with it what this one stood for.
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.path.exists() && !is_at(&self.file, &self.path)
     }
 
     /// Writes something about the holder into the file, for people and for [`holder`].
@@ -88,8 +107,13 @@ mod tests {
         drop(held);
         assert!(!is_taken(&path));
         let held = take(&path).expect("opens").expect("free again");
-        held.remove(&path);
+        held.remove();
         assert!(!path.exists());
-        assert!(take(&path).expect("opens").is_some());
+        let removed = take(&path).expect("opens").expect("free");
+        assert!(!removed.is_displaced());
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!removed.is_displaced(), "nobody else can hold it");
+        let _other = take(&path).expect("opens").expect("a file of its own");
+        assert!(removed.is_displaced());
     }
 }

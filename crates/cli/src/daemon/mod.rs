@@ -72,9 +72,9 @@ pub(crate) fn is_locked(root: &Path) -> bool {
     lock::is_taken(&root.join("run/daemon.lock"))
 }
 
-/// Whether the keeper of a root answers.
-pub(crate) async fn keeper_answers(root: &Path) -> bool {
-    orlop_mount::KeeperClient::connect(root).await.is_ok()
+/// Whether a root has a keeper, which may not answer at this moment.
+pub(crate) async fn keeper_lives(root: &Path) -> bool {
+    orlop_mount::keeper::is_alive(root) || orlop_mount::KeeperClient::connect(root).await.is_ok()
 }
 
 /// Runs the daemon until it is told to end.
@@ -117,7 +117,8 @@ fn serve(root: &Path, settings: Settings) -> Result<()> {
         let _ = std::fs::remove_file(&pid_file);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Error::io("starting the runtime", &e))?;
-    let ended = runtime.block_on(live(root, settings));
+    let lock = Arc::new(lock);
+    let ended = runtime.block_on(live(root, settings, &lock));
     // Whatever still blocks (a worker that does not answer) must not hold the end up.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let _ = std::fs::remove_file(&pid_file);
@@ -126,22 +127,26 @@ fn serve(root: &Path, settings: Settings) -> Result<()> {
     ended
 }
 
-async fn live(root: &Path, settings: Settings) -> Result<()> {
+async fn live(root: &Path, settings: Settings, lock: &Arc<lock::Lock>) -> Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), root = %root.display(), "the daemon starts");
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::io("watching signals", &e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::io("watching signals", &e))?;
 
     let ports = Arc::new(Ports::new(root));
+    let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
+    // Whoever mounts a volume that another host had watches that host for a lease first.
+    config.attach_deadline += 2 * orlop_mount::worker::lease()?;
+    // What a start may fail of comes before the keeper, which would go on without a daemon and with nothing to hold.
+    let control = Control::open(config).await?;
+    // The socket may be opened by anybody; who may use it is decided by peer credentials, with a message. Calls that come before all
+    // is ready wait.
+    let door = socket::Door::open(&root.join("run/orlop.sock"), 0o666, lock.clone())?;
     ports.keeper.client().await?;
     let another_keeper = Arc::new(Notify::new());
     let guard = tokio::spawn({
         let (ports, another) = (ports.clone(), another_keeper.clone());
         async move { ports.keeper.guard(&another).await }
     });
-    let mut config = ControlConfig::new(root, ports.clone(), ports.clone());
-    // Whoever mounts a volume that another host had watches that host for a lease first.
-    config.attach_deadline += 2 * orlop_mount::worker::lease()?;
-    let control = Control::open(config).await?;
     let (key_made, key_warning) = keys::prepare(root, &control).await;
 
     let (plugin, plugin_warning) = match &settings.plugin {
@@ -168,10 +173,9 @@ async fn live(root: &Path, settings: Settings) -> Result<()> {
     });
 
     let (stop, stopped) = watch::channel(false);
-    // The socket may be opened by anybody; who may use it is decided by peer credentials, with a message.
-    let listener = socket::listen(&root.join("run/orlop.sock"), 0o666)?;
     let local = orlop_api::rest::router(control.clone(), host);
-    let local = tokio::spawn(orlop_api::serve(listener, local, told(stopped.clone())));
+    let serve_local = move |listener, ended| orlop_api::serve(listener, local.clone(), told(ended));
+    let local = tokio::spawn(door.serve(told(stopped.clone()), serve_local));
     let mut name_lock = None;
     let docker = plugin.map(|claim| {
         let identity = Identity { root: root.display().to_string(), pid: std::process::id() };

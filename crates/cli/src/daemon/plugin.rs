@@ -19,15 +19,12 @@ pub(crate) struct Claim {
 }
 
 /// The hold on a name.
-pub(crate) struct NameLock {
-    lock: Lock,
-    path: PathBuf,
-}
+pub(crate) struct NameLock(Lock);
 
 impl NameLock {
     /// Gives the name up, in good order.
     pub(crate) fn release(self) {
-        self.lock.remove(&self.path);
+        self.0.remove();
     }
 }
 
@@ -73,5 +70,5 @@ pub(crate) async fn claim(name: &str, root: &Path) -> Result<Claim, String> {
         ));
     }
     let listener = socket::listen(&socket, 0o600).map_err(|e| format!("{e}; Docker is not served"))?;
-    Ok(Claim { name: name.to_owned(), socket, listener, lock: NameLock { lock, path: lock_path } })
+    Ok(Claim { name: name.to_owned(), socket, listener, lock: NameLock(lock) })
 }

@@ -1,11 +1,20 @@
-//! Listening on a Unix socket in place of a stale one, without a moment at which its name is missing.
+//! Listening on a Unix socket in place of a stale one, without a moment at which its name is missing; and making the daemon's
+//! own anew when somebody removed it, since nobody reaches a living daemon else.
 
+use super::lock::Lock;
 use orlop_model::{Error, Result};
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How often it is looked whether the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Binds a temporary name and renames it over `path`. Whoever calls this holds the lock that says nobody
 /// living listens there.
@@ -21,4 +30,83 @@ pub(crate) fn listen(path: &Path, mode: u32) -> Result<UnixListener> {
     std::fs::set_permissions(&temporary, Permissions::from_mode(mode)).map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)?;
     Ok(listener)
+}
+
+fn identity(of: &Metadata) -> (u64, u64) {
+    (of.dev(), of.ino())
+}
+
+/// A socket whose file is looked after for as long as it is served.
+pub(crate) struct Door {
+    path: PathBuf,
+    mode: u32,
+    listener: UnixListener,
+    /// Which file the socket is. A listener holds it, so no other one gets its number.
+    file: (u64, u64),
+    /// What says that nobody else listens there.
+    lock: Arc<Lock>,
+}
+
+impl Door {
+    /// Listens.
+    pub(crate) fn open(path: &Path, mode: u32, lock: Arc<Lock>) -> Result<Door> {
+        let listener = listen(path, mode)?;
+        let there = std::fs::symlink_metadata(path).map_err(|e| Error::io(format_args!("listening on {}", path.display()), &e))?;
+        Ok(Door { path: path.to_owned(), mode, listener, file: identity(&there), lock })
+    }
+
+    /// Serves until `stop`. `serve` is given a listener and what tells it to stop; it is called again with another one when the
+    /// socket was made anew, while calls that came by the old one are answered to their end.
+    pub(crate) async fn serve<F>(self, stop: impl Future<Output = ()>, serve: impl Fn(UnixListener, watch::Receiver<bool>) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let Door { path, mode, listener, mut file, lock } = self;
+        let mut serving = JoinSet::new();
+        let (mut end, ended) = watch::channel(false);
+        serving.spawn(serve(listener, ended));
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let anew = tokio::select! {
+                () = &mut stop => break,
+                anew = replaced(&path, mode, file, &lock) => anew,
+            };
+            tracing::warn!("{} was removed or replaced; it is made anew", path.display());
+            let (next, ended) = watch::channel(false);
+            serving.spawn(serve(anew.listener, ended));
+            file = anew.file;
+            // The one before is let go of, which tells whoever listens at the old socket to stop.
+            end = next;
+        }
+        drop(end);
+        while serving.join_next().await.is_some() {}
+    }
+}
+
+/// Returns when the socket's file was removed or replaced, with another one in its place.
+async fn replaced(path: &Path, mode: u32, file: (u64, u64), lock: &Arc<Lock>) -> Door {
+    let mut said = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Two daemons must not take the socket from each other again and again.
+        if stands(path, file) || lock.is_displaced() {
+            continue;
+        }
+        match Door::open(path, mode, lock.clone()) {
+            Ok(door) => return door,
+            Err(e) if !said => {
+                said = true;
+                tracing::error!(error = %e, "the daemon's socket was removed or replaced and cannot be made anew yet");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Whether this file is still at the path. What cannot be told counts as yes.
+fn stands(path: &Path, file: (u64, u64)) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => identity(&there) == file,
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    }
 }

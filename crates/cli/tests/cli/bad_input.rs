@@ -1,6 +1,8 @@
 //! Bad input of every kind: the error names the thing and the remedy, and nothing changes.
 
 use crate::world::{World, can_mount};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 #[test]
 fn every_mistake_is_named_with_its_remedy_and_changes_nothing() {
@@ -92,6 +94,25 @@ fn a_wrong_command_line_is_told_in_the_form_asked_for() {
     let ended = world.run(&["--output", "json", "volume", "create"]);
     let error: serde_json::Value = serde_json::from_str(&ended.err).expect("an error as JSON");
     assert!(error["message"].as_str().is_some_and(|m| m.contains("<NAME>")), "what is missing is named: {error}");
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_a_wrong_command_line() {
+    let world = World::new();
+    let bad = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    for (words, last) in [
+        (&[][..], bad(b"\xff")),
+        (&["ls"], bad(b"a:/\xff")),
+        (&["volume", "create"], bad(b"\xff")),
+        (&["status", "--root"], bad(b"/tmp/r\xff")),
+        (&["--output", "json", "ls"], bad(b"a:/\xff")),
+    ] {
+        let output = world.command(words).arg(&last).output().expect("the binary runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?} {last:?}: {told}");
+        assert!(told.contains("error: ") || told.contains("invalid_argument"), "{words:?} {last:?}: {told}");
+        assert!(!told.contains("panicked"), "{words:?} {last:?}: {told}");
+    }
 }
 
 #[test]

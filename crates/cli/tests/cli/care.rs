@@ -125,6 +125,13 @@ fn what_is_damaged_is_an_error_to_who_reads_it_and_mended_where_there_is_another
     let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
     let log = std::fs::read_to_string(w.root.join("log").join(format!("worker-{id}.log"))).expect("a log");
     assert!(log.contains(&name), "{name} in {log}");
+    // What comes before the damage is read out, and then it is told with its place.
+    let cat = w.command(&["cat", "db:/data"]).output().expect("runs");
+    let told = String::from_utf8_lossy(&cat.stderr);
+    assert_eq!(cat.status.code(), Some(10), "{told}");
+    assert!(cat.stdout.len() < data.len() && data.starts_with(&cat.stdout), "{} bytes", cat.stdout.len());
+    let place = format!("/data cannot be read from byte {} on", cat.stdout.len());
+    assert!(told.contains(&place) && told.contains("hint: orlop check db"), "{told}");
     w.run(&["unmount", mounted]).ok();
     let left = w.run(&["check", "db", "--repair", "--output", "json"]);
     let states = left.json()["findings"].as_array().expect("a list").iter().map(|f| f["state"].to_string()).collect::<Vec<_>>();
@@ -310,6 +317,43 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
         wait("the name is noted anew", || std::fs::read(&noted).is_ok_and(|now| now == whole));
         w.run(&["unmount", "db"]).ok();
     }
+}
+
+#[test]
+fn a_killed_export_leaves_nothing_short_under_its_name() {
+    if !can_mount("a_killed_export_leaves_nothing_short_under_its_name") {
+        return;
+    }
+    let w = World::up();
+    w.run(&["volume", "create", "big"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "big", dir.to_str().expect("plain")]).ok();
+    let file = std::fs::File::create(dir.join("whole")).expect("made");
+    for at in 0..128 {
+        file.write_all_at(&vec![at as u8 + 1; 1 << 20], at << 20).expect("written");
+    }
+    file.sync_all().expect("synced");
+    let url = format!("file://{}", w.root.join("stores/default").display());
+    for name in ["out", "out.tar"] {
+        let to = w.path(name);
+        let words = ["export", "big", "--store", &url, "--to", to.to_str().expect("plain")];
+        let mut export = w.command(&words).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("runs");
+        let begun =
+            |p: &PathBuf| p.to_string_lossy().strip_prefix(to.to_str().expect("plain")).is_some_and(|rest| rest.contains("partial"));
+        // A tar file grows only when all of the file was read.
+        let is_begun = |p: &PathBuf| begun(p) && p.metadata().is_ok_and(|m| name == "out.tar" || m.len() > 1 << 20);
+        wait("something is written", || files_below(&w.path("")).iter().any(is_begun));
+        export.kill().expect("killed");
+        export.wait().expect("gone");
+        assert!(!to.join("whole").exists() && !to.is_file(), "what has its name is whole");
+    }
+    // What was left is told, and the next export is whole.
+    let words = |to: &str| w.run(&["export", "big", "--store", &url, "--to", w.path(to).to_str().expect("plain")]);
+    words("out").fails(4, "not empty");
+    words("out.tar").fails(4, "out.tar.partial");
+    words("again").ok();
+    assert!(std::fs::read(w.path("again/whole")).expect("read out") == std::fs::read(dir.join("whole")).expect("read"));
+    assert_eq!(files_below(&w.path("again")).len(), 1, "nothing partial is left");
 }
 
 /// Copies a folder's files, holes not minded.

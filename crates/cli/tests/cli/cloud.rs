@@ -79,6 +79,20 @@ impl Host {
         assert_eq!(check.code, 0, "{}{}", check.out, check.err);
     }
 
+    /// Whoever asks is told that the volume is mounted in name only.
+    fn says_why_it_stopped(&self) {
+        let why = self.world.json(&["volume", "inspect", "db"])[0]["usage"]["stopped"].as_str().unwrap_or_default().to_owned();
+        assert!(why.contains("host"), "{why}");
+        for words in [&["status"][..], &["volume", "inspect", "db"], &["doctor"]] {
+            let shown = self.world.run(words);
+            assert!(shown.out.contains(&why), "{words:?}: {}", shown.out);
+        }
+        assert!(self.world.run(&["volume", "list"]).ok().out.contains("takes no changes"));
+        let mounted = self.world.run(&["mount", "db", &self.world.dir("elsewhere")]).fails(5, "takes no changes");
+        assert!(mounted.err.contains("orlop unmount db"), "{}", mounted.err);
+        self.world.run(&["check", "db"]).fails(5, "takes no changes");
+    }
+
     /// Daemon, keeper and workers, all at once, without a word.
     fn kill_everything(&self) {
         let all = self.world.processes();
@@ -231,6 +245,7 @@ fn the_first_one_is_fenced(one: &Host, two: &Host) {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+    one.says_why_it_stopped();
     assert_eq!(two.read("f").expect("there"), b"second");
     assert!(two.read("late").is_err(), "what the first one wrote late is in the volume");
     two.write("g", b"goes on").expect("synced");

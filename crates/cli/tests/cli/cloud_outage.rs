@@ -1,7 +1,7 @@
 //! Outages, through a proxy that breaks what passes: whatever the store does, nothing that was acknowledged is lost, nobody
 //! who needs nothing of it waits, and everything heals by itself.
 
-use crate::world::{World, can_mount, wait};
+use crate::world::{World, can_mount, kill, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::fs::File;
 use std::io::Write;
@@ -452,4 +452,134 @@ fn going_down_by_force_while_the_store_is_away_takes_as_long_for_four_volumes_as
         assert_eq!(std::fs::read(folder.join("before")).expect("there"), b"before");
     }
     cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("unsent".to_owned(), b"db".to_vec())]);
+}
+
+/// What a command says and how long it took, if it comes to its end in time; else it is killed, and the test fails.
+#[track_caller]
+fn within(limit: Duration, command: &mut Command) -> (std::process::Output, Duration) {
+    let began = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    while child.try_wait().expect("asks").is_none() {
+        if began.elapsed() > limit {
+            let _ = child.kill();
+            panic!("{command:?} has not come to its end within {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let took = began.elapsed();
+    (child.wait_with_output().expect("it has ended"), took)
+}
+
+/// Ends the worker while the store is away, and waits until its successor has failed to open the volume if that is to be.
+fn kill_the_worker(cloud: &Cloud, until_it_failed: bool) {
+    kill(cloud.world.worker_pid());
+    let state = || cloud.world.json(&["status"])["keeper"]["workers"][0]["state"].as_str().unwrap_or_default().to_owned();
+    let end = Instant::now() + Duration::from_secs(90);
+    while !state().starts_with("restarting") || (until_it_failed && state().starts_with("restarting, attempt 0")) {
+        assert!(Instant::now() < end, "it is {}", state());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_worker_that_dies_while_the_store_is_away_leaves_nobody_waiting_longer_than_the_policy_says() {
+    let Some(cloud) = Cloud::new("worker lost", &["outage=fail"]) else { return };
+    write_and_sync(&cloud.path("before"), b"before").expect("synced");
+    cloud.proxy.set(Faults::only(Fault::Status(503)));
+    std::fs::write(cloud.path("unsent"), b"unsent").expect("accepted");
+    kill_the_worker(&cloud, false);
+    let died = Instant::now();
+    let folder = cloud.path("").display().to_string();
+    let (df, took) = within(Duration::from_secs(15), Command::new("df").arg(&folder));
+    println!("df: {took:?}, {}", String::from_utf8_lossy(&df.stdout));
+    assert!(df.status.success(), "{}", String::from_utf8_lossy(&df.stderr));
+    // Neither by its name nor by its folder does an unmount wait for the folder.
+    for target in ["db", &folder, "m"] {
+        let mut command = cloud.world.command(&["unmount", target]);
+        let (refused, took) = within(Duration::from_secs(15), command.current_dir(cloud.world.path("")));
+        let err = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && err.contains("hint: "), "{target}: {err}");
+        println!("unmount {target}: refused in {took:?}");
+    }
+    within(Duration::from_secs(75), &mut cloud.world.command(&["mount", "db", &folder]));
+    // What nobody serves ends as the policy says, and then at once.
+    let (failed, _) = within(Duration::from_secs(60), Command::new("cat").arg(cloud.path("never seen")));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("Input/output error"), "{}", String::from_utf8_lossy(&failed.stderr));
+    assert!(died.elapsed() > Duration::from_secs(20), "it did not wait, but {:?}", died.elapsed());
+    let (failed, _) = within(Duration::from_secs(5), Command::new("ls").arg("-l").arg(&folder));
+    assert!(!failed.status.success());
+
+    cloud.proxy.heal();
+    wait("another worker serves", || std::fs::read(cloud.path("before")).is_ok_and(|bytes| bytes == b"before"));
+    assert_eq!(std::fs::read(cloud.path("unsent")).expect("it was acknowledged"), b"unsent");
+    write_and_sync(&cloud.path("after"), b"after").expect("synced");
+    let expected = ["before", "unsent", "after"].map(|name| (name.to_owned(), name.as_bytes().to_vec()));
+    cloud.on_another_host(&expected);
+}
+
+#[test]
+fn under_the_policy_wait_they_wait_for_a_worker_that_died_but_for_df_and_for_who_is_killed() {
+    let Some(cloud) = Cloud::new("worker lost, waiting", &[]) else { return };
+    write_and_sync(&cloud.path("before"), b"before").expect("synced");
+    cloud.proxy.set(Faults::only(Fault::Hang));
+    kill_the_worker(&cloud, false);
+    let read = |name: &str| Command::new("cat").arg(cloud.path(name)).stdout(Stdio::null()).spawn().expect("runs");
+    let (mut waiting, mut killed) = (read("before"), read("killed"));
+    within(Duration::from_secs(15), Command::new("df").arg(cloud.path("")));
+    // Longer than another policy would have them wait.
+    std::thread::sleep(Duration::from_secs(35));
+    assert!(waiting.try_wait().expect("asks").is_none() && killed.try_wait().expect("asks").is_none());
+    let began = Instant::now();
+    killed.kill().expect("killed");
+    killed.wait().expect("ends");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    cloud.proxy.heal();
+    let end = Instant::now() + Duration::from_secs(60);
+    while waiting.try_wait().expect("asks").is_none() {
+        assert!(Instant::now() < end, "it waits on although the store is back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(waiting.wait().expect("ended").success());
+    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec())]);
+}
+
+#[test]
+fn by_force_a_volume_goes_whose_worker_died_while_the_store_is_away() {
+    let Some(cloud) = Cloud::new("worker lost, by force", &["outage=fail"]) else { return };
+    write_and_sync(&cloud.path("before"), b"before").expect("synced");
+    cloud.proxy.set(Faults::only(Fault::Hang));
+    std::fs::write(cloud.path("unsent"), b"unsent").expect("accepted");
+    // While the first successor tries, and between later ones.
+    for until_it_failed in [false, true] {
+        kill_the_worker(&cloud, until_it_failed);
+        let (gone, took) = within(Duration::from_secs(45), &mut cloud.world.command(&["unmount", "--force", "db"]));
+        assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
+        println!("unmounted by force in {took:?}");
+        assert!(cloud.world.mounts().is_empty());
+        cloud.proxy.heal();
+        cloud.world.run(&["mount", "db", &cloud.world.dir("m")]).ok();
+        assert_eq!(std::fs::read(cloud.path("unsent")).expect("it is sent now"), b"unsent");
+        cloud.proxy.set(Faults::only(Fault::Hang));
+    }
+    cloud.proxy.heal();
+    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("unsent".to_owned(), b"unsent".to_vec())]);
+}
+
+#[test]
+fn going_down_by_force_does_not_wait_for_a_store_that_hangs() {
+    let Some(cloud) = Cloud::new("going down, hanging", &[]) else { return };
+    write_and_sync(&cloud.path("before"), b"before").expect("synced");
+    cloud.proxy.set(Faults::only(Fault::Hang));
+    std::fs::write(cloud.path("unsent"), b"unsent").expect("accepted");
+    let mut waiting = fsyncing(cloud.path("waits"));
+    let (down, took) = within(Duration::from_secs(120), &mut cloud.world.command(&["down", "--force"]));
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    println!("down in {took:?}");
+    waiting.wait().expect("it was cut off");
+    assert!(cloud.world.mounts().is_empty());
+    cloud.proxy.heal();
+    cloud.world.run(&["up", "--no-docker-plugin"]).ok();
+    cloud.world.run(&["mount", "db", &cloud.world.dir("m")]).ok();
+    assert_eq!(std::fs::read(cloud.path("unsent")).expect("there"), b"unsent");
+    cloud.on_another_host(&[("before".to_owned(), b"before".to_vec()), ("unsent".to_owned(), b"unsent".to_vec())]);
 }

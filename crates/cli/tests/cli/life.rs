@@ -206,3 +206,65 @@ fn a_killed_daemon_leaves_no_obstacle() {
     assert!(again.out.contains("is up on"), "{}", again.out);
     assert_eq!(world.json(&["volume", "list", "--quiet"]), serde_json::json!(["db"]));
 }
+
+#[test]
+fn a_daemon_whose_socket_was_removed_makes_it_anew_and_no_command_takes_it_for_none() {
+    use std::os::unix::fs::PermissionsExt;
+    if !can_mount("daemon's socket removed") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let (pid, socket) = (world.daemon_pid(), world.root.join("run/orlop.sock"));
+    let all = [&["status"][..], &["up", "--no-docker-plugin"], &["upgrade"], &["ls", "db"], &["down", "--force"]];
+    for (round, words) in all.into_iter().enumerate() {
+        std::fs::remove_file(&socket).expect("removed");
+        if round % 2 == 1 {
+            std::fs::write(&socket, "in its place").expect("written");
+        }
+        let ended = world.run(words).ok();
+        assert!(!ended.out.contains("not running"), "{words:?}: {}", ended.out);
+        if words[0] != "down" {
+            assert_eq!(std::fs::metadata(&socket).expect("there again").permissions().mode() & 0o777, 0o666);
+            assert_eq!(world.daemon_pid(), pid, "{words:?}");
+        }
+    }
+    assert_eq!((world.processes(), world.mounts()), (Vec::new(), Vec::new()));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_process_and_ends_no_mount() {
+    if !can_mount("failed start") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    world.run(&["down"]).ok();
+    let (registry, kept, socket) = (world.root.join("orlop.db"), world.path("kept"), world.root.join("run/orlop.sock"));
+    std::fs::rename(&registry, &kept).expect("moved");
+    world.run(&["up", "--no-docker-plugin"]).fails(10, "orlop.db");
+    wait("nothing of a start without a registry runs", || world.processes().is_empty());
+    std::fs::write(&registry, vec![b'x'; 8192]).expect("written");
+    world.run(&["up", "--no-docker-plugin"]).fails(10, "orlop.db");
+    wait("nothing of a start with a damaged registry runs", || world.processes().is_empty());
+    std::fs::rename(&kept, &registry).expect("moved back");
+    std::fs::create_dir_all(socket.join("in the way")).expect("folders");
+    assert_ne!(world.run(&["up", "--no-docker-plugin"]).code, 0);
+    wait("nothing of a start without a socket runs", || world.processes().is_empty());
+    std::fs::remove_dir_all(&socket).expect("removed");
+
+    // What holds mounts goes on.
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    world.run(&["mount", "db", &world.dir("m")]).ok();
+    let keeper = world.keeper_pid();
+    world.kill_daemon();
+    std::fs::rename(&registry, &kept).expect("moved");
+    world.run(&["up", "--no-docker-plugin"]).fails(10, "orlop.db");
+    std::fs::write(world.path("m/x"), "served").expect("the mount lives");
+    assert!(alive(keeper));
+    std::fs::rename(&kept, &registry).expect("moved back");
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    assert_eq!((world.keeper_pid(), world.run(&["cat", "db:/x"]).ok().out.as_str()), (keeper, "served"));
+}

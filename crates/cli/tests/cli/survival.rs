@@ -232,3 +232,46 @@ fn down_ends_what_was_left_without_daemon_and_keeper() {
     assert_eq!(world.mounts(), Vec::<std::path::PathBuf>::new());
     assert_eq!(world.processes(), Vec::<i32>::new());
 }
+
+#[test]
+fn a_keeper_whose_socket_was_removed_makes_it_anew_and_down_does_not_take_it_for_none() {
+    use nix::sys::signal::Signal;
+    use std::os::unix::fs::PermissionsExt;
+    if !can_mount("keeper's socket removed") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    let (keeper, worker, socket) = (world.keeper_pid(), world.worker_pid(), world.root.join("run/keeper.sock"));
+    let answers = || world.json(&["status"])["keeper"]["workers"].as_array().is_some_and(|w| w.len() == 1 && w[0]["state"] == "serving");
+    std::fs::remove_file(&socket).expect("removed");
+    wait("it answers again", answers);
+    assert_eq!(std::fs::metadata(&socket).expect("there again").permissions().mode() & 0o777, 0o600);
+    std::fs::remove_file(&socket).expect("removed");
+    std::fs::write(&socket, "in its place").expect("written");
+    wait("it answers again", answers);
+    assert_eq!((world.keeper_pid(), world.worker_pid()), (keeper, worker));
+    world.run(&["unmount", &dir]).ok();
+    world.run(&["mount", "db", &dir]).ok();
+
+    // One that lives and makes no socket: it is not left behind in silence.
+    let send = |signal: Signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), signal).expect("signalled");
+    send(Signal::SIGSTOP);
+    std::fs::remove_file(&socket).expect("removed");
+    world.run(&["down", "--force"]).fails(9, "lives and does not answer");
+    send(Signal::SIGCONT);
+    wait("it answers again", answers);
+
+    std::fs::remove_file(&socket).expect("removed");
+    world.run(&["down", "--force"]).ok();
+    assert_eq!((world.processes(), world.mounts()), (Vec::new(), Vec::new()));
+
+    // Nor when it holds nothing and the daemon is gone.
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    world.kill_daemon();
+    std::fs::remove_file(&socket).expect("removed");
+    world.run(&["down", "--force"]).ok();
+    assert_eq!(world.processes(), Vec::<i32>::new());
+}

@@ -67,7 +67,8 @@ impl Installed {
         let status: Value = serde_json::from_str(&self.run(&["status", "--output", "json"], 0)).expect("JSON");
         // Without a keeper there is nobody to tell.
         let all = status["keeper"]["workers"].as_array().cloned().unwrap_or_default();
-        all.iter().map(|w| w["pid"].as_i64().expect("a number") as i32).collect()
+        // While one is being replaced there is none.
+        all.iter().map(|w| w["pid"].as_i64().unwrap_or_default() as i32).collect()
     }
 }
 

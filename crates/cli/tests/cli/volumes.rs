@@ -114,3 +114,18 @@ fn deleting_for_good_leaves_nothing_on_disk() {
     let output = std::process::Command::new("find").arg(&world.root).args(["-name", &format!("*{id}*")]).output().expect("find");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
 }
+
+#[test]
+fn a_volume_that_is_not_kept_is_not_said_to_be_and_does_not_come_back() {
+    if !can_mount("retention=0") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db", "-o", "retention=0"]).ok();
+    let would = world.run(&["volume", "remove", "--dry-run", "db"]).ok().out;
+    assert!(would.contains("for good") && !would.contains("restore"), "{would}");
+    let removed = world.run(&["volume", "remove", "db"]).ok().out;
+    assert!(removed.contains("for good") && !removed.contains("kept until"), "{removed}");
+    world.run(&["volume", "restore", "db"]).fails(3, "db");
+    world.run(&["volume", "create", "db", "-o", "retention=999999d"]).fails(2, "a hundred years");
+}

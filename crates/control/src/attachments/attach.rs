@@ -5,11 +5,15 @@
 
 use crate::apply::Changed;
 use crate::inner::Inner;
-use crate::ports::Mounted;
+use crate::ports::{AttachedVolume, Mounted};
+use crate::reconcile::mounting_again;
 use crate::registry::{AttachmentPhase, AttachmentRow, VolumeRow};
 use orlop_model::{AttachmentId, AttachmentKind, Error, ErrorKind, MountPlan, Outcome, Result, VolumeRef};
 use std::path::{Component, Path};
+use std::time::Duration;
 
+/// How long a volume may take to say how it is.
+const USAGE_DEADLINE: Duration = Duration::from_secs(2);
 const MOUNT_ID_MAX: usize = 256;
 
 impl Inner {
@@ -47,7 +51,11 @@ impl Inner {
             self.registry.insert_attachment(attachment).await?;
         }
         let plan = MountPlan { abandon_unsynced, ..self.plan(row).await? };
-        let mut mountpoint = self.mount(row, &plan).await?.mountpoint;
+        let mut mounted = self.mount(row, &plan).await?;
+        if let Some(why) = self.why_stopped(row).await {
+            mounted = self.mount_anew(row, &plan, attachment, was_held, &why).await?;
+        }
+        let mut mountpoint = mounted.mountpoint;
         if row.quota_pending {
             // It was mounted before with the old quota.
             self.push_quota(row).await?;
@@ -71,6 +79,7 @@ impl Inner {
         // What is mounted is asked for only then: it looks into every mount namespace of the host.
         let lost = !folders.is_empty() && !self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && m.serving);
         let mounted = self.port_attach(plan).await?;
+        self.is_done(&mounting_again(&row.name));
         for (path, read_only) in folders.into_iter().filter(|_| lost) {
             if let Err(e) = self.port_bind(row.id, path, read_only).await {
                 // The next reconciliation sees that the folder does not hold it and forgets it.
@@ -78,6 +87,27 @@ impl Inner {
             }
         }
         Ok(mounted)
+    }
+
+    /// Why a mounted volume takes no changes any more. Of one that does not say it in time that is not known.
+    async fn why_stopped(&self, row: &VolumeRow) -> Option<String> {
+        tokio::time::timeout(USAGE_DEADLINE, self.config.worker.usage(row.id)).await.ok()?.ok()?.stopped
+    }
+
+    /// Of a volume that takes no changes any more: to say that it is mounted would be a lie. Nobody uses it: then it is mounted anew.
+    async fn mount_anew(&self, row: &VolumeRow, plan: &MountPlan, by: &AttachmentRow, was_held: bool, why: &str) -> Result<Mounted> {
+        let is_held = was_held || self.registry.attachments_of(row.id).await?.iter().any(|a| a.id != by.id);
+        let is_used = |m: &AttachedVolume| m.plan.volume == row.id && (m.in_use_elsewhere || !m.binds.is_empty());
+        if is_held || self.port_attached().await?.iter().any(is_used) {
+            return Err(Error::new(ErrorKind::Busy, format!("it is mounted here already and takes no changes any more: {why}"))
+                .with_remedy(format!(
+                    "end the containers that use it, unmount it with: orlop unmount {}; and mount it again then",
+                    row.name
+                )));
+        }
+        tracing::warn!(volume = %row.name, "it is mounted anew, since it takes no changes any more: {why}");
+        self.port_detach(row.id).await?;
+        self.mount(row, plan).await
     }
 
     /// The attachment that this holder has already. Internal uses are told apart by id alone.

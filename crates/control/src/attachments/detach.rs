@@ -79,12 +79,23 @@ impl Inner {
         }
     }
 
-    /// Undoes one attachment, bind first. If the bind cannot be undone, nothing has changed. The volume's lock is held.
+    /// Undoes one attachment, bind first. If the bind cannot be undone, nothing has changed; nor if the registry takes nothing, as on a
+    /// full disk: a folder that counts as the volume's must not be bare. The volume's lock is held.
     pub(crate) async fn release(&self, attachment: &AttachmentRow) -> Result<()> {
-        if let AttachmentKind::Directory { path, .. } = &attachment.kind {
-            self.port_unbind(path).await?;
+        let AttachmentKind::Directory { path, read_only } = &attachment.kind else {
+            return self.registry.delete_attachment(attachment.id).await;
+        };
+        self.port_unbind(path).await?;
+        let released = self.registry.delete_attachment(attachment.id).await;
+        // It may be gone all the same, if only the answer was lost.
+        let is_there = async || matches!(self.registry.attachment_at(path).await, Ok(Some(a)) if a.id == attachment.id);
+        if released.is_err()
+            && is_there().await
+            && let Err(e) = self.port_bind(attachment.volume, path, *read_only).await
+        {
+            tracing::error!(path, "the folder could not be bound again, and the reconciler will try: {e}");
         }
-        self.registry.delete_attachment(attachment.id).await
+        released
     }
 
     /// Undoes an attachment that never came to be, with the mount if nobody else holds it.

@@ -2,6 +2,7 @@
 
 use super::AuditFilter;
 use super::segment::{lines, segments};
+use super::subject::Subject;
 use orlop_model::{AuditEvent, Result};
 use std::path::Path;
 
@@ -10,6 +11,7 @@ const DEFAULT_LIMIT: usize = 1000;
 /// The newest records that match, oldest first. Blocking. Lines that are no records are `verify`'s business.
 pub(super) fn list(dir: &Path, filter: &AuditFilter) -> Result<Vec<AuditEvent>> {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);
+    let subject = filter.volume.as_deref().map(|volume| Subject::find(dir, volume)).transpose()?;
     let mut found: Vec<AuditEvent> = Vec::new();
     for segment in segments(dir)?.into_iter().rev() {
         if found.len() >= limit {
@@ -22,7 +24,7 @@ pub(super) fn list(dir: &Path, filter: &AuditFilter) -> Result<Vec<AuditEvent>> 
                 continue;
             }
             match serde_json::from_slice::<AuditEvent>(&line.bytes) {
-                Ok(event) if matches(filter, &event) => here.push(event),
+                Ok(event) if matches(filter, &event) && subject.as_ref().is_none_or(|s| s.has(&event)) => here.push(event),
                 Ok(_) => {}
                 Err(e) => tracing::warn!(file = %segment.path.display(), line = line.number, "no audit record: {e}"),
             }

@@ -12,6 +12,7 @@ mod journal;
 mod list;
 mod record;
 mod segment;
+mod subject;
 mod tail;
 mod verify;
 mod writer;
@@ -20,7 +21,7 @@ pub use export::AuditExport;
 pub use journal::AuditJournal;
 pub(crate) use journal::has_records;
 pub(crate) use record::Draft;
-pub use verify::verify_file;
+pub use verify::{verify_file, verify_root};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -46,8 +47,10 @@ pub const EXPORT_VERB: &str = "audit.export";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuditFilter {
-    /// Of this target: a volume's name or id as it was given.
+    /// Of this target: a name or id as it was given.
     pub target: Option<String>,
+    /// Of this volume, by name or id, whichever its records have; by name: of every volume that ever had it.
+    pub volume: Option<String>,
     /// Of this verb, such as `volume.create`.
     pub verb: Option<String>,
     /// Of this actor, as it is shown: `uid:0`, `docker`, `system`.

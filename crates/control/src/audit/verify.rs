@@ -2,8 +2,8 @@
 
 use super::chain::Chain;
 use super::segment::{lines, segments};
-use super::{EXPORT_VERB, VerifyReport};
-use crate::registry::Head;
+use super::{EXPORT_VERB, VerifyReport, tail};
+use crate::registry::{Head, noted_head};
 use orlop_model::{Error, Result};
 use std::path::Path;
 
@@ -35,6 +35,23 @@ pub(super) fn verify_folder(dir: &Path, head: &Head) -> Result<VerifyReport> {
         chain.broken(seq, &last.0, last.1, "the last record is not the one that was written".to_owned());
     }
     Ok(chain.into_report())
+}
+
+/// Checks the journal of a root without writing anything there, not even a lock: for a disk that cannot be written to. It ends where
+/// a daemon that opens it would go on. Who calls it makes sure that no daemon does.
+pub async fn verify_root(root: &Path) -> Result<VerifyReport> {
+    let noted = noted_head(&root.join("orlop.db")).await?;
+    let dir = root.join("audit");
+    let verify = move || {
+        let tail = tail::inspect(&dir, noted.as_ref())?;
+        let head = match (tail.broken, noted) {
+            // What the registry saw counts, and not what lies there.
+            (Some(_), Some(noted)) => Head { seq: tail.seq.max(noted.seq), hash: noted.hash },
+            _ => Head { seq: tail.seq, hash: tail.hash },
+        };
+        verify_folder(&dir, &head)
+    };
+    tokio::task::spawn_blocking(verify).await.map_err(|e| Error::internal(format!("reading the audit journal: {e}")))?
 }
 
 /// Checks an exported file, without any daemon or root: that every record follows from the one before, from the first

@@ -1,20 +1,25 @@
 //! Reconciliation: compares what should be with what is, and finishes or undoes the difference.
 //!
 //! It takes no input and can run at any time. One thing that fails keeps nothing else from being done, and is tried again
-//! after a while that doubles, so that a store that is away for a day does not fill the journal.
+//! after a while that doubles, up to an hour, so that what fails for a day does not fill the journal; up to half a minute where a store is
+//! away.
 
 mod mounts;
 mod trash;
 
+pub(crate) use mounts::mounting_again;
+
 use crate::inner::Inner;
 use crate::status::ReconcileReport;
-use orlop_model::{Error, Result};
+use orlop_model::{Error, ErrorKind, Result};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use time::OffsetDateTime;
 
 const PATIENCE_FIRST: Duration = Duration::from_secs(15);
 const PATIENCE_LAST: Duration = Duration::from_secs(3600);
+/// The same for what fails since a store or a process is away: it heals by itself soon after that is back.
+const PATIENCE_AWAY: Duration = Duration::from_secs(30);
 
 /// What failed, and is not tried again for a while.
 #[derive(Debug)]
@@ -69,9 +74,18 @@ impl Inner {
         }
     }
 
+    /// Somebody else has done it: it is no longer to be tried, nor told as such.
+    pub(crate) fn is_done(&self, what: &str) {
+        self.patience.lock().remove(what);
+        if let Some(report) = self.last_reconcile.lock().as_mut() {
+            report.failed.retain(|line| !line.strip_prefix(what).is_some_and(|rest| rest.starts_with([',', ':'])));
+        }
+    }
+
     fn failed(&self, report: &mut ReconcileReport, what: &str, e: &Error) {
         let mut patience = self.patience.lock();
-        let wait = patience.get(what).map_or(PATIENCE_FIRST, |last| (last.wait * 2).min(PATIENCE_LAST));
+        let longest = if e.kind == ErrorKind::Unavailable { PATIENCE_AWAY } else { PATIENCE_LAST };
+        let wait = patience.get(what).map_or(PATIENCE_FIRST, |last| (last.wait * 2).min(longest));
         patience.insert(what.to_owned(), Failed { until: self.now() + wait, wait, why: e.to_string() });
         report.failed.push(format!("{what}: {e}"));
     }

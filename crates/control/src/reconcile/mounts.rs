@@ -10,9 +10,14 @@ use crate::registry::{AttachmentPhase, AttachmentRow, Phase, VolumeRow};
 use crate::status::ReconcileReport;
 use crate::stores::set::reached_otherwise;
 use crate::volumes::remove::holder;
-use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeRef};
+use orlop_model::{Actor, AttachmentKind, Error, ErrorKind, Outcome, Result, VolumeId, VolumeName, VolumeRef};
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
+
+/// What putting a lost mount back is called where it is to be tried again.
+pub(crate) fn mounting_again(volume: &VolumeName) -> String {
+    format!("mount {volume} again")
+}
 
 impl Inner {
     pub(super) async fn reconcile_mounts(&self, report: &mut ReconcileReport) -> Result<()> {
@@ -76,7 +81,7 @@ impl Inner {
             Err(e) => report.failed.push(format!("letting go of volume {name}: {e}")),
         }
         self.attempt(report, &format!("forget folders that no longer hold {name}"), self.drop_unbound(&row)).await;
-        self.attempt(report, &format!("mount {name} again"), self.mount_again(&row)).await;
+        self.attempt(report, &mounting_again(&name), self.mount_again(&row)).await;
         self.attempt(report, &format!("tell the worker of {name} its size"), self.push_pending(&mut row)).await;
         self.attempt(report, &format!("tell the worker of {name} how its store is reached"), self.push_store(row.id, &row.store)).await;
         self.attempt(report, &format!("unmount {name}, which nobody holds"), self.unmount_leftover(&row)).await;
@@ -136,7 +141,9 @@ impl Inner {
         if held.iter().all(|a| a.suspect_since.is_some()) {
             return Ok(false);
         }
-        if self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && m.serving) {
+        // One whose mount lives without a process gets another one from who holds the mount. To wait here for that would only keep those
+        // waiting who want to unmount it.
+        if self.port_attached().await?.iter().any(|m| m.plan.volume == row.id && (m.serving || m.worker_pid == 0)) {
             return Ok(false);
         }
         let detail = json!({ "volume": row.id, "reason": "it is held but was not mounted" });

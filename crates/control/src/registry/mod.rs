@@ -11,6 +11,7 @@ mod volumes;
 
 pub(crate) use attachments::{AttachmentPhase, AttachmentRow};
 pub(crate) use journal::{Head, OpenChange};
+pub(crate) use open::noted_head;
 pub(crate) use stores::StoreRow;
 pub(crate) use volumes::{Phase, VolumeRow};
 

@@ -1,10 +1,10 @@
 //! Opening the registry: creates it, checks whose file it is and of which version, migrates an older one.
 
-use super::{Registry, failure};
+use super::{Head, Registry, failure};
 use crate::faults::Faults;
 use orlop_model::{Error, ErrorKind, Result};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Executor, SqliteConnection};
+use sqlx::{Connection, Executor, Row, SqliteConnection};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -58,6 +58,25 @@ impl Registry {
             .map_err(fail("opening"))?;
         Ok(Registry { pool, path: path.to_owned(), faults })
     }
+}
+
+/// The end of the journal as the registry in this file noted it, read without writing anything, for a disk that cannot be written to.
+pub(crate) async fn noted_head(path: &Path) -> Result<Option<Head>> {
+    check_header(path)?;
+    let mut side = path.as_os_str().to_owned();
+    side.push("-wal");
+    // Without a side file SQLite would make one to read this mode of file, unless it is told that nobody writes. With one it has to be
+    // read: the newest changes are in it.
+    let is_closed = std::fs::metadata(&side).map_or(0, |m| m.len()) == 0;
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(is_closed);
+    let fail = |e: sqlx::Error| {
+        failure(path, "reading", &e).with_remedy("copy the root folder to where it can be written to, and give the copy with --root DIR")
+    };
+    let mut db = SqliteConnection::connect_with(&options).await.map_err(fail)?;
+    judge_inside(&mut db, path).await?;
+    let row = sqlx::query("SELECT seq, hash FROM audit_head").fetch_optional(&mut db).await.map_err(fail)?;
+    db.close().await.map_err(fail)?;
+    Ok(row.map(|r| Head { seq: r.get::<i64, _>("seq") as u64, hash: r.get("hash") }))
 }
 
 /// Judges by the file's own header, before SQLite touches it: a refused file stays as it is, byte for byte.

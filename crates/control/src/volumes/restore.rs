@@ -24,6 +24,9 @@ impl Inner {
             .await?
             .filter(|v| v.phase == Phase::Removed)
             .ok_or_else(|| Error::not_found(format!("volume {} ({}) is no longer among the removed ones", found.name, found.id)))?;
+        if self.is_over(&row) {
+            return Err(over(&row));
+        }
         let old = row.clone();
         row.name = rename.unwrap_or_else(|| row.name.clone());
         if moves(&row) {
@@ -77,15 +80,29 @@ impl Inner {
         Ok(folder_of(&store.spec)?.join(rename.unwrap_or(&row.name).as_str()).display().to_string())
     }
 
+    /// The last one of that name that was removed, whose time is not over if there is one.
+    async fn newest_removed(&self, name: &VolumeName) -> Result<Option<VolumeRow>> {
+        let mut removed = self.registry.removed_named(name).await?;
+        let newest = removed.iter().position(|row| !self.is_over(row)).unwrap_or(0);
+        Ok((newest < removed.len()).then(|| removed.swap_remove(newest)))
+    }
+
+    /// Whether nothing keeps a removed volume any more: the reconciler deletes it when it comes by.
+    fn is_over(&self, row: &VolumeRow) -> bool {
+        row.purge_at.is_some_and(|t| t <= self.now())
+    }
+
     async fn find_removed(&self, volume: &VolumeRef) -> Result<VolumeRow> {
         let listing = "orlop volume list --all shows the removed ones too";
         match volume {
-            VolumeRef::Name(name) => match self.registry.removed_named(name).await?.into_iter().next() {
+            VolumeRef::Name(name) => match self.newest_removed(name).await? {
+                Some(row) if self.is_over(&row) => Err(over(&row)),
                 Some(row) => Ok(row),
                 None if self.registry.volume_named(name).await?.is_some() => Err(not_removed(volume)),
                 None => Err(Error::not_found(format!("no removed volume is named {name}")).with_remedy(listing)),
             },
             VolumeRef::Id(id) => match self.registry.volume(*id).await? {
+                Some(row) if row.phase == Phase::Removed && self.is_over(&row) => Err(over(&row)),
                 Some(row) if row.phase == Phase::Removed => Ok(row),
                 Some(row) if row.phase == Phase::Active => Err(not_removed(volume)),
                 Some(row) if row.phase == Phase::Purging => {
@@ -100,6 +117,15 @@ impl Inner {
 fn taken(old: &VolumeRow, row: &VolumeRow) -> Error {
     Error::new(ErrorKind::AlreadyExists, format!("cannot restore {}: a volume named {} exists", old.name, row.name))
         .with_remedy(format!("give it another name: orlop volume restore {} --as NEW", row.id))
+}
+
+fn over(row: &VolumeRow) -> Error {
+    let why = match row.options.retention {
+        Some(0) => "it was removed with retention=0, which keeps nothing",
+        _ => "the time is over for which it was kept",
+    };
+    Error::not_found(format!("volume {} ({}) cannot be restored: {why}", row.name, row.id))
+        .with_remedy("volumes are kept for longer with the option retention, such as retention=30d, set before they are removed")
 }
 
 fn not_removed(volume: &VolumeRef) -> Error {

@@ -1,7 +1,7 @@
 //! Who holds a volume mounted: Docker by its mount ids, folders, Orlop itself.
 
 use crate::world::*;
-use orlop_control::{Control, ControlConfig};
+use orlop_control::{AttachedVolume, Control, ControlConfig};
 use orlop_model::{Actor, AttachmentKind, DetachBy, ErrorKind, Intent};
 use std::time::Duration;
 
@@ -31,6 +31,38 @@ async fn dockers_calls_in_the_order_in_which_it_sends_them() {
     control.apply(&Actor::Docker, undocker("nothing", "never")).await.unwrap();
     control.apply(&Actor::Docker, remove("v", false)).await.unwrap();
     control.apply(&Actor::Docker, undocker("v", "id3")).await.unwrap();
+    site.world.assert_respected();
+}
+
+#[tokio::test]
+async fn a_volume_that_takes_no_changes_is_mounted_anew_or_not_at_all() {
+    let site = Site::new();
+    let control = site.open().await;
+    let v = volume_of(control.apply(&ROOT, create("v", &[])).await.unwrap());
+    control.apply(&ROOT, folder("v", "/srv/x", false)).await.unwrap();
+    let stop = || drop(site.world.0.lock().stopped.insert(v.id, "another host has taken the volume".to_owned()));
+    stop();
+    // Somebody has it: neither he, when he asks again, nor anybody else is told that it is mounted.
+    for intent in [folder("v", "/srv/x", false), folder("v", "/srv/y", false), docker("v", "m")] {
+        let e = control.apply(&ROOT, intent).await.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Busy, "{e}");
+        assert!(e.message.contains("another host has taken") && e.remedy.as_ref().unwrap().contains("orlop unmount v"), "{e:?}");
+    }
+    assert_eq!(control.volume_brief(&named("v")).await.unwrap().attachments.len(), 1, "who had it has it still");
+    assert_eq!(site.world.calls("detach"), 0);
+    control.apply(&ROOT, unfolder("v", "/srv/x")).await.unwrap();
+    // Left mounted although nobody holds it.
+    let plan = control.mount_plan(&named("v")).await.unwrap();
+    let left = AttachedVolume { plan, worker_pid: 1, serving: true, binds: vec![], in_use_elsewhere: false };
+    site.world.0.lock().mounted.insert(v.id, left);
+    stop();
+    site.world.0.lock().in_use.insert(v.id);
+    refused(control.apply(&ROOT, folder("v", "/srv/y", false)).await, ErrorKind::Busy);
+    site.world.0.lock().in_use.clear();
+    site.world.0.lock().stopped.insert(v.id, "another host has taken the volume".to_owned());
+    control.apply(&ROOT, folder("v", "/srv/y", false)).await.unwrap();
+    assert_eq!(site.world.0.lock().mounted[&v.id].worker_pid, 7, "it is another process");
+    assert!(site.world.0.lock().stopped.is_empty());
     site.world.assert_respected();
 }
 

@@ -3,7 +3,7 @@
 use crate::world::*;
 use orlop_control::faults::{Fate, Faults};
 use orlop_control::{AuditFilter, Control, ControlConfig, VerifyReport, verify_file};
-use orlop_model::{Actor, AuditEvent, AuditPhase, ErrorKind};
+use orlop_model::{Actor, AuditEvent, AuditPhase, ErrorKind, Intent};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -346,6 +346,38 @@ async fn records_are_found_by_what_they_are_about() {
     assert_eq!(list(AuditFilter { since: Some(minute_ago), ..all() }).await, [19, 20]);
     assert_eq!(list(AuditFilter { until: Some(minute_ago), limit: Some(1), ..all() }).await, [18]);
     assert_eq!(list(AuditFilter { limit: Some(0), ..all() }).await, [0u64; 0]);
+}
+
+#[tokio::test]
+async fn all_records_of_a_volume_are_found_by_its_name_and_by_its_id() {
+    let site = Site::new();
+    let control = site.open().await;
+    let made = async |intent: Intent| volume_of(control.apply(&ROOT, intent).await.unwrap()).id.to_string();
+    // A store has the same name, which makes it nobody's volume.
+    control.apply(&ROOT, add_store("db", "s3://bucket")).await.unwrap();
+    made(create("other", &[])).await;
+    let first = made(create("db", &[])).await; // 5, 6
+    control.apply(&ROOT, docker("db", "m")).await.unwrap();
+    control.apply(&ROOT, undocker(&first, "m")).await.unwrap(); // 9, 10
+    control.apply(&ROOT, remove(&first, false)).await.unwrap();
+    made(restore(&first, Some("new"))).await; // 13, 14
+    let second = made(create("db", &[])).await;
+    made(set("new", &[("size", "1G")])).await; // 17, 18
+    refused(control.apply(&ROOT, remove("absent", false)).await, ErrorKind::NotFound);
+    refused(control.apply(&ROOT, create("db", &[("size", "1G")])).await, ErrorKind::AlreadyExists); // 21, 22
+    control.apply(&ROOT, remove("new", true)).await.unwrap();
+    let list = async |volume: &str, limit: Option<usize>| -> Vec<u64> {
+        let filter = AuditFilter { volume: Some(volume.to_owned()), limit, ..AuditFilter::default() };
+        control.audit().list(&filter).await.unwrap().iter().map(|e| e.seq).collect()
+    };
+    let of_first: Vec<u64> = (5..=14).chain([17, 18, 23, 24]).collect();
+    assert_eq!(list(&first, None).await, of_first, "also when it is gone for good");
+    assert_eq!(list("new", None).await, of_first, "what it did under another name is its own");
+    assert_eq!(list(&second, None).await, [15, 16, 21, 22]);
+    assert_eq!(list("db", None).await, (5..=18).chain(21..=24).collect::<Vec<_>>(), "each that ever had the name");
+    assert_eq!(list("absent", None).await, [19, 20], "a mistake has its record too");
+    assert_eq!(list("nobody", None).await, [0u64; 0]);
+    assert_eq!(list(&first, Some(3)).await, [18, 23, 24]);
 }
 
 #[tokio::test]

@@ -85,6 +85,32 @@ async fn retention_is_the_options_or_the_names() {
 }
 
 #[tokio::test]
+async fn a_volume_whose_time_is_over_does_not_come_back() {
+    let site = Site::new();
+    let control = site.open().await;
+    let made = async |pairs: &[(&str, &str)]| {
+        let id = volume_of(control.apply(&ROOT, create("v", pairs)).await.unwrap()).id;
+        control.apply(&ROOT, remove("v", false)).await.unwrap();
+        id
+    };
+    let kept = made(&[][..]).await;
+    site.clock.forward(Duration::from_secs(1));
+    let at_once = made(&[("retention", "0")][..]).await;
+    let e = refused(control.apply(&ROOT, restore(&at_once.to_string(), None)).await, ErrorKind::NotFound);
+    assert!(e.message.contains("retention=0"), "{e}");
+    let back = volume_of(control.apply(&ROOT, restore("v", None)).await.unwrap());
+    assert_eq!(back.id, kept, "by name the last one that is still kept");
+    control.apply(&ROOT, remove("v", false)).await.unwrap();
+    site.clock.forward(Duration::from_secs(7 * 86400));
+    for reference in ["v".to_owned(), kept.to_string()] {
+        let e = refused(control.apply(&ROOT, restore(&reference, Some("w"))).await, ErrorKind::NotFound);
+        assert!(e.message.contains("cannot be restored"), "{e}");
+    }
+    control.reconcile().await;
+    assert!(control.volumes(ALL).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn now_leaves_nothing_and_only_now() {
     let site = Site::new();
     let control = site.open().await;

@@ -175,6 +175,56 @@ async fn a_mount_whose_server_died_is_attached_again() {
 }
 
 #[tokio::test]
+async fn a_mount_that_gets_another_process_by_itself_keeps_nobody_waiting() {
+    let site = Site::new();
+    let control = site.open().await;
+    let v = volume_of(control.apply(&ROOT, create("v", &[])).await.unwrap());
+    control.apply(&Actor::Docker, docker("v", "a")).await.unwrap();
+    {
+        let mut state = site.world.0.lock();
+        let mounted = state.mounted.get_mut(&v.id).unwrap();
+        (mounted.serving, mounted.worker_pid) = (false, 0);
+    }
+    let before = site.world.calls("attach");
+    let report = control.reconcile().await;
+    assert_eq!((report.done.len(), report.failed.len()), (0, 0), "{report:?}");
+    assert_eq!(site.world.calls("attach"), before);
+}
+
+#[tokio::test]
+async fn what_is_lost_while_its_store_is_away_comes_back_soon_and_is_told_no_longer() {
+    let site = Site::new();
+    let control = site.open().await;
+    let v = volume_of(control.apply(&ROOT, create("v", &[])).await.unwrap());
+    control.apply(&ROOT, folder("v", "/srv/x", false)).await.unwrap();
+    site.world.reboot();
+    site.world.fail("attach", ErrorKind::Unavailable);
+    // An outage of an hour does not put the next try off by another one.
+    for _ in 0..130 {
+        control.reconcile().await;
+        site.clock.forward(Duration::from_secs(31));
+    }
+    let tries = site.world.calls("attach");
+    assert!(tries > 120, "{tries}");
+    let failed = async || control.status().await.unwrap().last_reconcile.unwrap().failed;
+    assert!(failed().await.iter().any(|line| line.starts_with("mount v again: ")), "{:?}", failed().await);
+    // Somebody who wants it brings it back before the reconciler does.
+    site.world.heal();
+    control.apply(&Actor::Docker, docker("v", "a")).await.unwrap();
+    assert!(site.world.0.lock().mounted.contains_key(&v.id));
+    assert_eq!(failed().await, Vec::<String>::new());
+    // What was refused for another reason is not asked for every half minute.
+    site.world.reboot();
+    site.world.fail("attach", ErrorKind::Corrupt);
+    let tries = site.world.calls("attach");
+    for _ in 0..130 {
+        control.reconcile().await;
+        site.clock.forward(Duration::from_secs(31));
+    }
+    assert!(site.world.calls("attach") - tries < 20, "{}", site.world.calls("attach") - tries);
+}
+
+#[tokio::test]
 async fn a_folder_unmounted_by_hand_is_let_go() {
     let site = Site::new();
     let control = site.open().await;

@@ -91,7 +91,7 @@ impl Watch {
 
 /// Whether a thread is on its way out: gone, ending, or with SIGKILL waiting for it. The kernel turns every other
 /// signal that ends a process into a SIGKILL for each of its threads.
-fn is_doomed(thread: u32) -> bool {
+pub(crate) fn is_doomed(thread: u32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };
     if pending_kill(&status) {
         return true;

@@ -16,6 +16,7 @@ mod session;
 
 pub use session::{Mounted, mount};
 
+pub(crate) use killed::is_doomed;
 pub(crate) use pages::{forget_attributes, write_pages};
 pub(crate) use request::{examples, reads};
 pub(crate) use session::Session;

@@ -21,10 +21,18 @@ use std::time::{Duration, Instant};
 /// How long attach waits for a worker that is being replaced, or for one that is just finishing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The same once another worker has failed to open the volume, which takes a while by itself where the store does not answer: whoever wants
+/// to unmount it waits behind who attaches it.
+const SHORTLY: Duration = Duration::from_secs(10);
+
 enum Now {
     Free,
     Serving(Attached),
-    Wait(String),
+    Wait { why: String, patience: Duration },
+}
+
+fn wait(why: impl Into<String>) -> Now {
+    Now::Wait { why: why.into(), patience: PATIENCE }
 }
 
 impl Keeper {
@@ -34,7 +42,7 @@ impl Keeper {
             return Err(Error::invalid(format!("the mountpoint {:?} is not an absolute path", plan.mountpoint)));
         }
         let slot = self.slot(plan.volume);
-        let until = Instant::now() + PATIENCE;
+        let since = Instant::now();
         loop {
             let turn = slot.turn.lock();
             match self.state_now(&slot, &plan)? {
@@ -44,11 +52,11 @@ impl Keeper {
                     drop(turn);
                     return attached;
                 }
-                Now::Wait(why) if Instant::now() > until => {
+                Now::Wait { why, patience } if since.elapsed() > patience => {
                     return Err(Error::unavailable(format!("volume {} is not being served: {why}", plan.name))
                         .with_remedy(format!("its worker's log is {}", self.layout.worker_log(plan.volume).display())));
                 }
-                Now::Wait(_) => {}
+                Now::Wait { .. } => {}
             }
             drop(turn);
             std::thread::sleep(Duration::from_millis(50));
@@ -60,13 +68,13 @@ impl Keeper {
             slot.look(|v| (v.mounted, fuse_device_is_dead(v.device.as_fd()), v.worker.clone(), v.state.clone(), v.mountpoint()))
         else {
             return Ok(match self.unadopted.lock().contains_key(&plan.volume) {
-                true => Now::Wait("its worker was started by an earlier keeper and could not be taken over yet".into()),
+                true => wait("its worker was started by an earlier keeper and could not be taken over yet"),
                 false => Now::Free,
             });
         };
         if dead {
             // Unmounted; the watcher clears the place when the worker has brought everything to rest.
-            return Ok(Now::Wait("it was unmounted, and its worker is finishing".into()));
+            return Ok(wait("it was unmounted, and its worker is finishing"));
         }
         let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
         if table::topmost(&own, &point).map(|m| m.device) != Some(mounted) {
@@ -81,8 +89,9 @@ impl Keeper {
         }
         match state {
             WorkerState::Serving => Ok(Now::Serving(Attached { mountpoint: plan.mountpoint.clone(), worker_pid: worker.pid })),
-            WorkerState::Restarting { reason, .. } => Ok(Now::Wait(reason)),
-            WorkerState::Finishing => Ok(Now::Wait("its worker is finishing".into())),
+            WorkerState::Restarting { attempts: 0, reason } => Ok(wait(reason)),
+            WorkerState::Restarting { reason, .. } => Ok(Now::Wait { why: reason, patience: SHORTLY }),
+            WorkerState::Finishing => Ok(wait("its worker is finishing")),
         }
     }
 

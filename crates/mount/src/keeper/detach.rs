@@ -2,12 +2,13 @@
 //! everything to rest and ended.
 
 use super::Keeper;
-use super::volume::Slot;
+use super::volume::{DYING, Slot};
 use crate::kernel::mount::{self, Unmounted};
 use crate::kernel::{asking, holders, table};
 use crate::os::{fuse_device_is_dead, sync_file_system};
 use crate::protocol::{WorkerRequest, WorkerState};
 use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use parking_lot::MutexGuard;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,13 @@ use std::time::{Duration, Instant};
 
 /// How long the worker may take to bring everything to rest before the caller is told to come back.
 const FOLDING: Duration = Duration::from_secs(600);
+/// How long it may take for that where the volume was taken away by force: it gives a store that is away a minute by itself, and then
+/// still notes what the store does not have.
+const LAST_TRY: Duration = Duration::from_secs(75);
+/// How long another worker may take to come before it is said that there is none: one that was only killed is replaced before.
+const REPLACING: Duration = Duration::from_secs(5);
+/// How often whoever waits for his turn looks what it is that he waits for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a use by others may take to pass before it counts.
 const PASSING: Duration = Duration::from_secs(2);
 /// How long a store may take to have what was written, before the volume is unmounted.
@@ -28,14 +36,18 @@ const ENDING: Duration = Duration::from_secs(10);
 impl Keeper {
     pub(super) fn detach(&self, id: VolumeId, force: bool) -> Result<()> {
         let slot = self.slot(id);
-        // Before the turn, for which the next worker waits: should this one die, only that one can take the pages.
-        let to_write = slot.look(|v| (v.plan.name.clone(), v.mountpoint(), fuse_device_is_dead(v.device.as_fd())));
+        // Before the turn, for which the next worker waits: should this one die, only that one can take the pages. Where the next one has
+        // failed already, nobody can.
+        let to_write = slot.look(|v| {
+            let has_nobody = matches!(v.state, WorkerState::Restarting { attempts: 1.., .. });
+            (v.plan.name.clone(), v.mountpoint(), has_nobody || fuse_device_is_dead(v.device.as_fd()))
+        });
         if let (true, Some((name, point, false))) = (force, to_write)
             && let Err(e) = self.write_pages(id, &point)
         {
             tracing::warn!(volume = %name, "what the kernel had taken and not written yet may be lost: {e}");
         }
-        let _turn = slot.turn.lock();
+        let _turn = turn(&slot, force)?;
         let Some((name, point, mounted, state, binds, points)) =
             slot.look(|v| (v.plan.name.clone(), v.mountpoint(), v.mounted, v.state.clone(), v.binds.clone(), v.points()))
         else {
@@ -51,8 +63,7 @@ impl Keeper {
                 return busy(format!("it is shown in {}", b.dir));
             }
             if let WorkerState::Restarting { reason, .. } = state {
-                return Err(Error::unavailable(format!("volume {name} has no worker that could bring it to rest: {reason}"))
-                    .with_remedy("try again when its worker is back, or use --force: what was acknowledged stays in its journal"));
+                return Err(no_worker(name.as_str(), &reason));
             }
             let (own, elsewhere) = settled_use(mounted, &points)?;
             if !elsewhere.is_empty() {
@@ -85,7 +96,7 @@ impl Keeper {
             tracing::warn!(volume = %name, "cutting off whoever uses it");
             mount::unmount_by_force(&point)?;
         }
-        self.await_end(&slot)
+        self.await_end(&slot, force)
     }
 
     fn is_away(&self, id: VolumeId) -> bool {
@@ -119,7 +130,7 @@ impl Keeper {
     }
 
     /// Waits for the worker's end after the unmount, and clears the place.
-    fn await_end(&self, slot: &Slot) -> Result<()> {
+    fn await_end(&self, slot: &Slot, force: bool) -> Result<()> {
         let Some((name, worker, device)) = slot.look(|v| (v.plan.name.clone(), v.worker.clone(), v.device.clone())) else { return Ok(()) };
         slot.change(|v| v.state = WorkerState::Finishing);
         let until = Instant::now() + ENDING;
@@ -131,7 +142,15 @@ impl Keeper {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        match worker.process.wait(Some(FOLDING)) {
+        let mut ended = worker.process.wait(Some(if force { LAST_TRY } else { FOLDING }));
+        if force && matches!(ended, Ok(false)) {
+            // What it acknowledged is in its journal, and is sent when the volume is mounted here again.
+            tracing::warn!(volume = %name, worker = worker.pid, "it does not come to an end with its store, and is killed");
+            // One that has ended meanwhile cannot be killed, and need not.
+            let _ = worker.process.kill();
+            ended = worker.process.wait(Some(DYING));
+        }
+        match ended {
             Ok(true) => {
                 self.forget(slot);
                 tracing::info!(volume = %name, "detached");
@@ -149,6 +168,11 @@ impl Keeper {
     /// Clears the place of a volume that is no longer mounted.
     pub(super) fn forget(&self, slot: &Slot) {
         let Some(volume) = slot.volume.lock().take() else { return };
+        slot.stand_in.lock().take();
+        // Whoever hears that it is detached may delete its files, or open them.
+        if !slot.end_opening() {
+            tracing::error!(volume = %volume.plan.name, "a worker that was to serve it does not end although it was killed");
+        }
         let _ = std::fs::remove_file(self.layout.worker_socket(slot.id));
         slot.faults.store(0, Ordering::Relaxed);
         *slot.program.lock() = None;
@@ -166,6 +190,36 @@ impl Keeper {
         }
         self.save();
     }
+}
+
+/// The place's turn. Whoever detaches without force waits for a worker that is being replaced, and is refused if none comes; whoever does it
+/// by force takes the turn from one that only opens the volume.
+fn turn(slot: &Slot, force: bool) -> Result<MutexGuard<'_, ()>> {
+    let until = Instant::now() + REPLACING;
+    loop {
+        if !force && slot.is_unserved() {
+            let restarting = slot.look(|v| match &v.state {
+                WorkerState::Restarting { reason, .. } => Some(no_worker(v.plan.name.as_str(), reason)),
+                WorkerState::Serving | WorkerState::Finishing => None,
+            });
+            match restarting.flatten() {
+                Some(refused) if Instant::now() > until => return Err(refused),
+                _ => std::thread::sleep(LOOK_EVERY),
+            }
+            continue;
+        }
+        if let Some(turn) = slot.turn.try_lock_for(LOOK_EVERY) {
+            return Ok(turn);
+        }
+        if force && slot.is_unserved() {
+            slot.end_opening();
+        }
+    }
+}
+
+fn no_worker(name: &str, reason: &str) -> Error {
+    Error::unavailable(format!("volume {name} has no worker that could bring it to rest: {reason}"))
+        .with_remedy("try again when its worker is back, or use --force: what was acknowledged stays in its journal")
 }
 
 /// The mount table, and who else uses a file system once those had a moment who only pass: a container that starts

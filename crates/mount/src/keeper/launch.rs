@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 /// How long a worker may take to open its volume: a long journal to replay, a slow store.
 const OPENING: Duration = Duration::from_secs(300);
 const SERVING: Duration = Duration::from_secs(60);
+/// How long a worker that did not open its volume may take to end by itself.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 /// How long a keeper may take to listen: it asks every worker for its descriptor first.
 const KEEPER: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,64 @@ fn command(launcher: &Launcher, root: &Path, log: &Path) -> Command {
     command
 }
 
+/// A worker that was started and is to open its volume, which takes as long as its store does.
+pub(super) struct Opening {
+    child: Child,
+    process: Arc<PidFd>,
+    socket: UnixStream,
+    plan: MountPlan,
+    fresh_kernel: bool,
+    log: PathBuf,
+}
+
+impl Opening {
+    /// Starts a worker, and does not wait for it.
+    pub(super) fn start(keeper: &Keeper, launcher: &Launcher, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
+        let log = keeper.layout.worker_log(plan.volume);
+        let (socket, theirs) = UnixStream::pair().map_err(|e| Error::io("making a socket for a worker", &e))?;
+        let mut command = command(launcher, keeper.layout.root(), &log);
+        command.arg("--volume").arg(plan.volume.to_string()).stdin(OwnedFd::from(theirs));
+        let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
+        // The command holds the worker's end of the socket; without it, a worker's death is seen at once.
+        drop(command);
+        match PidFd::open(child.id() as i32) {
+            Ok(process) => Ok(Opening { child, process: Arc::new(process), socket, plan: plan.clone(), fresh_kernel, log }),
+            Err(e) => {
+                drop(socket);
+                end(&mut child, GIVEN_UP);
+                Err(Error::io("opening a worker's process descriptor", &e))
+            }
+        }
+    }
+
+    /// The process, for whoever cannot wait for it.
+    pub(super) fn process(&self) -> &Arc<PidFd> {
+        &self.process
+    }
+
+    /// Returns when it has opened the volume.
+    pub(super) fn finish(self) -> Result<Launched> {
+        let Opening { mut child, process, socket, plan, fresh_kernel, log } = self;
+        let open = || -> Result<Connection> {
+            let connection = Connection::new(socket)?;
+            connection.limit(Some(OPENING));
+            let request = WorkerRequest::Open { plan: Box::new(plan.clone()), fresh_kernel };
+            let ((), _) = connection.ask(&request, &[])?;
+            Ok(connection)
+        };
+        match open() {
+            Ok(connection) => Ok(Launched { child, process, connection }),
+            Err(e) => {
+                // Its socket is closed, by which it ends; one that hangs in the store is ended: nothing is mounted
+                // yet, and what it had in its journal stays there.
+                end(&mut child, GIVEN_UP);
+                let e = e.during(format_args!("opening volume {}", plan.name));
+                Err(if e.remedy.is_some() { e } else { e.with_remedy(format!("its worker's log is {}", log.display())) })
+            }
+        }
+    }
+}
+
 /// A worker that has opened its volume and does not serve it yet.
 pub(super) struct Launched {
     child: Child,
@@ -65,36 +125,7 @@ pub(super) struct Launched {
 impl Launched {
     /// Starts a worker, and returns when it has opened the volume.
     pub(super) fn start(keeper: &Keeper, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
-        Self::start_from(keeper, &keeper.config.worker, plan, fresh_kernel)
-    }
-
-    /// The same with another program than the keeper's own.
-    pub(super) fn start_from(keeper: &Keeper, launcher: &Launcher, plan: &MountPlan, fresh_kernel: bool) -> Result<Self> {
-        let log = keeper.layout.worker_log(plan.volume);
-        let (ours, theirs) = UnixStream::pair().map_err(|e| Error::io("making a socket for a worker", &e))?;
-        let mut command = command(launcher, keeper.layout.root(), &log);
-        command.arg("--volume").arg(plan.volume.to_string()).stdin(OwnedFd::from(theirs));
-        let mut child = command.spawn().map_err(|e| Error::io(format_args!("starting {}", launcher.program.display()), &e))?;
-        // The command holds the worker's end of the socket; without it, a worker's death is seen at once.
-        drop(command);
-        let open = || -> Result<(Arc<PidFd>, Connection)> {
-            let process = PidFd::open(child.id() as i32).map_err(|e| Error::io("opening a worker's process descriptor", &e))?;
-            let connection = Connection::new(ours)?;
-            connection.limit(Some(OPENING));
-            let request = WorkerRequest::Open { plan: Box::new(plan.clone()), fresh_kernel };
-            let ((), _) = connection.ask(&request, &[])?;
-            Ok((Arc::new(process), connection))
-        };
-        match open() {
-            Ok((process, connection)) => Ok(Launched { child, process, connection }),
-            Err(e) => {
-                // Its socket is closed, by which it ends; one that hangs in the store is ended: nothing is mounted
-                // yet, and what it had in its journal stays there.
-                end(&mut child, Duration::from_secs(5));
-                let e = e.during(format_args!("opening volume {}", plan.name));
-                Err(if e.remedy.is_some() { e } else { e.with_remedy(format!("its worker's log is {}", log.display())) })
-            }
-        }
+        Opening::start(keeper, &keeper.config.worker, plan, fresh_kernel)?.finish()
     }
 
     /// Hands it the FUSE connection, and returns when it answers there.

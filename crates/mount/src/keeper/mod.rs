@@ -1,22 +1,25 @@
 //! The keeper: holds the FUSE descriptor of every attached volume of a root, and a worker for each.
 //!
-//! It decides when a worker starts, when one that died is replaced, and when a mount may go. It reads no request and
-//! knows no file. Should it die, the workers serve on; the next keeper gets the descriptors back from them.
+//! It decides when a worker starts, when one that died is replaced, and when a mount may go. It reads no request, but of volumes that
+//! have no worker, and knows no file. Should it die, the workers serve on; the next keeper gets the descriptors back from them.
 
 mod adopt;
 mod attach;
 mod binds;
 mod detach;
+mod door;
 mod launch;
 mod poison;
 mod record;
 mod renew;
 mod requests;
+mod stand_in;
 mod volume;
 mod watch;
 
 use crate::layout::Layout;
-use crate::{process, wire};
+use crate::process;
+use door::Door;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
@@ -41,6 +44,8 @@ const REPLACING: Duration = Duration::from_secs(10);
 /// How often a lock is tried that somebody may only be looking at.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often it is looked whether the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How a program is started: `program args... --root ROOT`, and for a worker `--volume ID` as well.
 #[derive(Debug, Clone)]
@@ -156,10 +161,15 @@ fn lock_root(layout: &Layout) -> Result<Flock<File>> {
     }
 }
 
-/// Whether a living keeper has a root, listening or not yet.
+/// Whether a living keeper has a root, listening or not yet. Makes nothing.
 fn is_locked(layout: &Layout) -> bool {
-    let asked = open_lock(layout).map(|file| Flock::lock(file, FlockArg::LockSharedNonblock));
+    let asked = File::open(layout.keeper_lock()).map(|file| Flock::lock(file, FlockArg::LockSharedNonblock));
     matches!(asked, Ok(Err((_, Errno::EWOULDBLOCK))))
+}
+
+/// Whether a living keeper has a root, whether it answers or not.
+pub fn is_alive(root: &Path) -> bool {
+    is_locked(&Layout::new(root))
 }
 
 /// Serves a root until it is told to stop, or by SIGTERM. Volumes that are still attached then stay mounted and
@@ -204,14 +214,12 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
         stop,
     });
     keeper.take_over();
-    let listener = wire::listen(&socket).map_err(|e| Error::io(format_args!("listening on {}", socket.display()), &e))?;
+    let mut door = Door::open(&keeper)?;
     tracing::info!(root = %root.display(), "keeping");
-    let served = keeper.clone();
-    spawn("accept", move || {
-        wire::accept_all(&listener, "request", move |connection| served.converse(&connection));
-    })?;
     // The sender lives in `keeper`, so this ends by a message and not by its loss.
-    let _ = stopped.recv();
+    while stopped.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+        door.look_after(&lock);
+    }
     keeper.await_workers();
     let _ = std::fs::remove_file(&socket);
     drop(lock);

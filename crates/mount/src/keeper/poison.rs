@@ -78,7 +78,7 @@ pub(super) fn refuse_unanswered(device: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// The number of a request that wants an answer; what the kernel only tells has none.
-fn request_number(bytes: &[u8]) -> Option<u64> {
+pub(super) fn request_number(bytes: &[u8]) -> Option<u64> {
     // FORGET, INTERRUPT, BATCH_FORGET.
     const TOLD: [u32; 3] = [2, 36, 42];
     let opcode = u32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?);

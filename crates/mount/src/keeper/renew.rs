@@ -2,7 +2,7 @@
 //! takes its place; a keeper lets go, and one of the new binary takes over. What the new binary refuses goes on with
 //! the old one, whose file is held open for that, since on disk it is gone.
 
-use super::launch::Launched;
+use super::launch::Opening;
 use super::volume::{Slot, Worker};
 use super::{Keeper, Launcher, identity, start_keeper};
 use crate::layout::Layout;
@@ -113,17 +113,20 @@ impl Keeper {
         Ok(Renewed { worker_pid, paused_ms, refused })
     }
 
-    /// Starts a worker for a volume that has one already or had one.
-    pub(super) fn start_successor(&self, slot: &Slot, plan: &orlop_model::MountPlan) -> Result<Launched> {
+    /// Starts a worker for a volume that has one already or had one; whoever takes the volume away finds it in the slot.
+    pub(super) fn start_successor(&self, slot: &Slot) -> Result<Opening> {
+        let plan = slot.look(|v| v.plan.clone()).ok_or_else(|| Error::internal("the volume is gone"))?;
         let held = slot.program.lock().clone();
         // The kernel still knows inodes of this volume, unlinked ones included.
-        match held {
-            None => Launched::start(self, plan, false),
+        let opening = match held {
+            None => Opening::start(self, &self.config.worker, &plan, false),
             Some(binary) => {
                 let launcher = Launcher { program: path_of(&binary), ..self.config.worker.clone() };
-                Launched::start_from(self, &launcher, plan, false)
+                Opening::start(self, &launcher, &plan, false)
             }
-        }
+        }?;
+        *slot.opening.lock() = Some(opening.process().clone());
+        Ok(opening)
     }
 
     pub(super) fn serves_now(self: &Arc<Self>, slot: &Arc<Slot>, next: &Worker, child: Child) {

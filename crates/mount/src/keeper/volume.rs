@@ -1,5 +1,6 @@
 //! An attached volume as the keeper holds it, and what its place remembers of the workers that died there.
 
+use super::stand_in::StandIn;
 use crate::kernel::init::Negotiated;
 use crate::kernel::table::Device;
 use crate::os::{PidFd, fuse_device_is_dead};
@@ -13,8 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-/// The place of a volume. `turn` is held by whoever attaches, detaches, binds or replaces the worker, for as long
-/// as that takes; `volume` only for a moment, so that looking never waits.
+/// How long a process that was killed may take to be gone.
+pub(super) const DYING: Duration = Duration::from_secs(10);
+
+/// The place of a volume. `turn` is held by whoever attaches, detaches, binds or renews the worker, for as long
+/// as that takes, and by whoever replaces a dead one, but for the opening, which takes as long as its store does; `volume` only for a
+/// moment, so that looking never waits.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: VolumeId,
@@ -24,16 +29,42 @@ pub(super) struct Slot {
     pub(super) faults: AtomicU32,
     /// The binary that serves this volume in place of the keeper's own, which refused it; its file may be gone.
     pub(super) program: Mutex<Option<Arc<File>>>,
+    /// A worker that was started to serve it and does not yet. It has the volume's files open, so whoever takes the volume away ends it.
+    pub(super) opening: Mutex<Option<Arc<PidFd>>>,
+    /// Who answers while there is no worker. Held by whoever hands the mount to one, until that is known as the volume's: nobody may begin
+    /// to read beside it.
+    pub(super) stand_in: Mutex<Option<StandIn>>,
 }
 
 impl Slot {
     pub(super) fn new(id: VolumeId) -> Self {
-        Slot { id, turn: Mutex::new(()), volume: Mutex::new(None), faults: AtomicU32::new(0), program: Mutex::new(None) }
+        Slot {
+            id,
+            turn: Mutex::new(()),
+            volume: Mutex::new(None),
+            faults: AtomicU32::new(0),
+            program: Mutex::new(None),
+            opening: Mutex::new(None),
+            stand_in: Mutex::new(None),
+        }
     }
 
     /// A look at the volume, if it is attached.
     pub(super) fn look<T>(&self, f: impl FnOnce(&Volume) -> T) -> Option<T> {
         self.volume.lock().as_ref().map(f)
+    }
+
+    /// Whether its worker is gone and no other one serves yet, while the mount lives.
+    pub(super) fn is_unserved(&self) -> bool {
+        self.look(|v| matches!(v.state, WorkerState::Restarting { .. }) && !fuse_device_is_dead(v.device.as_fd())).unwrap_or(false)
+    }
+
+    /// Ends a worker that was started to serve it and does not yet. Returns whether there is none any more.
+    pub(super) fn end_opening(&self) -> bool {
+        let Some(process) = self.opening.lock().clone() else { return true };
+        // One that has ended by itself cannot be killed, and need not.
+        let _ = process.kill();
+        process.wait(Some(DYING)).unwrap_or(false)
     }
 
     /// Changes the volume, if it is attached.

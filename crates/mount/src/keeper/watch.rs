@@ -2,19 +2,21 @@
 //! requests that the dead one left unanswered are asked for again.
 
 use super::Keeper;
+use super::launch::{Launched, Opening};
 use super::poison::{self, SOON, SOUND};
+use super::stand_in::StandIn;
 use super::volume::{Slot, Worker};
 use crate::kernel::init;
 use crate::os::fuse_device_is_dead;
 use crate::protocol::WorkerState;
 use nix::sys::signal::Signal;
-use orlop_model::Result;
+use orlop_model::{Error, Result};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a worker ended.
 struct End {
@@ -50,77 +52,118 @@ impl Keeper {
     }
 
     fn worker_ended(self: &Arc<Self>, slot: &Arc<Slot>, worker: &Worker, end: &End) {
-        let served = worker.since.elapsed();
+        let (served, since) = (worker.since.elapsed(), Instant::now());
         // A child is reaped when its first thread is gone; the process descriptor tells when all are.
         let _ = worker.process.wait(None);
         let mut attempts = 0;
         let mut reason = format!("worker {} died: {}", worker.pid, end.how);
         let mut wait = Duration::ZERO;
         let mut counted = false;
+        let mut opening: Option<Opening> = None;
         loop {
+            // Without the turn: it takes as long as the store does, and who wants to unmount the volume meanwhile must not wait for that.
+            let opened = opening.take().map(Opening::finish);
             let turn = slot.turn.lock();
-            let Some((current, dead)) = slot.look(|v| (v.worker.pid, fuse_device_is_dead(v.device.as_fd()))) else { return };
-            if current != worker.pid {
-                return;
-            }
+            let now = slot.look(|v| (v.worker.pid, fuse_device_is_dead(v.device.as_fd())));
+            let Some((_, dead)) = now.filter(|(current, _)| *current == worker.pid) else {
+                // Whoever took the volume away has ended what was to serve it.
+                drop(turn);
+                return give_up(opened);
+            };
             if dead {
                 tracing::info!(volume = %slot.id, "its connection has ended, and so has its worker ({})", end.how);
                 self.forget(slot);
-                return;
+                drop(turn);
+                return give_up(opened);
             }
             slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
             if !counted {
                 counted = true;
                 tracing::error!(volume = %slot.id, "{reason}");
                 wait = count(slot, end, served);
+                stand_in(slot, since);
             }
-            if wait.is_zero() {
-                match self.replace_worker(slot) {
+            let failed = match opened {
+                None if wait.is_zero() => self.start_successor(slot).map(|started| opening = Some(started)).err(),
+                None => None,
+                Some(opened) => match opened.and_then(|launched| self.hand_over(slot, launched)) {
                     Ok((next, child)) => {
                         tracing::info!(volume = %slot.id, worker = next.pid, "another worker serves");
                         self.serves_now(slot, &next, child);
                         return;
                     }
-                    Err(e) => {
-                        tracing::error!(volume = %slot.id, "no other worker yet: {e}");
-                        attempts += 1;
-                        reason = e.to_string();
-                        slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
-                        wait = poison::wait_after_failure(attempts);
-                    }
+                    Err(e) => Some(e),
+                },
+            };
+            if let Some(e) = failed {
+                tracing::error!(volume = %slot.id, "no other worker yet: {e}");
+                attempts += 1;
+                reason = e.to_string();
+                slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
+                wait = poison::wait_after_failure(attempts);
+                stand_in(slot, since);
+                if let Some(stand_in) = slot.stand_in.lock().as_ref() {
+                    stand_in.learn(&e);
                 }
             }
             drop(turn);
-            std::thread::sleep(std::mem::take(&mut wait));
+            if opening.is_none() {
+                std::thread::sleep(std::mem::take(&mut wait));
+            }
         }
     }
 
+    /// Puts another worker in the place of one that is gone, with the turn.
     pub(super) fn replace_worker(&self, slot: &Slot) -> Result<(Worker, Child)> {
-        let Some((plan, negotiated, device)) = slot.look(|v| (v.plan.clone(), v.negotiated, v.device.clone())) else {
-            return Err(orlop_model::Error::internal("the volume is gone"));
+        let launched = self.start_successor(slot)?.finish()?;
+        self.hand_over(slot, launched)
+    }
+
+    /// Has a worker that has opened the volume serve it, with the turn.
+    fn hand_over(&self, slot: &Slot, launched: Launched) -> Result<(Worker, Child)> {
+        let Some((name, negotiated, device)) = slot.look(|v| (v.plan.name.clone(), v.negotiated, v.device.clone())) else {
+            launched.give_up();
+            return Err(Error::internal("the volume is gone"));
         };
-        let launched = self.start_successor(slot, &plan)?;
+        let mut stand_in = slot.stand_in.lock();
+        drop(stand_in.take());
         if negotiated.resends() && poison::is_poisoned(slot.faults.load(Ordering::Relaxed)) {
             match poison::refuse_unanswered(device.as_fd()) {
                 Ok(n) => tracing::error!(
-                    volume = %plan.name,
+                    volume = %name,
                     "{} workers in a row died soon after their start: the {n} requests that they left unanswered were answered EIO",
                     slot.faults.swap(0, Ordering::Relaxed)
                 ),
-                Err(e) => tracing::error!(volume = %plan.name, "refusing the requests that workers die of: {e}"),
+                Err(e) => tracing::error!(volume = %name, "refusing the requests that workers die of: {e}"),
             }
         }
         let (worker, child) = launched.serve(&device, &negotiated)?;
         if negotiated.resends()
             && let Err(e) = init::resend(device.as_fd())
         {
-            tracing::error!(volume = %plan.name, "asking for unanswered requests again: {e}");
+            tracing::error!(volume = %name, "asking for unanswered requests again: {e}");
         }
+        slot.opening.lock().take();
         slot.change(|v| {
             v.worker = worker.clone();
             v.state = WorkerState::Serving;
         });
         Ok((worker, child))
+    }
+}
+
+/// A worker that was started for a volume which is no longer there, or no longer its own, and that was ended for it.
+fn give_up(opened: Option<Result<Launched>>) {
+    if let Some(Ok(launched)) = opened {
+        launched.give_up();
+    }
+}
+
+/// Has somebody stand in for the worker, if nobody does, since it is gone.
+fn stand_in(slot: &Slot, since: Instant) {
+    let mut place = slot.stand_in.lock();
+    if place.is_none() {
+        *place = slot.look(|v| StandIn::start(v, since)).flatten();
     }
 }
 

@@ -5,7 +5,7 @@ use crate::fuse::write_pages;
 use crate::protocol::{Served, WorkerRequest};
 use crate::wire::Connection;
 use orlop_chunkfs::FileSystem;
-use orlop_model::{Error, MountPlan, Result};
+use orlop_model::{Error, ErrorKind, MountPlan, Result};
 use orlop_store::wrap::Swap;
 use serde_json::Value;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +37,13 @@ impl Control {
         }
     }
 
+    /// Of a volume that has stopped nobody may hear that all is well: what is looked at is what this host had of it.
+    fn takes_changes(&self) -> Result<()> {
+        let Some(why) = self.fs.usage().stopped else { return Ok(()) };
+        Err(Error::new(ErrorKind::Busy, format!("the volume takes no changes any more: {why}"))
+            .with_remedy("unmount it here with orlop unmount, mount it again, and check it then; docs/howto/troubleshooting.md says more"))
+    }
+
     fn answer(&self, request: WorkerRequest) -> Result<Value> {
         let value = |v: serde_json::Result<Value>| v.map_err(|e| Error::internal(format!("encoding an answer: {e}")));
         match request {
@@ -64,6 +71,7 @@ impl Control {
                 Ok(Value::Null)
             }
             WorkerRequest::Check { repair } => {
+                self.takes_changes()?;
                 let report = self.runtime.block_on(self.fs.examine(repair)).map_err(|e| from_fs("checking", &e))?;
                 value(serde_json::to_value(report))
             }

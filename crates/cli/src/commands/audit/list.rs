@@ -32,7 +32,8 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let filter = AuditFilter {
-        target: args.volume.clone(),
+        target: None,
+        volume: args.volume.clone(),
         verb: args.verb.clone(),
         actor: args.actor.clone(),
         since: args.since.as_deref().map(|t| instant("--since", t)).transpose()?,

@@ -4,6 +4,8 @@ mod export;
 mod list;
 mod verify;
 
+pub(crate) use verify::offline;
+
 use crate::args::Context;
 use orlop_model::Result;
 

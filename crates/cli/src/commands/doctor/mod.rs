@@ -3,6 +3,7 @@
 mod docker;
 mod host;
 mod orlop;
+mod stores;
 
 use crate::args::Context;
 use crate::failure::FOUND;
@@ -72,7 +73,12 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let mut findings = host::check(cx);
     findings.extend(orlop::check(cx, &status).await);
     match volumes {
-        Ok(volumes) => findings.extend(docker::check(status.as_ref().ok(), &volumes).await),
+        Ok(volumes) => {
+            if status.is_ok() {
+                findings.extend(stores::check(cx, &volumes).await);
+            }
+            findings.extend(docker::check(status.as_ref().ok(), &volumes).await);
+        }
         Err(e) => findings.push(Finding::failed("volumes", e, "see orlop status")),
     }
     let wrong = findings.iter().any(|f| f.level == Level::Problem);

@@ -63,15 +63,18 @@ fn keeper(status: &Status) -> Vec<Finding> {
         return vec![Finding::problem(
             "keeper",
             format!("the keeper does not answer: {why}"),
-            "the daemon starts it again by itself; if that does not help read log/keeper.log",
+            "look again in a moment: one that ended is started again, and a socket that was removed is made anew; if that does not help read \
+             log/keeper.log, and kill -9 the process \"keeper --root DIR\" of this root: another one takes its mounts over",
         )];
     };
     let mut findings = vec![Finding::ok("keeper", format!("answers, {} volumes mounted", keeper.workers.len()))];
     for w in keeper.workers.iter().filter(|w| w.state != "serving") {
+        let process = w.process().map(|pid| format!(" (process {pid})")).unwrap_or_default();
         findings.push(Finding::problem(
             "workers",
-            format!("volume {} is not served: its worker (process {}) is {}", w.volume, w.pid, w.state),
-            "read the worker's log below the root folder, log/worker-<volume id>.log",
+            format!("volume {} is not served as it should be: its worker{process} is {}", w.volume, w.state),
+            "read the worker's log below the root folder, log/worker-<volume id>.log; one that takes no changes does so again once it was \
+             unmounted and mounted",
         ));
     }
     findings
@@ -139,7 +142,7 @@ fn keys(cx: &Context) -> Option<Finding> {
 
 async fn audit(cx: &Context) -> Finding {
     let report = match cx.client.audit_verify().await {
-        Err(e) if e.kind == ErrorKind::Unavailable => daemon::offline_audit(&cx.root).await,
+        Err(e) if e.kind == ErrorKind::Unavailable => crate::commands::audit::offline(cx).await,
         answer => answer,
     };
     match report {

@@ -7,7 +7,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{FchownatFlags, Gid, Uid, fchownat};
 use orlop_chunkfs::{Attr, FileKind};
-use orlop_model::{Error, Result};
+use orlop_model::{Error, Result, VolumeId};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,8 +15,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// How the name of a file begins that is being written.
+const PARTIAL: &str = ".orlop-partial-";
+
 pub(super) struct Folder {
     root: PathBuf,
+    /// Where a file is while it is being written: what has its name is whole, also when this is killed.
+    partial: PathBuf,
     /// Folders get their attributes last: what is written to them would change their times.
     folders: Vec<(PathBuf, Attr, Xattrs)>,
     /// What could not be kept, and how often.
@@ -35,7 +40,8 @@ impl Folder {
             }
             done => done.map_err(failed)?,
         }
-        Ok(Folder { root: root.to_owned(), folders: Vec::new(), lost: BTreeMap::new() })
+        let partial = root.join(format!("{PARTIAL}{}", VolumeId::random()));
+        Ok(Folder { root: root.to_owned(), partial, folders: Vec::new(), lost: BTreeMap::new() })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
@@ -92,18 +98,16 @@ impl Sink for Folder {
         Ok(())
     }
 
-    fn begin_file(&mut self, path: &Path) -> Result<File> {
-        let at = self.at(path);
-        File::options().write(true).create_new(true).open(&at).map_err(|e| Error::io(format_args!("making {}", at.display()), &e))
+    fn begin_file(&mut self, _path: &Path) -> Result<File> {
+        let at = &self.partial;
+        File::options().write(true).create_new(true).open(at).map_err(|e| Error::io(format_args!("making {}", at.display()), &e))
     }
 
     fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, content: &Content) -> Result<()> {
         drop(file);
-        let (from, at) = (self.at(path), self.at(&name_of(path, content)));
-        if from != at {
-            std::fs::rename(&from, &at).map_err(|e| Error::io(format_args!("renaming {}", from.display()), &e))?;
-        }
-        self.dress(&at, attr, xattrs)
+        let at = self.at(&name_of(path, content));
+        self.dress(&self.partial.clone(), attr, xattrs)?;
+        std::fs::rename(&self.partial, &at).map_err(|e| Error::io(format_args!("making {}", at.display()), &e))
     }
 
     fn link(&mut self, path: &Path, first: &Path) -> Result<()> {
@@ -139,6 +143,9 @@ impl Sink for Folder {
         for (at, attr, xattrs) in std::mem::take(&mut self.folders).into_iter().rev() {
             self.dress(&at, &attr, &xattrs)?;
         }
+        // Whoever is told that it is read out may throw the volume away.
+        let synced = File::open(&self.root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        synced.map_err(|e| Error::io(format_args!("writing {} to the disk", self.root.display()), &e))?;
         Ok(self.lost.iter().map(|(what, n)| format!("not kept in {n} cases: {what}")).collect())
     }
 }

@@ -1,11 +1,14 @@
 //! A tar file as the place that a volume is read out to: POSIX pax headers for what ustar cannot say, and GNU's sparse
 //! format 1.0 for files with holes, as GNU tar and bsdtar read them.
 //!
-//! A file is first written beside the tar file, since only then is known what of it can be read.
+//! A file is first written beside the tar file, since only then is known what of it can be read. The tar file has its name
+//! when it is whole.
 
 use super::read::{Content, Sink, Xattrs, name_of};
 use orlop_chunkfs::{Attr, FileKind, Time};
-use orlop_model::{Error, Result};
+use orlop_model::{Error, ErrorKind, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +19,8 @@ const RECORD: u64 = 512;
 
 pub(super) struct TarFile {
     at: PathBuf,
+    /// Where it is until then.
+    partial: PathBuf,
     out: BufWriter<File>,
     spool: PathBuf,
     sockets: u64,
@@ -23,18 +28,20 @@ pub(super) struct TarFile {
 
 impl TarFile {
     pub(super) fn create(at: &Path, scratch: &Path) -> Result<TarFile> {
-        let file = File::options().write(true).create_new(true).open(at).map_err(|e| {
-            if e.kind() == std::io::ErrorKind::AlreadyExists {
-                let there = Error::new(orlop_model::ErrorKind::AlreadyExists, format!("{} exists", at.display()));
-                return there.with_remedy("give a file that does not exist yet");
-            }
-            Error::io(format_args!("making {}", at.display()), &e)
+        if at.symlink_metadata().is_ok() {
+            return Err(exists(at));
+        }
+        let partial = at.with_extension("tar.partial");
+        let file = File::options().write(true).create_new(true).open(&partial).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, format!("{} exists", partial.display()))
+                .with_remedy("another export writes it, or one that was ended left it: remove it then"),
+            _ => Error::io(format_args!("making {}", partial.display()), &e),
         })?;
-        Ok(TarFile { at: at.to_owned(), out: BufWriter::with_capacity(1 << 20, file), spool: scratch.join("spool"), sockets: 0 })
+        Ok(TarFile { at: at.to_owned(), partial, out: BufWriter::with_capacity(1 << 20, file), spool: scratch.join("spool"), sockets: 0 })
     }
 
     fn failed(&self, e: &std::io::Error) -> Error {
-        Error::io(format_args!("writing {}", self.at.display()), e)
+        Error::io(format_args!("writing {}", self.partial.display()), e)
     }
 
     fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
@@ -60,6 +67,10 @@ impl TarFile {
         }
         Ok(())
     }
+}
+
+fn exists(at: &Path) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("{} exists", at.display())).with_remedy("give a file that does not exist yet")
 }
 
 /// One header, with what goes before it.
@@ -236,6 +247,14 @@ impl Sink for TarFile {
         let done =
             self.out.write_all(&[0; 2 * RECORD as usize]).and_then(|()| self.out.flush()).and_then(|()| self.out.get_ref().sync_all());
         done.map_err(|e| self.failed(&e))?;
+        match renameat_with(CWD, &self.partial, CWD, &self.at, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => return Err(exists(&self.at)),
+            // A file system that knows no such renaming.
+            Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(&self.partial, &self.at).map_err(|e| self.failed(&e))?,
+            done => done.map_err(|e| self.failed(&e.into()))?,
+        }
+        let dir = self.at.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| self.failed(&e))?;
         Ok(if self.sockets > 0 { vec![format!("{} sockets left out: a tar file cannot hold them", self.sockets)] } else { Vec::new() })
     }
 }

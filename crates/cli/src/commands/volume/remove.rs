@@ -70,9 +70,11 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
 
 async fn one(reference: &VolumeRef, args: &Args, cx: &Context) -> Result<Removal> {
     let mut folder_stays = None;
+    let mut is_kept = !args.now;
     let removed = if args.dry_run {
         let volume = cx.client.volume(reference).await?;
         refused(&volume, cx)?;
+        is_kept &= volume.options.retention != Some(0);
         folder_stays = volume.folder.filter(|_| volume.adopted);
         None
     } else {
@@ -81,11 +83,13 @@ async fn one(reference: &VolumeRef, args: &Args, cx: &Context) -> Result<Removal
     if let Some(volume) = removed.as_ref().filter(|v| v.adopted) {
         folder_stays.clone_from(&volume.folder);
     }
-    let until = removed.as_ref().and_then(|v| v.purge_at);
-    let restore_with = match (&removed, args.dry_run, args.now) {
-        _ if folder_stays.is_some() => None,
-        (Some(volume), false, false) => Some(format!("orlop volume restore {}{}", volume.name, cx.root_flag())),
-        (None, true, false) => Some(format!("orlop volume restore {reference}{}", cx.root_flag())),
+    // With retention=0 its time is over with the removal: nothing brings it back.
+    is_kept &= removed.as_ref().is_none_or(|v| v.purge_at > v.removed_at);
+    let until = removed.as_ref().and_then(|v| v.purge_at).filter(|_| is_kept);
+    let restore_with = match (&removed, args.dry_run) {
+        _ if folder_stays.is_some() || !is_kept => None,
+        (Some(volume), false) => Some(format!("orlop volume restore {}{}", volume.name, cx.root_flag())),
+        (None, true) => Some(format!("orlop volume restore {reference}{}", cx.root_flag())),
         _ => None,
     };
     Ok(Removal {
