@@ -262,6 +262,15 @@ mod tests {
         }
     }
 
+    /// Ends the mount before its folder is removed, also when a test fails: whoever waits there would wait for ever.
+    struct Unmounted(std::path::PathBuf);
+
+    impl Drop for Unmounted {
+        fn drop(&mut self) {
+            let _ = mount::unmount_by_force(&self.0);
+        }
+    }
+
     /// A mount without a worker, if this host can have one that sends requests again.
     fn deserted(dir: &Path) -> Option<Arc<OwnedFd>> {
         if !Path::new("/dev/fuse").exists() || !nix::unistd::geteuid().is_root() {
@@ -283,6 +292,7 @@ mod tests {
     fn df_and_the_killed_are_answered_the_others_are_put_back_and_refused_when_it_is_time() {
         let dir = tempfile::tempdir().expect("a folder");
         let Some(device) = deserted(dir.path()) else { return };
+        let _unmounted = Unmounted(dir.path().to_owned());
         let refusing = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = mpsc::channel();
         let (of_it, point, refuses) = (device.clone(), dir.path().to_owned(), refusing.clone());
@@ -319,6 +329,5 @@ mod tests {
         let unique = request_number(&buffer[..n]).expect("a request");
         nix::unistd::write(&*device, &abi::error_reply(unique, libc::ENOENT)).expect("answers");
         assert_eq!(next.join().expect("returns"), Some(libc::ENOENT));
-        mount::unmount_by_force(dir.path()).expect("unmounts");
     }
 }
