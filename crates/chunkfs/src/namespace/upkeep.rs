@@ -47,6 +47,8 @@ const COLLECT_AFTER: Duration = Duration::from_secs(360);
 const SHORT: (u64, u64) = (8, 64);
 /// How often a merge under way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(1500);
+/// Looks at unmerged tables that nobody merges, after which nobody will.
+const LOOKS_IN_VAIN: usize = 4;
 /// How often it is looked whether a merge still finds room.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(100);
 /// How long the end of a merge is waited for.
@@ -244,7 +246,7 @@ impl Keeper {
         let compactor = compactor.build();
         let done = tokio::select! {
             ended = compactor.run() => ended,
-            seen = self.until_merged() => seen,
+            seen = self.until_merged(everything) => seen,
             // What it has written so far goes with it.
             () = self.until_full(everything) => Ok(()),
             () = self.ended() => Ok(()),
@@ -256,15 +258,18 @@ impl Keeper {
         self.db.refresh_manifest().await
     }
 
-    async fn until_merged(&self) -> Result<(), slatedb::Error> {
+    /// Ends when nothing is merged any more. What is due then was not found worth it, or finds no room, or was not to be merged: it is
+    /// looked at anew.
+    async fn until_merged(&self, everything: bool) -> Result<(), slatedb::Error> {
         let admin = AdminBuilder::new(self.path.clone(), self.store.clone()).with_system_clock(self.clock.clone()).build();
-        let mut calm = 0;
+        let (mut calm, mut enough) = (0, 0);
         // Twice, with a turn of the compactor in between: one merge may make the next one worth it.
-        while calm < 2 {
+        while calm < 2.max(enough) {
             tokio::time::sleep(LOOK_EVERY).await;
             let view = admin.read_compactor_state_view().await?;
             let busy = view.compactions().is_some_and(|c| c.recent_compactions().any(slatedb::compactor::Compaction::active));
-            calm = if busy || view.manifest().l0().len() >= CROWDED { 0 } else { calm + 1 };
+            calm = if busy { 0 } else { calm + 1 };
+            enough = if view.manifest().l0().len() >= CROWDED && !everything { LOOKS_IN_VAIN } else { 0 };
         }
         Ok(())
     }
