@@ -296,6 +296,11 @@ impl FileSystem {
         usage
     }
 
+    /// Why the volume takes no changes any more, if so.
+    pub fn stopped(&self) -> Option<String> {
+        self.lock().broken.clone()
+    }
+
     /// Bytes acknowledged that a power failure could still take.
     pub fn unsynced_bytes(&self) -> u64 {
         self.lock().not_yet_safe()

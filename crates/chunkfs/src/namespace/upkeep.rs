@@ -135,7 +135,6 @@ impl Keeper {
         if self.is_short() {
             collect_at = Some(changed + KEEP_SHORTLY);
         }
-        let mut whole = false;
         if self.db.manifest().l0().len() < FULL {
             tokio::select! {
                 () = tokio::time::sleep(SETTLED) => {}
@@ -143,15 +142,15 @@ impl Keeper {
             }
         }
         while *self.stopped.borrow() == Stop::Not {
+            let mut everything = false;
             if look_at.map_or(self.removed.load(Ordering::Relaxed) >= MANY, |at| at <= Instant::now()) {
                 self.removed.store(0, Ordering::Relaxed);
                 let gone = self.is_mostly_gone().await;
-                whole = gone && self.has_room_for_all().await;
-                look_at = (gone && !whole).then(|| Instant::now() + LOOK_AGAIN);
+                everything = gone && self.has_room_for_all().await;
+                look_at = (gone && !everything).then(|| Instant::now() + LOOK_AGAIN);
             }
             let most = if lacks_room(&self.db, &self.disk) { FULL_HELD } else { CROWDED };
-            if whole || self.db.manifest().l0().len() >= most {
-                let everything = std::mem::take(&mut whole);
+            if everything || self.db.manifest().l0().len() >= most {
                 let merged = self.merge(everything).await;
                 changed = Instant::now();
                 let keep = if self.is_short() { KEEP_SHORTLY } else { COLLECT_AFTER };
@@ -262,14 +261,13 @@ impl Keeper {
     /// looked at anew.
     async fn until_merged(&self, everything: bool) -> Result<(), slatedb::Error> {
         let admin = AdminBuilder::new(self.path.clone(), self.store.clone()).with_system_clock(self.clock.clone()).build();
-        let (mut calm, mut enough) = (0, 0);
         // Twice, with a turn of the compactor in between: one merge may make the next one worth it.
-        while calm < 2.max(enough) {
+        let (mut calm, mut enough) = (0, 2);
+        while calm < enough {
             tokio::time::sleep(LOOK_EVERY).await;
             let view = admin.read_compactor_state_view().await?;
-            let busy = view.compactions().is_some_and(|c| c.recent_compactions().any(slatedb::compactor::Compaction::active));
-            calm = if busy { 0 } else { calm + 1 };
-            enough = if view.manifest().l0().len() >= CROWDED && !everything { LOOKS_IN_VAIN } else { 0 };
+            calm = if weight::under_way(&view).next().is_some() { 0 } else { calm + 1 };
+            enough = if view.manifest().l0().len() >= CROWDED && !everything { LOOKS_IN_VAIN } else { 2 };
         }
         Ok(())
     }

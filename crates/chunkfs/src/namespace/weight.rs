@@ -39,6 +39,16 @@ pub(super) fn of_unmerged(manifest: &VersionedManifest) -> u64 {
     manifest.l0().iter().map(SsTableView::estimate_size).sum()
 }
 
+/// The unmerged tables, as a merge takes them.
+fn unmerged(manifest: &VersionedManifest) -> Vec<SourceId> {
+    manifest.l0().iter().map(|view| SourceId::SstView(view.id)).collect()
+}
+
+/// Merges that have begun and are not in the manifest yet.
+pub(super) fn under_way(state: &CompactorStateView) -> impl Iterator<Item = &Compaction> {
+    state.compactions().into_iter().flat_map(|c| c.recent_compactions()).filter(|c| c.active())
+}
+
 /// Bytes that a merge of these may write.
 fn of_sources(manifest: &VersionedManifest, sources: &[SourceId]) -> u64 {
     let tables = manifest.l0().iter().filter(|view| sources.contains(&SourceId::SstView(view.id))).map(SsTableView::estimate_size);
@@ -97,21 +107,20 @@ impl CompactionScheduler for Fitting {
         let proposed = self.by_size.propose(state);
         let Some(room) = (self.disk)() else { return proposed };
         let manifest = state.manifest();
-        let active = || state.compactions().into_iter().flat_map(|c| c.recent_compactions()).filter(|c| c.active());
         // What is under way takes its room too.
-        let under_way: u64 = active().map(|c| of_sources(manifest, c.spec().sources())).sum();
-        let mut left = room.free.saturating_sub(room.floor + under_way);
+        let taken: u64 = under_way(state).map(|c| of_sources(manifest, c.spec().sources())).sum();
+        let mut left = room.free.saturating_sub(room.floor + taken);
         let mut fitting = Vec::new();
         for spec in proposed {
-            let mut spec = Some(spec).filter(|spec| of_sources(manifest, spec.sources()) <= left).or_else(|| {
-                let tables: Vec<SourceId> = manifest.l0().iter().map(|view| SourceId::SstView(view.id)).collect();
+            let fitting_one = Some(spec).filter(|spec| of_sources(manifest, spec.sources()) <= left).or_else(|| {
+                let tables = unmerged(manifest);
                 // Into a run of its own, above all others.
-                let ids = manifest.compacted().iter().map(|run| run.id).chain(active().filter_map(|c| c.spec().destination()));
+                let ids = manifest.compacted().iter().map(|run| run.id).chain(under_way(state).filter_map(|c| c.spec().destination()));
                 let into = ids.max().map_or(0, |id| id + 1);
-                let alone = active().next().is_none() && fitting.is_empty() && !tables.is_empty();
+                let alone = under_way(state).next().is_none() && fitting.is_empty() && !tables.is_empty();
                 (alone && of_unmerged(manifest) <= left).then(|| CompactionSpec::new(tables, into))
             });
-            if let Some(spec) = spec.take() {
+            if let Some(spec) = fitting_one {
                 left -= of_sources(manifest, spec.sources());
                 fitting.push(spec);
             }
@@ -139,13 +148,12 @@ struct Once(AtomicBool);
 impl CompactionScheduler for Once {
     fn propose(&self, state: &CompactorStateView) -> Vec<CompactionSpec> {
         // What an earlier opening began goes on first; it may have taken some of the tables.
-        if state.compactions().is_some_and(|c| c.recent_compactions().any(Compaction::active)) || self.0.swap(true, Ordering::Relaxed) {
+        if under_way(state).next().is_some() || self.0.swap(true, Ordering::Relaxed) {
             return Vec::new();
         }
         let manifest = state.manifest();
-        let tables = manifest.l0().iter().map(|view| SourceId::SstView(view.id));
-        let runs = manifest.compacted().iter().map(|run| SourceId::SortedRun(run.id));
-        let sources: Vec<SourceId> = tables.chain(runs).collect();
+        let mut sources = unmerged(manifest);
+        sources.extend(manifest.compacted().iter().map(|run| SourceId::SortedRun(run.id)));
         // The last run, below which nothing is: there removals themselves go.
         let into = manifest.compacted().iter().map(|run| run.id).min().unwrap_or(0);
         if sources.is_empty() { Vec::new() } else { vec![CompactionSpec::new(sources, into)] }

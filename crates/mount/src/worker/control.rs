@@ -39,7 +39,7 @@ impl Control {
 
     /// Of a volume that has stopped nobody may hear that all is well: what is looked at is what this host had of it.
     fn takes_changes(&self) -> Result<()> {
-        let Some(why) = self.fs.usage().stopped else { return Ok(()) };
+        let Some(why) = self.fs.stopped() else { return Ok(()) };
         Err(Error::new(ErrorKind::Busy, format!("the volume takes no changes any more: {why}"))
             .with_remedy("unmount it here with orlop unmount, mount it again, and check it then; docs/howto/troubleshooting.md says more"))
     }
