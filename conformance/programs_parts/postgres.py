@@ -4,6 +4,7 @@ After each kill or power failure it must start by itself and: every transaction 
 pgbench's balances equal its history, pg_amcheck finds heap and indexes whole, pg_checksums finds no damaged page.
 """
 
+import contextlib
 import glob
 import os
 import pwd
@@ -140,7 +141,9 @@ class Load:
             process.wait()
         for client, thread in self.clients:
             thread.join(30)
-            client.stdin.close()
+            # What it did not take any more is still to be written, to a process that is gone.
+            with contextlib.suppress(BrokenPipeError):
+                client.stdin.close()
             client.stdout.close()
 
 
