@@ -191,6 +191,14 @@ class OrlopStrict(Orlop):
         return ["-o", "cache=strict"]
 
 
+class OrlopSealed(Orlop):
+    name, title = "orlop-sealed", "Orlop, local store, encrypted"
+    setting = "encrypt=on, else defaults"
+
+    def options(self):
+        return ["-o", "encrypt=on"]
+
+
 class OrlopS3(Orlop):
     name, title = "orlop-s3", "Orlop, S3"
     setting = "defaults: cache=strict, durability=remote, not sealed"
@@ -286,7 +294,7 @@ class Rclone(Contestant):
         self.proxy.settle(quiet=7 if left is None else 1, limit=120)
 
 
-ALL = [Native, Null, NullFast, Orlop, OrlopStrict, OrlopS3, S3fs, Rclone]
+ALL = [Native, Null, NullFast, Orlop, OrlopStrict, OrlopSealed, OrlopS3, S3fs, Rclone]
 
 
 def named(text):

@@ -1,12 +1,13 @@
 //! Rows read from or folded into the namespace, under a cap on their weight.
 //!
-//! Two generations: what is used moves to the young one; when that is full the old one is dropped.
+//! Two generations: what is used moves to the young one; when that is full the old one is dropped. The root's inode is kept: the mount
+//! itself is entered and looked at though the store is away and nobody was there for long.
 
 use crate::fs::FileSystem;
 use crate::key::Key;
 use crate::neighbours::Misses;
 use crate::row::{Row, weight};
-use crate::types::Ino;
+use crate::types::{Ino, ROOT_INO};
 use std::collections::HashMap;
 
 /// Folders that are known whole, at most.
@@ -22,7 +23,10 @@ pub(crate) struct RowCache {
     dropped: u64,
     /// Folders of which every name that is there was put in, and since when.
     whole: HashMap<Ino, u64>,
+    root: Option<Row>,
 }
+
+const ROOT: Key = Key::Inode(ROOT_INO);
 
 impl FileSystem {
     /// Gives back the memory of rows that the namespace has as well, which are fetched again when they are asked for, and of
@@ -50,11 +54,14 @@ impl FileSystem {
 impl RowCache {
     /// Holds rows of at most this weight in all.
     pub(crate) fn new(cap: usize) -> Self {
-        RowCache { young: HashMap::new(), old: HashMap::new(), young_weight: 0, cap, dropped: 0, whole: HashMap::new() }
+        RowCache { young: HashMap::new(), old: HashMap::new(), young_weight: 0, cap, dropped: 0, whole: HashMap::new(), root: None }
     }
 
     /// The row, if it is known to be there (`Some(Some)`) or absent (`Some(None)`).
     pub(crate) fn get(&mut self, key: &Key) -> Option<Option<Row>> {
+        if *key == ROOT && self.root.is_some() {
+            return Some(self.root.clone());
+        }
         if let Some(row) = self.young.get(key) {
             return Some(row.clone());
         }
@@ -91,6 +98,10 @@ impl RowCache {
     }
 
     pub(crate) fn put(&mut self, key: Key, row: Option<Row>) {
+        if key == ROOT {
+            self.root = row;
+            return;
+        }
         self.old.remove(&key);
         self.young_weight += weight(row.as_ref());
         if let Some(before) = self.young.insert(key, row) {
@@ -103,12 +114,15 @@ impl RowCache {
         }
     }
 
-    /// Drops all of them, and the room they took.
+    /// Drops all of them but the root's inode, and the room they took.
     pub(crate) fn clear(&mut self) {
-        *self = RowCache::new(self.cap);
+        *self = RowCache { root: self.root.take(), ..RowCache::new(self.cap) };
     }
 
     pub(crate) fn remove(&mut self, key: &Key) {
+        if *key == ROOT {
+            self.root = None;
+        }
         if let Some(before) = self.young.remove(key) {
             self.young_weight -= weight(before.as_ref());
         }
@@ -153,5 +167,23 @@ mod tests {
         cache.has_all_names(7, cache.generation());
         cache.clear();
         assert_eq!(cache.get(&other), None);
+    }
+
+    #[test]
+    fn the_roots_inode_is_never_given_up() {
+        let mut cache = RowCache::new(1000);
+        let row = || Some(Row::Orphan(Orphan::Unlinked));
+        assert_eq!(cache.get(&ROOT), None);
+        cache.put(ROOT, row());
+        full(&mut cache, 1000);
+        full(&mut cache, 2000);
+        cache.clear();
+        assert_eq!(cache.get(&ROOT), Some(row()));
+        // It changes: what is at rest is not what it is.
+        cache.remove(&ROOT);
+        assert_eq!(cache.get(&ROOT), None);
+        // That there is none is asked anew.
+        cache.put(ROOT, None);
+        assert_eq!(cache.get(&ROOT), None);
     }
 }

@@ -92,6 +92,9 @@ struct Draft {
     fix: Option<Fix>,
 }
 
+/// What helps where a part of the volume itself is damaged that is nowhere else.
+const READ_OUT: &str = "no other copy is there: restore it from a copy of the store, or read out with orlop export what is left";
+
 /// All that a check gathers.
 #[derive(Default)]
 struct Gathered {
@@ -162,6 +165,7 @@ impl Gathered {
                 (_, _, _, FindingKind::Journal) => {
                     left("restore it from a copy, or read out with orlop export what stands before the damage")
                 }
+                (_, _, _, FindingKind::Object) if d.inos.is_empty() => left(READ_OUT),
                 _ if d.inos.is_empty() => (FindingState::Left, None),
                 _ => left("no other copy is there: restore the files from a copy, or remove them to be rid of the damage"),
             };

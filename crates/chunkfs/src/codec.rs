@@ -92,6 +92,11 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn end(&self) -> Decoded<()> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed("trailing bytes")) }
     }

@@ -23,6 +23,9 @@ const STOP_WEIGHT: usize = 64 << 20;
 /// Bytes of journal at which a fold is started.
 const FOLD_JOURNAL: u64 = 64 << 20;
 
+/// Objects of the log on the store that openings leave which change nothing.
+const OPENINGS: usize = 16;
+
 /// Where room is scarce a fold comes sooner: until then every change takes its room twice, and what is kept for folds is small.
 pub(crate) fn is_fold_due(st: &State) -> bool {
     let most = if st.is_scarce() { st.floor() / 8 } else { u64::MAX };
@@ -98,8 +101,10 @@ impl FileSystem {
                     let rows = Arc::new(std::mem::take(&mut st.overlay));
                     st.folding = Some(rows.clone());
                     st.stored_below = st.sb.next_ino;
-                    // A record may change nothing, and still be the last one that the namespace has to know of.
-                    let folds_nothing = rows.is_empty() && cut == st.folded_upto;
+                    // A record may change nothing, and still be the last one that the namespace has to know of. And a log in which
+                    // there are only the beginnings of openings would grow, and each of them read all of it.
+                    let many = self.shipping.as_ref().is_some_and(|s| s.objects() >= OPENINGS);
+                    let folds_nothing = rows.is_empty() && cut == st.folded_upto && !many;
                     (Some(rows), cut, folds_nothing)
                 }
             }

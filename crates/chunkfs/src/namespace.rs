@@ -3,13 +3,17 @@
 //! The journal is the one log. A fold writes its rows in one batch together with the number of the last
 //! record in them, and is durable when `fold` returns; SlateDB's epoch fences an older writer.
 
+mod anew;
 mod blocks;
+mod missing;
 mod unlogged;
 mod upkeep;
 mod warm;
 mod weight;
 
+pub(crate) use self::anew::Anew;
 use self::blocks::Blocks;
+pub(crate) use self::missing::{Missing, NOWHERE};
 use self::unlogged::Unlogged;
 use self::upkeep::{Upkeep, lacks_room};
 use self::warm::Warming;
@@ -40,6 +44,7 @@ pub(crate) struct Namespace {
     disk: Disk,
     /// Whoever reads for long has a copy.
     readers: Arc<()>,
+    missing: Missing,
 }
 
 /// Unmerged tables at which a fold waits for a merge, unless merges wait for room: a lookup may have to ask each of them.
@@ -93,7 +98,17 @@ impl Namespace {
         let readers = Arc::new(());
         let (db, upkeep) = connect(&store, &path, &blocks, &disk, &readers).await?;
         let (db, upkeep) = (parking_lot::RwLock::new(db), parking_lot::Mutex::new(Some(upkeep)));
-        Ok(Namespace { db, upkeep, warming: parking_lot::Mutex::default(), store, blocks, raw, path, disk, readers })
+        let (warming, missing) = (parking_lot::Mutex::default(), Missing::default());
+        Ok(Namespace { db, upkeep, warming, store, blocks, raw, path, disk, readers, missing })
+    }
+
+    /// The same, of which some rows may have been lost.
+    pub(crate) fn lacking(self, missing: Missing) -> Namespace {
+        Namespace { missing, ..self }
+    }
+
+    pub(crate) fn missing(&self) -> &Missing {
+        &self.missing
     }
 
     /// Bytes of all tables: so much a merge of them may take for a while.
@@ -134,7 +149,7 @@ impl Namespace {
 
     pub(crate) async fn get(&self, key: Key) -> FsResult<Option<Row>> {
         let bytes = self.db().get(key.encode()).await.map_err(|e| fs_error(&e))?;
-        bytes.map(|b| decode(key, &b)).transpose()
+        bytes.map_or_else(|| Ok(self.missing.stand_in(key)), |b| decode(key, &b).map(Some))
     }
 
     /// Rows from `from` up to and excluding `to`, at most `limit`.
@@ -285,18 +300,23 @@ pub(crate) fn guarded(store: Arc<dyn ObjectStore>, prefix: &str) -> Arc<dyn Obje
     orlop_store::wrap::Absent::wrap(orlop_store::wrap::guard(store, prefix), |at| at.as_ref().ends_with(".boundary"))
 }
 
-async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, disk: &Disk, readers: &Arc<()>) -> FsResult<(Db, Upkeep)> {
-    let ticks = Arc::new(Ticks::default());
-    let db = loop {
+/// The database of a namespace, without anybody who keeps it up.
+async fn database(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, ticks: &Arc<Ticks>) -> FsResult<Db> {
+    loop {
         let build = Db::builder(path.to_owned(), store.clone()).with_settings(settings()).with_system_clock(ticks.clone());
         // Objects are written once: what was read of one before a reopening is true after it.
         match build.with_db_cache(blocks.clone(), 0).with_wal_writer(Box::new(Unlogged)).build().await {
-            Ok(db) => break db,
+            Ok(db) => return Ok(db),
             // Opening itself may write, before the last stamp can be asked for: the refusal tells it.
             Err(e) if ticks.refused(&e.to_string()) => {}
             Err(e) => return Err(fs_error(&e)),
         }
-    };
+    }
+}
+
+async fn connect(store: &Arc<dyn ObjectStore>, path: &str, blocks: &Arc<Blocks>, disk: &Disk, readers: &Arc<()>) -> FsResult<(Db, Upkeep)> {
+    let ticks = Arc::new(Ticks::default());
+    let db = database(store, path, blocks, &ticks).await?;
     ticks.not_before(db.manifest().last_l0_clock_tick());
     let upkeep = Upkeep::start(db.clone(), store.clone(), path.to_owned(), ticks, disk.clone(), readers.clone());
     Ok((db, upkeep))

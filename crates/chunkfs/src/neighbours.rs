@@ -134,7 +134,7 @@ impl FileSystem {
         }
         // The others are known not to be there.
         for key in what.keys() {
-            st.learn(key, None);
+            st.learn(key, self.ns.missing().stand_in(key));
         }
         // During a fold a name may be on its way that was not read, and not be put in again.
         if let Neighbours::Names(folder) = what

@@ -7,7 +7,7 @@ use crate::log::facts::owner_of;
 use crate::log::holder::{HOLDER, holder};
 use crate::log::lease::Lease;
 use crate::log::ship::Shipping;
-use crate::namespace::{Disk, Namespace, Room};
+use crate::namespace::{Disk, Missing, Namespace, Room};
 use crate::recover::{Recovery, refused};
 use crate::row::Inode;
 use crate::sealing::KeyedDisk;
@@ -190,12 +190,12 @@ pub(crate) fn inspect_header(bytes: &[u8], volume: VolumeId) -> Result<()> {
 pub(crate) async fn check_header(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId) -> Result<()> {
     let path = header_path(prefix);
     let bytes = match store.get(&path).await {
-        Ok(r) => r.bytes().await.map_err(|e| Error::unavailable(format!("{path}: {e}")))?,
+        Ok(r) => r.bytes().await.map_err(|e| orlop_store::error(&path, &e))?,
         Err(object_store::Error::NotFound { .. }) => {
             return Err(Error::not_found(format!("the store holds no volume at {prefix}"))
                 .with_remedy("see whether the store is the one it was made on, and mounted"));
         }
-        Err(e) => return Err(Error::unavailable(format!("{path}: {e}"))),
+        Err(e) => return Err(orlop_store::error(&path, &e)),
     };
     inspect_header(&bytes, volume).map_err(|e| e.during(&path))
 }
@@ -218,6 +218,11 @@ const FIRST_REST: Duration = Duration::from_millis(1200);
 impl FileSystem {
     /// Opens a volume for writing, recovering what a crash left.
     pub async fn open(config: OpenConfig) -> Result<Arc<FileSystem>> {
+        Self::open_lacking(config, Missing::default()).await
+    }
+
+    /// The same over a namespace that has lost rows.
+    pub(crate) async fn open_lacking(config: OpenConfig, missing: Missing) -> Result<Arc<FileSystem>> {
         match check_header(&config.store, &config.prefix, config.volume).await {
             Err(e) if config.salvage && matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 tracing::warn!(error = %e, "read out without its header");
@@ -241,7 +246,7 @@ impl FileSystem {
             Some(remote) => Some(take_volume(&config, remote, &journal_dir).await?),
             None => None,
         };
-        match Self::open_taken(&config, host_lock, lease.clone(), journal_dir, segment_dir).await {
+        match Self::open_taken(&config, host_lock, lease.clone(), journal_dir, segment_dir, missing).await {
             Ok(fs) => Ok(fs),
             Err(e) => {
                 // Whoever tries next need not wait for a writer that never began.
@@ -261,6 +266,7 @@ impl FileSystem {
         lease: Option<Arc<Lease>>,
         journal_dir: PathBuf,
         segment_dir: PathBuf,
+        missing: Missing,
     ) -> Result<Arc<FileSystem>> {
         let disk = config.host.clone();
         let began = Instant::now();
@@ -273,7 +279,8 @@ impl FileSystem {
         };
         let ns = Namespace::open(config.store.clone(), format!("{}/meta", config.prefix), room)
             .await
-            .map_err(|e| refused("opening the namespace", e))?;
+            .map_err(|e| refused("opening the namespace", e))?
+            .lacking(missing);
         if config.remote.is_some() {
             ns.warm();
         }
@@ -345,7 +352,10 @@ impl FileSystem {
         .await?;
         let of_all_before = began.elapsed();
         self.write_anew().await?;
-        self.reap_at_start(config.fresh_kernel).await?;
+        if !config.salvage {
+            // Who only reads out reads nothing that has no name, and to take it away may need what is lost.
+            self.reap_at_start(config.fresh_kernel).await?;
+        }
         tracing::info!("what was left half-way took {:?}", began.elapsed() - of_all_before);
         if self.shipping.is_some() || self.lock().may_be_torn {
             // What was recovered is made durable before anything new depends on it.

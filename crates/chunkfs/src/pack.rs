@@ -105,7 +105,8 @@ fn header(of: &Of) -> Vec<u8> {
     out
 }
 
-fn parse_header(bytes: &[u8]) -> Result<Of, Malformed> {
+/// Reads what the first bytes of a pack say that it is of.
+pub(crate) fn parse_header(bytes: &[u8]) -> Result<Of, Malformed> {
     let mut r = Reader::new(bytes.get(..HEADER).ok_or(Malformed("length"))?);
     if r.take(8)? != MAGIC {
         return Err(Malformed("magic"));

@@ -177,6 +177,19 @@ impl Control {
         self.inner.key_rotation()
     }
 
+    /// Whether the actor may use the local API at all. A refusal is recorded, with the call and the volume that it names.
+    pub async fn admit(&self, actor: &Actor, call: &str, volume: Option<&VolumeRef>) -> Result<()> {
+        let Err(refused) = self.inner.authorise_read(actor) else { return Ok(()) };
+        let (inner, actor, call, volume) = (self.inner.clone(), actor.clone(), call.to_owned(), volume.cloned());
+        let message = refused.message.clone();
+        // To its end even if the caller goes away, as every change of the journal.
+        let recorded = tokio::spawn(async move { inner.audit.refused(&actor, &call, volume.as_ref(), &message).await });
+        if let Err(e) = recorded.await {
+            tracing::error!("a refused call is not recorded: {e}");
+        }
+        Err(refused)
+    }
+
     /// Whether the actor may look at volumes and the journal.
     pub fn authorise_read(&self, actor: &Actor) -> Result<()> {
         self.inner.authorise_read(actor)
@@ -223,7 +236,7 @@ impl Control {
 
     /// Writes what is owed to the journal and closes the registry; later calls fail. Requests that still run fail too.
     pub async fn close(&self) {
-        if let Err(e) = self.inner.audit.pay().await {
+        if let Err(e) = self.inner.audit.finish().await {
             tracing::error!("audit records are lost with this process: {e}");
         }
         self.inner.registry.close().await;

@@ -97,18 +97,23 @@ impl Inner {
                     return Ok(v);
                 }
                 let error = Error::not_found(format!("no volume is named {name}"));
-                Err(match self.registry.removed_named(name).await?.first() {
-                    Some(_) => error.with_remedy(format!("it was removed; orlop volume restore {name} takes it back")),
-                    None => error.with_remedy("orlop volume list shows the volumes"),
+                let removed = self.registry.removed_named(name).await?;
+                Err(match removed.iter().any(|v| !self.is_over(v)) {
+                    true => error.with_remedy(format!("it was removed; orlop volume restore {name} takes it back")),
+                    false if !removed.is_empty() => {
+                        error.with_remedy("it was removed and is being deleted for good; nothing brings it back")
+                    }
+                    false => error.with_remedy("orlop volume list shows the volumes"),
                 })
             }
             VolumeRef::Id(id) => match self.registry.volume(*id).await? {
                 Some(v) if v.phase == Phase::Active => Ok(v),
+                Some(v) if v.phase == Phase::Purging || self.is_over(&v) => {
+                    Err(Error::not_found(format!("volume {} ({id}) was removed and is being deleted for good", v.name))
+                        .with_remedy("nothing brings it back; orlop volume list --all shows the volumes"))
+                }
                 Some(v) if v.phase == Phase::Removed => Err(Error::not_found(format!("volume {} ({id}) was removed", v.name))
                     .with_remedy(format!("orlop volume restore {id} takes it back"))),
-                Some(v) if v.phase == Phase::Purging => {
-                    Err(Error::not_found(format!("volume {} ({id}) was removed and is being deleted for good", v.name)))
-                }
                 _ => Err(Error::not_found(format!("no volume has the id {id}")).with_remedy("orlop volume list shows the volumes")),
             },
         }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use uuid::Uuid;
 
@@ -57,4 +60,41 @@ id! {
 id! {
     /// A long-running piece of work.
     OperationId
+}
+
+/// Which file it is on this host, whatever its name: a new one at the same path is another. A number is given again only when nobody holds
+/// the file any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of the file that was looked at.
+    pub fn of(looked_at: &Metadata) -> Self {
+        FileId { device: looked_at.dev(), inode: looked_at.ino() }
+    }
+
+    /// Whether it is what a look at its path found. What cannot be told counts as yes.
+    pub fn is_still(self, found: &io::Result<Metadata>) -> bool {
+        match found {
+            Ok(there) => FileId::of(there) == self,
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::metadata;
+
+    #[test]
+    fn a_file_is_itself_until_its_path_leads_elsewhere() {
+        let root = FileId::of(&metadata("/").expect("there"));
+        assert!(root.is_still(&metadata("/")));
+        assert!(!root.is_still(&metadata("/proc")) && !root.is_still(&metadata("/nonexistent")));
+        assert!(root.is_still(&Err(io::ErrorKind::PermissionDenied.into())));
+    }
 }

@@ -22,7 +22,7 @@ pub use attachment::{Attachment, AttachmentKind, MountPlan};
 pub use audit::{Actor, AuditEvent, AuditPhase};
 pub use care::{CheckProgress, CheckReport, Finding, FindingKind, FindingState, GcReport, Share, Space, Stray};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{AttachmentId, OperationId, VolumeId};
+pub use id::{AttachmentId, FileId, OperationId, VolumeId};
 pub use intent::{DetachBy, Intent, Outcome, VolumeRef, VolumeUpdate};
 pub use key::{DataKeyInfo, KeyReport, KeyRotation, MasterKeyInfo, VolumeKeys};
 pub use name::{StoreName, VolumeName};

@@ -125,8 +125,9 @@ impl StoreSpec {
         let Some((scheme, rest)) = self.url.split_once("://").filter(|(s, _)| !s.is_empty()) else {
             return bad("the store's URL has no scheme", "write it as s3://bucket/prefix, file:///folder or dir:///folder");
         };
+        let is_local = matches!(scheme, "file" | "dir" | "mem");
         // A secret key may hold a slash, so the whole of a remote URL is looked at; a local one names a folder.
-        let suspect = if matches!(scheme, "file" | "dir" | "mem") { rest.split('/').next().unwrap_or_default() } else { rest };
+        let suspect = if is_local { rest.split('/').next().unwrap_or_default() } else { rest };
         if suspect.contains('@') {
             return bad(
                 "the store's URL carries credentials",
@@ -138,6 +139,18 @@ impl StoreSpec {
                 "the store's URL has a query or fragment",
                 "remove everything from ? or # on; settings are given as --set KEY=VALUE, and # in a folder's name is written %23",
             );
+        }
+        // Who reads a URL resolves them, or leaves them out, without a word: the store would be at another place than was written.
+        let path = rest.split_once('/').map_or("", |(_, path)| path);
+        let mut parts = path.strip_suffix('/').unwrap_or(path).split('/');
+        if parts.clone().any(|part| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")) {
+            return bad(
+                "the store's URL has '.' or '..' in its path",
+                "write the place itself, such as s3://bucket/prefix or file:///folder",
+            );
+        }
+        if !is_local && !path.is_empty() && parts.any(str::is_empty) {
+            return bad("the store's URL has an empty part in its path", "write one slash between parts: s3://bucket/prefix");
         }
         if self.settings.len() > SETTINGS_MAX {
             return bad("the store has too many settings", "leave out those that are the default");
@@ -322,6 +335,26 @@ mod tests {
             StoreSpec::new(url).check().expect(url);
         }
         with("endpoint", "http://127.0.0.1:9000").check().expect("an endpoint");
+    }
+
+    #[test]
+    fn a_path_that_a_reader_would_change_is_refused() {
+        for (url, word) in [
+            ("s3://bucket/../p", "'..'"),
+            ("s3://bucket/a/./b", "'.'"),
+            ("s3://bucket/a/%2E%2e/", "'..'"),
+            ("s3://bucket/..", "'..'"),
+            ("file:///srv/../x", "'..'"),
+            ("s3://bucket//p", "empty"),
+            ("s3://bucket/a//b", "empty"),
+            ("s3://bucket/p//", "empty"),
+        ] {
+            let e = StoreSpec::new(url).check().expect_err(url);
+            assert!(e.message.contains(word) && e.remedy.is_some(), "{url}: {e}");
+        }
+        for url in ["s3://bucket", "s3://bucket/", "s3://bucket/p/", "s3://bucket/.p/a..b/...", "file:///", "file:///srv//x", "mem://"] {
+            StoreSpec::new(url).check().expect(url);
+        }
     }
 
     #[test]

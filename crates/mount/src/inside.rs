@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What an entry is.
@@ -53,8 +54,9 @@ pub struct Entry {
     pub target: Option<OsString>,
 }
 
-fn refused(mountpoint: &Path, path: &str, e: nix::errno::Errno) -> Error {
+fn refused(mountpoint: &Path, path: &Path, e: nix::errno::Errno) -> Error {
     use nix::errno::Errno;
+    let path = path.display();
     let message = format!("{path}: {e}");
     match e {
         Errno::ENOENT => Error::not_found(format!("{path} does not exist in the volume")),
@@ -67,14 +69,14 @@ fn refused(mountpoint: &Path, path: &str, e: nix::errno::Errno) -> Error {
     }
 }
 
-fn resolve(mountpoint: &Path, path: &str, flags: OFlag) -> Result<OwnedFd> {
-    if path.contains('\0') {
+fn resolve(mountpoint: &Path, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    if path.as_os_str().as_bytes().contains(&0) {
         return Err(Error::invalid(format!("{path:?} has a zero byte in it")));
     }
     let root = File::open(mountpoint).map_err(|e| Error::io(format_args!("opening {}", mountpoint.display()), &e))?;
-    let relative = if path.is_empty() { "/" } else { path };
+    let relative = if path.as_os_str().is_empty() { Path::new("/") } else { path };
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(root.as_fd(), Path::new(relative), how).map_err(|e| refused(mountpoint, path, e))
+    openat2(root.as_fd(), relative, how).map_err(|e| refused(mountpoint, path, e))
 }
 
 fn entry(name: OsString, stat: &FileStat, target: Option<OsString>) -> Entry {
@@ -101,20 +103,21 @@ fn entry(name: OsString, stat: &FileStat, target: Option<OsString>) -> Entry {
 }
 
 /// The entries of a folder by name, without "." and ".."; of anything else, itself alone. A symbolic link at the end
-/// of the path is followed.
-pub fn list(mountpoint: &Path, path: &str) -> Result<Vec<Entry>> {
+/// of the path is followed. Names are any bytes.
+pub fn list(mountpoint: &Path, path: impl AsRef<Path>) -> Result<Vec<Entry>> {
+    let path = path.as_ref();
     let found = resolve(mountpoint, path, OFlag::O_PATH)?;
     let stat = nix::sys::stat::fstat(found.as_fd()).map_err(|e| refused(mountpoint, path, e))?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-        let name = Path::new(path).file_name().unwrap_or(path.as_ref()).to_owned();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_owned();
         return Ok(vec![entry(name, &stat, None)]);
     }
     let dir = resolve(mountpoint, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     let listing = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    let names = std::fs::read_dir(&listing).map_err(|e| Error::io(format_args!("listing {path}"), &e))?;
+    let names = std::fs::read_dir(&listing).map_err(|e| Error::io(format_args!("listing {}", path.display()), &e))?;
     let mut entries = Vec::new();
     for name in names {
-        let name = name.map_err(|e| Error::io(format_args!("listing {path}"), &e))?.file_name();
+        let name = name.map_err(|e| Error::io(format_args!("listing {}", path.display()), &e))?.file_name();
         let stat = match fstatat(dir.as_fd(), name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // Removed while the folder was read.
@@ -130,16 +133,18 @@ pub fn list(mountpoint: &Path, path: &str) -> Result<Vec<Entry>> {
 }
 
 /// Opens a regular file for reading.
-pub fn open(mountpoint: &Path, path: &str) -> Result<File> {
+pub fn open(mountpoint: &Path, path: impl AsRef<Path>) -> Result<File> {
+    let path = path.as_ref();
+    let shown = path.display();
     // Looked at first and not to block: to open a pipe waits for its other end, and to open a device may do anything.
     let found = resolve(mountpoint, path, OFlag::O_PATH)?;
     let stat = nix::sys::stat::fstat(found.as_fd()).map_err(|e| refused(mountpoint, path, e))?;
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => {}
-        libc::S_IFDIR => return Err(Error::invalid(format!("{path} is a folder")).with_remedy("list it with: orlop ls")),
-        _ => return Err(Error::invalid(format!("{path} is not a regular file"))),
+        libc::S_IFDIR => return Err(Error::invalid(format!("{shown} is a folder")).with_remedy("list it with: orlop ls")),
+        _ => return Err(Error::invalid(format!("{shown} is not a regular file"))),
     }
-    File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(|e| Error::io(format_args!("opening {path}"), &e))
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(|e| Error::io(format_args!("opening {shown}"), &e))
 }
 
 #[cfg(test)]

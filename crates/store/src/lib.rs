@@ -19,7 +19,7 @@ pub mod wrap;
 pub use error::{error, is_unreachable};
 pub use keys::{VolumeStore, create_volume_store, volume_store};
 pub use local::{LocalStore, sweep_unfinished};
-pub use open::{SCHEMES, folder_of, make_folder, open, open_spec};
+pub use open::{SCHEMES, check_setting_names, folder_of, make_folder, open, open_spec};
 pub use orlop_model::Capabilities;
 pub use probe::{is_same_place, probe};
 

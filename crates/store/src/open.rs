@@ -68,6 +68,15 @@ pub fn folder_of(spec: &StoreSpec) -> Option<PathBuf> {
     folder(&parsed).ok()
 }
 
+/// Refuses the name of a setting that a store with this URL does not have: one that is to go back to its default is not among those with
+/// which the store is opened.
+pub fn check_setting_names(url: &str, settings: &BTreeMap<String, String>) -> Result<()> {
+    match parse(url)?.scheme() {
+        "s3" => known_settings(settings, crate::s3::SETTINGS, "an s3:// store"),
+        other => known_settings(settings, &[], &format!("a {other}:// store")),
+    }
+}
+
 /// Refuses settings and credentials where there are none.
 fn nothing_else(spec: &StoreSpec, what: &str) -> Result<()> {
     known_settings(&spec.settings, &[], what)?;
@@ -145,6 +154,17 @@ mod tests {
             let e = open(url).err().unwrap_or_else(|| panic!("{url} was accepted"));
             assert_eq!(e.kind, kind, "{url}: {e}");
             assert!(e.remedy.is_some(), "{url}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_a_store_does_not_have_is_refused_by_name_though_it_has_no_value() {
+        let names = |names: &[&str]| -> BTreeMap<String, String> { names.iter().map(|n| ((*n).to_owned(), String::new())).collect() };
+        check_setting_names("s3://bucket", &names(&["region", "timeout"])).expect("known");
+        check_setting_names("file:///srv/orlop", &names(&[])).expect("none");
+        for (url, remedy) in [("s3://bucket/p", "endpoint"), ("file:///srv/orlop", "leave it out"), ("dir:///srv", "leave it out")] {
+            let e = check_setting_names(url, &names(&["regoin"])).expect_err(url);
+            assert!(e.message.contains("regoin") && e.remedy.as_ref().is_some_and(|r| r.contains(remedy)), "{url}: {e}");
         }
     }
 

@@ -3,13 +3,14 @@
 use super::{Body, Client};
 use bytes::Bytes;
 use orlop_model::{Result, VolumeRef};
+use std::path::PathBuf;
 
 /// The contents of a file, piece by piece.
 #[derive(Debug)]
 pub struct Content {
     client: Client,
     volume: VolumeRef,
-    path: String,
+    path: PathBuf,
     body: Body,
     /// How much of the file came.
     offset: u64,
@@ -18,7 +19,7 @@ pub struct Content {
 }
 
 impl Content {
-    pub(super) fn new(client: Client, volume: VolumeRef, path: String, body: Body) -> Content {
+    pub(super) fn new(client: Client, volume: VolumeRef, path: PathBuf, body: Body) -> Content {
         Content { client, volume, path, body, offset: 0, broke_at: None }
     }
 

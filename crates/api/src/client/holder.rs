@@ -8,9 +8,14 @@ fn lock(root: &Path) -> PathBuf {
     root.join("run/daemon.lock")
 }
 
-/// Whether one lives; asks without taking the lock for longer than the question lasts. Who may not read the lock is told no.
+/// Whether one lives.
 pub(super) fn is_there(root: &Path) -> bool {
-    File::open(lock(root)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    is_taken(&lock(root))
+}
+
+/// Whether a living process holds the lock; asks without taking it for longer than the question lasts. Who may not read it is told no.
+pub fn is_taken(lock: &Path) -> bool {
+    File::open(lock).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Its process. The number in the lock may be a former holder's, and another program's by now: it counts only for a process that has the

@@ -7,6 +7,7 @@ mod holder;
 mod transport;
 
 pub use content::Content;
+pub use holder::is_taken;
 pub use transport::{Body, Endpoint, Transport};
 
 use crate::wire::{
@@ -21,6 +22,7 @@ use orlop_model::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use time::format_description::well_known::Rfc3339;
@@ -96,19 +98,19 @@ impl Client {
     }
 
     /// What is in a folder of a volume.
-    pub async fn list(&self, volume: &VolumeRef, path: &str) -> Result<Listing> {
-        self.get(&format!("/v1/volumes/{volume}/files?path={}", encode(path))).await
+    pub async fn list(&self, volume: &VolumeRef, path: &Path) -> Result<Listing> {
+        self.get(&format!("/v1/volumes/{volume}/files?path={}", encode(path.as_os_str().as_bytes()))).await
     }
 
     /// A file of a volume, as a stream.
-    pub async fn content(&self, volume: &VolumeRef, path: &str) -> Result<Content> {
+    pub async fn content(&self, volume: &VolumeRef, path: &Path) -> Result<Content> {
         let body = self.content_from(volume, path, 0).await?;
         Ok(Content::new(self.clone(), volume.clone(), path.to_owned(), body))
     }
 
-    async fn content_from(&self, volume: &VolumeRef, path: &str, offset: u64) -> Result<Body> {
+    async fn content_from(&self, volume: &VolumeRef, path: &Path, offset: u64) -> Result<Body> {
         let from = if offset > 0 { format!("&offset={offset}") } else { String::new() };
-        self.stream(&format!("/v1/volumes/{volume}/content?path={}{from}", encode(path))).await
+        self.stream(&format!("/v1/volumes/{volume}/content?path={}{from}", encode(path.as_os_str().as_bytes()))).await
     }
 
     /// The keys of encrypted volumes, by their names.
@@ -204,10 +206,10 @@ impl Client {
         let mut query = Vec::new();
         let words = [("target", &filter.target), ("volume", &filter.volume), ("verb", &filter.verb), ("actor", &filter.actor)];
         for (key, value) in words {
-            query.extend(value.as_ref().map(|v| format!("{key}={}", encode(v))));
+            query.extend(value.as_ref().map(|v| format!("{key}={}", encode(v.as_bytes()))));
         }
         for (key, value) in [("since", filter.since), ("until", filter.until)] {
-            query.extend(value.and_then(|t| t.format(&Rfc3339).ok()).map(|t| format!("{key}={}", encode(&t))));
+            query.extend(value.and_then(|t| t.format(&Rfc3339).ok()).map(|t| format!("{key}={}", encode(t.as_bytes()))));
         }
         query.extend(filter.after_seq.map(|n| format!("after_seq={n}")));
         query.extend(filter.limit.map(|n| format!("limit={n}")));
@@ -307,11 +309,11 @@ impl Client {
 }
 
 /// Percent-encodes all but the unreserved characters and the slash.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
+fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for b in bytes {
         match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(b as char),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(char::from(*b)),
             _ => out.push_str(&format!("%{b:02X}")),
         }
     }
@@ -324,7 +326,8 @@ mod tests {
 
     #[test]
     fn paths_are_encoded_for_a_query() {
-        assert_eq!(encode("/a b/ä&c=%"), "/a%20b/%C3%A4%26c%3D%25");
+        assert_eq!(encode("/a b/ä&c=%".as_bytes()), "/a%20b/%C3%A4%26c%3D%25");
+        assert_eq!(encode(b"/n\xffme"), "/n%FFme");
     }
 
     #[tokio::test]

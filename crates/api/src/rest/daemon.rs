@@ -16,9 +16,12 @@ use orlop_model::{Error, Usage};
     responses((status = 200, body = Status), (status = "default", description = "What failed, why, and the remedy", body = Error)))]
 pub(crate) async fn status(State(rest): State<Rest>) -> Answer<Json<Status>> {
     let mut host = rest.host.facts().await;
-    let control = rest.control.status().await?;
+    let mut control = rest.control.status().await?;
+    let volumes = rest.control.volumes(VolumeFilter { include_removed: false, with_usage: true }).await?;
+    // As the host has it, like all else here: what somebody asked for may not be mounted yet, or not any more.
+    control.volumes.attached = volumes.iter().filter(|v| v.mountpoint.is_some()).count() as u64;
     let mut usage = Usage::default();
-    for v in rest.control.volumes(VolumeFilter { include_removed: false, with_usage: true }).await? {
+    for v in volumes {
         let Some(u) = v.usage else { continue };
         usage.unsent_bytes += u.unsent_bytes;
         let worker = host.keeper.iter_mut().flat_map(|k| &mut k.workers).find(|w| w.volume == v.name);

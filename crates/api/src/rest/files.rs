@@ -11,6 +11,7 @@ use crate::wire::Listing;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::Uri;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
@@ -18,7 +19,10 @@ use futures::StreamExt;
 use orlop_control::Control;
 use orlop_model::{Actor, AttachmentId, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Outcome, Result, VolumeRef};
 use serde::Deserialize;
+use std::ffi::OsString;
 use std::io::SeekFrom;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
@@ -35,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct At {
-    /// The path from the volume's root folder, starting with `/`.
+    /// The path from the volume's root folder, starting with `/`. A name in it that is not UTF-8 is given as its bytes, percent-encoded.
     #[serde(default = "root")]
     path: String,
 }
@@ -45,7 +49,7 @@ pub(crate) struct At {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Part {
-    /// The path from the volume's root folder, starting with `/`.
+    /// The path from the volume's root folder, starting with `/`. A name in it that is not UTF-8 is given as its bytes, percent-encoded.
     #[serde(default = "root")]
     path: String,
     /// How many of its first bytes to leave out.
@@ -57,12 +61,34 @@ fn root() -> String {
     "/".to_owned()
 }
 
-fn checked(path: String) -> Result<String> {
-    if path.starts_with('/') && !path.contains('\0') && path.len() < 4096 {
-        return Ok(path);
+/// A path as it was sent. The names of files may be any bytes, and of what is no text the query's own decoding leaves nothing.
+fn as_sent(text: String, uri: &Uri) -> Result<PathBuf> {
+    let sent = if text.contains(char::REPLACEMENT_CHARACTER) {
+        uri.query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("path="))).map(decoded)
+    } else {
+        None
+    };
+    let path = sent.unwrap_or_else(|| text.into_bytes());
+    if path.starts_with(b"/") && !path.contains(&0) && path.len() < 4096 {
+        return Ok(OsString::from_vec(path).into());
     }
-    Err(Error::invalid(format!("{path:?} is not a path in a volume"))
+    Err(Error::invalid(format!("{:?} is not a path in a volume", String::from_utf8_lossy(&path)))
         .with_remedy("write the path from the volume's root folder, such as /etc/hosts"))
+}
+
+/// The bytes that stand percent-encoded in a query.
+fn decoded(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let coded = match bytes[at..] {
+            [b'%', high, low, ..] => digit(high).zip(digit(low)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok()),
+            _ => None,
+        };
+        out.push(coded.unwrap_or(if bytes[at] == b'+' { b' ' } else { bytes[at] }));
+        at += if coded.is_some() { 3 } else { 1 };
+    }
+    out
 }
 
 /// An internal attachment that ends with its holder, also when a client goes away in the middle.
@@ -135,9 +161,10 @@ pub(crate) async fn list(
     State(rest): State<Rest>,
     Caller(actor): Caller,
     Named(volume): Named,
+    uri: Uri,
     Params(at): Params<At>,
 ) -> Answer<Json<Listing>> {
-    let path = checked(at.path)?;
+    let path = as_sent(at.path, &uri)?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "ls").await?;
     let listing = rest.host.list(&visit.mountpoint, &path).await.map_err(|e| explained(&volume, e));
     visit.end().await;
@@ -153,9 +180,10 @@ pub(crate) async fn content(
     State(rest): State<Rest>,
     Caller(actor): Caller,
     Named(volume): Named,
+    uri: Uri,
     Params(part): Params<Part>,
 ) -> Answer<Response> {
-    let path = checked(part.path)?;
+    let path = as_sent(part.path, &uri)?;
     let visit = Visit::begin(&rest, actor, volume.clone(), "cat").await?;
     let begun = begin_reading(&rest, &visit.mountpoint, &volume, &path, part.offset).await;
     let Reading { length, first, file } = match begun {
@@ -197,13 +225,14 @@ struct Reading {
 }
 
 /// Opens a file and reads its first piece, so that what can be told of a failure is the answer and no stream that breaks off.
-async fn begin_reading(rest: &Rest, mountpoint: &str, volume: &VolumeRef, path: &str, offset: u64) -> Result<Reading> {
-    let failed = |e: std::io::Error| Error::io(format_args!("volume {volume}: {path}"), &e);
+async fn begin_reading(rest: &Rest, mountpoint: &str, volume: &VolumeRef, path: &Path, offset: u64) -> Result<Reading> {
+    let shown = path.display();
+    let failed = |e: std::io::Error| Error::io(format_args!("volume {volume}: {shown}"), &e);
     let file = rest.host.open(mountpoint, path).await.map_err(|e| explained(volume, e))?;
     // A length lets the client tell a complete file from a broken stream. The file may grow meanwhile: `take`.
     let size = file.metadata().map_err(failed)?.len();
     let Some(length) = size.checked_sub(offset) else {
-        return Err(Error::invalid(format!("volume {volume}: {path} has {size} bytes, and nothing behind byte {offset}"))
+        return Err(Error::invalid(format!("volume {volume}: {shown} has {size} bytes, and nothing behind byte {offset}"))
             .with_remedy("if it was cut while it was read, read it again"));
     };
     let mut file = tokio::fs::File::from_std(file);
@@ -214,7 +243,7 @@ async fn begin_reading(rest: &Rest, mountpoint: &str, volume: &VolumeRef, path: 
     let mut first = BytesMut::with_capacity(READ);
     match file.read_buf(&mut first).await {
         Ok(0) if length > 0 => {
-            Err(Error::new(ErrorKind::Busy, format!("volume {volume}: {path} was cut while it was read")).with_remedy("read it again"))
+            Err(Error::new(ErrorKind::Busy, format!("volume {volume}: {shown} was cut while it was read")).with_remedy("read it again"))
         }
         Ok(_) => Ok(Reading { length, first: first.freeze(), file }),
         Err(e) => Err(unreadable(rest, volume, path, offset, &e).await),
@@ -223,7 +252,8 @@ async fn begin_reading(rest: &Rest, mountpoint: &str, volume: &VolumeRef, path: 
 
 /// Why a file cannot be read from an offset on. The kernel has one word for bytes that are not what was written and for a store that is
 /// away, so the store is asked.
-async fn unreadable(rest: &Rest, volume: &VolumeRef, path: &str, offset: u64, e: &std::io::Error) -> Error {
+async fn unreadable(rest: &Rest, volume: &VolumeRef, path: &Path, offset: u64, e: &std::io::Error) -> Error {
+    let path = path.display();
     let what = format!("volume {volume}: {path} cannot be read from byte {offset} on");
     if e.raw_os_error() != Some(EIO) {
         return explained(volume, Error::io(format_args!("{path} cannot be read from byte {offset} on"), e));

@@ -1,7 +1,7 @@
 //! Who is at the other end of the local socket, and whether that one may use the API at all.
 //!
 //! Deny by default: a connection whose credentials are unknown, or whose user `control` does not admit, gets
-//! nothing, not even a reading. `control::apply` decides again for every change.
+//! nothing, not even a reading; a user's try is recorded. `control::apply` decides again for every change.
 
 use super::Rest;
 use super::error::Failure;
@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
-use orlop_model::{Actor, Error, ErrorKind};
+use orlop_model::{Actor, Error, ErrorKind, VolumeRef};
 use tokio::net::UnixListener;
 
 /// The process at the other end, as the kernel says; `None` if it does not say.
@@ -39,6 +39,11 @@ fn unknown() -> Error {
     Error::new(ErrorKind::Denied, "the caller of the local API is unknown").with_remedy("connect through the Unix socket of the daemon")
 }
 
+/// The volume that a call's path names.
+fn volume_in(path: &str) -> Option<VolumeRef> {
+    path.strip_prefix("/v1/volumes/")?.split('/').next()?.parse().ok()
+}
+
 /// Admits a caller or answers 403, before any route is looked at.
 pub(crate) async fn admit(State(rest): State<Rest>, request: Request, next: Next) -> Response {
     let mut request = match crate::serve::with_whole_body(request).await {
@@ -47,7 +52,9 @@ pub(crate) async fn admit(State(rest): State<Rest>, request: Request, next: Next
     };
     let peer = request.extensions().get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(peer)| peer.0.clone());
     let Some(actor) = peer else { return Failure(unknown()).into_response() };
-    if let Err(e) = rest.control.authorise_read(&actor) {
+    let path = request.uri().path();
+    let (call, volume) = (format!("{} {path}", request.method()), volume_in(path));
+    if let Err(e) = rest.control.admit(&actor, &call, volume.as_ref()).await {
         return Failure(e).into_response();
     }
     request.extensions_mut().insert(Caller(actor));

@@ -43,3 +43,26 @@ async fn a_path_that_does_not_exist_tells_a_stranger_nothing_else() {
     assert_eq!(world.call_as(Some(4242), Method::GET, "/v1/nothing", "").await.0, StatusCode::FORBIDDEN);
     assert_eq!(world.call_as(Some(0), Method::GET, "/v1/nothing", "").await.0, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn who_is_refused_is_in_the_audit_with_the_call_and_its_volume_and_cannot_fill_it() {
+    let world = World::new().await;
+    world.call(Method::POST, "/v1/volumes", r#"{"name":"db"}"#).await;
+    for _ in 0..20 {
+        world.call_as(Some(4242), Method::DELETE, "/v1/volumes/db?now=true", "").await;
+    }
+    let (_, of_db) = world.call(Method::GET, "/v1/audit?volume=db&actor=uid:4242", "").await;
+    assert_eq!(of_db.as_array().map(Vec::len), Some(1), "{of_db}");
+    let record = &of_db[0];
+    for (what, value) in [("verb", "api.call"), ("target", "db"), ("phase", "failed")] {
+        assert_eq!(record[what], value, "{record}");
+    }
+    assert_eq!((&record["detail"]["kind"], &record["detail"]["call"]), (&"denied".into(), &"DELETE /v1/volumes/db".into()));
+    assert_eq!(record["actor"]["uid"], 4242);
+    for n in 0..200 {
+        let path = format!("/v1/volumes/v{n}/{}", "x".repeat(5000));
+        assert_eq!(world.call_as(Some(4242), Method::GET, &path, "").await.0, StatusCode::FORBIDDEN);
+    }
+    let (_, all) = world.call(Method::GET, "/v1/audit?actor=uid:4242", "").await;
+    assert!(all.as_array().is_some_and(|all| all.len() < 20) && all.to_string().len() < 20_000, "{all}");
+}

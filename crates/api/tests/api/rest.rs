@@ -8,6 +8,8 @@ use axum::http::{Method, Request, StatusCode};
 use orlop_api::rest::Peer;
 use orlop_model::Actor;
 use serde_json::json;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use tower::ServiceExt;
 
 #[tokio::test]
@@ -98,6 +100,25 @@ async fn reading_holds_the_volume_only_as_long_as_it_lasts() {
     let (status, _) = world.call(Method::GET, "/v1/volumes/db/files?path=/absent", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert_eq!(world.call(Method::GET, "/v1/volumes/db", "").await.1["attachments"], json!([]));
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_is_asked_for_by_its_bytes() {
+    let world = World::new().await;
+    world.call(Method::POST, "/v1/volumes", r#"{"name":"db"}"#).await;
+    for (name, sent) in [(&b"n\xffm+e %"[..], "n%ffm%2Be+%25"), ("\u{fffd}ä".as_bytes(), "%EF%BF%BD%c3%a4")] {
+        std::fs::write(world.root.path().join(OsStr::from_bytes(name)), name).expect("file");
+        for query in ["path={}", "offset=0&path={}", "path={}&offset=0"] {
+            let query = query.replace("{}", &format!("{}/{sent}", world.root.path().display()));
+            let (status, body) = world.call_as(Some(0), Method::GET, &format!("/v1/volumes/db/content?{query}"), "").await;
+            assert_eq!((status, body.as_slice()), (StatusCode::OK, name), "{query}");
+        }
+        let (status, error) = world.call(Method::GET, &format!("/v1/volumes/db/files?path=/{sent}"), "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(error["message"].as_str().is_some_and(|m| m.contains("\u{fffd}")), "{error}");
+    }
+    assert_eq!(world.call(Method::GET, "/v1/volumes/db/files?path=%ff", "").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(world.call(Method::GET, "/v1/volumes/db/files?path=/%ff%00", "").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

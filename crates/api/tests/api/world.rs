@@ -14,6 +14,7 @@ use orlop_model::{Actor, Capabilities, Error, Examination, FoundVolume, MountPla
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tower::ServiceExt;
 
@@ -103,11 +104,14 @@ impl VolumeWorker for FakeHost {
 
 #[async_trait]
 impl Host for FakeHost {
-    async fn list(&self, _mountpoint: &str, path: &str) -> Result<Listing> {
-        if path == "/" { Ok(Listing::default()) } else { Err(Error::not_found(format!("{path} does not exist in the volume"))) }
+    async fn list(&self, _mountpoint: &str, path: &Path) -> Result<Listing> {
+        match path.to_str() {
+            Some("/") => Ok(Listing::default()),
+            _ => Err(Error::not_found(format!("{} does not exist in the volume", path.display()))),
+        }
     }
-    async fn open(&self, _mountpoint: &str, path: &str) -> Result<File> {
-        File::open(path).map_err(|e| Error::io(path, &e))
+    async fn open(&self, _mountpoint: &str, path: &Path) -> Result<File> {
+        File::open(path).map_err(|e| Error::io(path.display(), &e))
     }
     async fn facts(&self) -> HostFacts {
         HostFacts { version: "test".to_owned(), ..HostFacts::default() }

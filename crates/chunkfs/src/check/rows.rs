@@ -51,6 +51,9 @@ impl FileSystem {
                             [],
                             None,
                         );
+                        if let Some(draft) = g.drafts.last_mut() {
+                            draft.finding.remedy = Some(super::READ_OUT.to_owned());
+                        }
                         from = None;
                     }
                 }

@@ -238,6 +238,11 @@ impl Shipping {
         Err(FsError::Io(format!("the store has not answered for {} seconds", away.as_secs())))
     }
 
+    /// How many objects the log has that an opening reads.
+    pub(crate) fn objects(&self) -> usize {
+        self.places.lock().len()
+    }
+
     /// Whether an opening would have much to read.
     fn has_long_log(&self) -> bool {
         let places = self.places.lock();

@@ -213,10 +213,9 @@ impl FileSystem {
                 let (Key::Chunk(_, c), Row::Chunk(map)) = (key, row) else { continue };
                 from = crate::fs::after(key);
                 let base = c * CHUNK_BLOCKS;
-                if what == Seek::Hole && base > block {
+                if self.is_between_rows(ino, what, &mut block, base) {
                     return Ok(position(block, offset, inode.size));
                 }
-                block = block.max(base);
                 while block < (base + CHUNK_BLOCKS).min(end) {
                     let data = self.holds_data(ino, block, map.at((block - base) as u16));
                     if data == (what == Seek::Data) {
@@ -230,9 +229,29 @@ impl FileSystem {
             }
         }
         match what {
+            _ if self.is_between_rows(ino, what, &mut block, end) => Ok(position(block, offset, inode.size)),
             Seek::Hole => Ok(position(block.min(end), offset, inode.size)),
             Seek::Data => Err(FsError::NoSuchPosition),
         }
+    }
+
+    /// Looks for data or a hole in blocks of which there are no rows. Moves `block` to what was found, or up to `until`.
+    fn is_between_rows(&self, ino: Ino, what: Seek, block: &mut u64, until: u64) -> bool {
+        while *block < until {
+            // Rows that were lost may have been of data: whoever reads it is told.
+            let lost = self.ns.missing().stretch(ino, *block / CHUNK_BLOCKS);
+            let within = |chunk: u64| chunk.saturating_mul(CHUNK_BLOCKS).min(until);
+            let lost = lost.map_or(until..until, |chunks| within(chunks.start)..within(chunks.end));
+            let (is_found, next) = match *block < lost.start {
+                true => (what == Seek::Hole, lost.start),
+                false => (what == Seek::Data, lost.end),
+            };
+            if is_found {
+                return true;
+            }
+            *block = next;
+        }
+        false
     }
 
     fn holds_data(&self, ino: Ino, block: u64, run: Option<&Run>) -> bool {

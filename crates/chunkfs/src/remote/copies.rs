@@ -6,6 +6,7 @@
 use super::{PackAt, Packs, Source};
 use crate::chunk::Run;
 use crate::fs::FileSystem;
+use crate::namespace::NOWHERE;
 use crate::row::{Pack, Row, Segment};
 use crate::segment::{open_error, parse_name, read_run};
 use crate::state::State;
@@ -92,7 +93,7 @@ impl State {
     /// Where the blocks of a segment are read from. That it has no row, or neither file nor pack, is damage.
     pub(crate) fn source(&mut self, number: u64) -> FsResult<Source> {
         let row = self.segments.get(&number);
-        let row = row.ok_or_else(|| FsError::Corrupt(format!("segment {number:016x} has no row")))?;
+        let row = row.ok_or_else(|| no_row(number))?;
         let id = row.id;
         self.source_of(number, id)
     }
@@ -106,7 +107,7 @@ impl State {
     /// Where a segment is looked at by a check: also in a copy that a reader found damaged.
     pub(crate) fn source_to_check(&mut self, number: u64) -> FsResult<Source> {
         let id = self.segments.get(&number).map(|s| s.id);
-        let id = id.ok_or_else(|| FsError::Corrupt(format!("segment {number:016x} has no row")))?;
+        let id = id.ok_or_else(|| no_row(number))?;
         self.find(number, id, true)
     }
 
@@ -130,6 +131,14 @@ impl State {
                 Ok(Source::Pack(at))
             }
         }
+    }
+}
+
+/// Why nothing can be read of a segment that is referred to.
+fn no_row(number: u64) -> FsError {
+    match number {
+        NOWHERE => FsError::Corrupt("where its blocks are was lost with a damaged table of the namespace".to_owned()),
+        _ => FsError::Corrupt(format!("segment {number:016x} has no row")),
     }
 }
 

@@ -3,26 +3,40 @@
 //! The volume is opened as ever, by the same code, but over a store and a disk that keep every change in a scratch
 //! folder of their own. So recovery runs, the log is replayed and its end is fenced, for this reader alone: a living
 //! writer is neither kept out nor fenced, and what is read is what the store held when it was opened. Where a log is
-//! damaged and recovery refuses, it runs once more and takes the damage for the log's end. Where the namespace is, an earlier
-//! manifest of it may still be whole.
+//! damaged and recovery refuses, it runs once more and takes the damage for the log's end. Where the namespace's newest manifest is, an
+//! earlier one may still be whole. Where its tables are, it is made anew, in the scratch, of what of them can be read.
 
+mod blocks;
 mod disk;
+mod ends;
+mod merge;
+mod rebuild;
+mod segments;
+mod spans;
 mod store;
+mod tables;
 
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, after};
+use crate::key::Key;
 use crate::log::holder::{self, HOLDER};
 use crate::log::lease::{self, Look, Owner};
+use crate::namespace::Missing;
 use crate::open::{OpenConfig, Remote};
+use crate::row::Row;
+use crate::types::{Attr, FsResult, Ino};
 use disk::ScratchDisk;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Durability, Error, ErrorKind, OutagePolicy, Result, VolumeId};
 use orlop_store::VolumeStore;
+use rebuild::Rebuilt;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Scratch;
+use tables::{Damaged, Looks};
 
 /// Where a volume's bytes are that is to be read out.
 #[derive(Debug)]
@@ -48,8 +62,12 @@ pub struct Rescue {
 pub struct Opened {
     /// As it was when its last record was made, or the last one before the damage.
     pub fs: Arc<FileSystem>,
-    /// The damage to what was not folded yet, or to what says whose it is, if there is any: what was changed behind it is not there.
+    /// The damage to what was not folded yet, or to what says whose it is, if there is any: what was changed behind it is not there. Or
+    /// to tables of its namespace: names and attributes of these are not there.
     pub lost: Option<String>,
+    /// Tables of its namespace are damaged, and it is made of what of them can be read. Inodes may have lost the names that led to them:
+    /// see [`inodes`].
+    pub rebuilt: bool,
     /// What is elsewhere, as far as the store tells.
     pub elsewhere: Option<String>,
 }
@@ -58,32 +76,122 @@ pub struct Opened {
 /// refused one too.
 const OLDER: usize = 64;
 
-/// Opens a volume for reading it out, as far as its logs can be read.
+/// Opens a volume for reading it out, as far as its namespace and its logs can be read.
 pub async fn open(rescue: &Rescue) -> Result<Opened> {
     let whose = match rescue.remote {
         true => Whose::find(rescue).await?,
         false => Whose::default(),
     };
-    let elsewhere = whose.elsewhere.clone();
-    let opened = |fs, lost| Opened { fs, lost, elsewhere };
-    let why = match attempt(rescue, &whose, "all", false, &[]).await {
-        Ok(fs) => return Ok(opened(fs, whose.doubt)),
-        Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => e,
-        Err(e) => return Err(e),
+    let opened = |fs, lost: Vec<Option<String>>, rebuilt| {
+        let lost: Vec<String> = lost.into_iter().flatten().collect();
+        Opened { fs, lost: (!lost.is_empty()).then(|| lost.join("; ")), rebuilt, elsewhere: whose.elsewhere.clone() }
     };
-    if let Ok(fs) = attempt(rescue, &whose, "rest", true, &[]).await {
-        return Ok(opened(fs, Some(why.message)));
-    }
+    let mut looks = Looks::default();
+    let doubt = whose.doubt.clone();
+    let why = match tables::look(rescue, &[], &mut looks).await? {
+        Some(damaged) => match anew(rescue, &whose, "tables", &damaged).await {
+            Ok(Some((fs, lost))) => return Ok(opened(fs, vec![Some(lost), doubt], true)),
+            Ok(None) => None,
+            Err(e) if is_damage(&e) => Some(e),
+            Err(e) => return Err(e),
+        },
+        None => None,
+    };
+    let why = match why {
+        Some(why) => why,
+        None => match attempt(rescue, &whose, "all", false, &[], None).await {
+            Ok(fs) => return Ok(opened(fs, vec![doubt], false)),
+            Err(e) if is_damage(&e) => {
+                if let Ok(fs) = attempt(rescue, &whose, "rest", true, &[], None).await {
+                    return Ok(opened(fs, vec![Some(e.message)], false));
+                }
+                e
+            }
+            Err(e) => return Err(e),
+        },
+    };
     // Then it is not a log that is damaged, and what was said first says what is.
     let Ok(manifests) = manifests(rescue).await else { return Err(why) };
+    let said = |older: &[Path]| {
+        let last = older.last().map(Path::to_string).unwrap_or_default();
+        format!("{}; what {last} and the logs say was read, and nothing newer", why.message)
+    };
+    let mut damaged = Vec::new();
     for n in 1..manifests.len().min(OLDER + 1) {
         let (older, newer) = manifests.split_at(manifests.len() - n);
-        if let Ok(fs) = attempt(rescue, &whose, &format!("older-{n}"), true, newer).await {
-            let last = older.last().map(Path::to_string).unwrap_or_default();
-            return Ok(opened(fs, Some(format!("{}; what {last} and the logs say was read, and nothing newer", why.message))));
+        match tables::look(rescue, newer, &mut looks).await {
+            Ok(Some(found)) => damaged.push((n, older, found)),
+            Ok(None) => {
+                if let Ok(fs) = attempt(rescue, &whose, &format!("older-{n}"), true, newer, None).await {
+                    return Ok(opened(fs, vec![Some(said(older))], false));
+                }
+            }
+            Err(_) => return Err(why),
+        }
+    }
+    for (n, older, found) in damaged {
+        if let Ok(Some((fs, lost))) = anew(rescue, &whose, &format!("older-tables-{n}"), &found).await {
+            return Ok(opened(fs, vec![Some(said(older)), Some(lost)], true));
         }
     }
     Err(why)
+}
+
+fn is_damage(e: &Error) -> bool {
+    matches!(e.kind, ErrorKind::Corrupt | ErrorKind::NotFound)
+}
+
+/// Opens the volume over a namespace that is made of what can be read of these tables, and says what is damaged. `None` if they are not
+/// as tables are known to be.
+async fn anew(rescue: &Rescue, whose: &Whose, name: &str, damaged: &Damaged) -> Result<Option<(Arc<FileSystem>, String)>> {
+    let Some(tables) = tables::take(rescue, damaged, &rescue.scratch.join(name)).await? else { return Ok(None) };
+    let (mut logged, mut pass) = (BTreeSet::new(), 0);
+    loop {
+        pass += 1;
+        let name = format!("{name}-{pass}");
+        let rebuilt = rebuild::write(rescue, whose, &tables, &rescue.scratch.join(&name), &logged).await?;
+        let over = Some(&rebuilt);
+        let (fs, why) = match attempt(rescue, whose, &format!("{name}-all"), false, &[], over).await {
+            Ok(fs) => (fs, None),
+            Err(e) if is_damage(&e) => (attempt(rescue, whose, &format!("{name}-rest"), true, &[], over).await?, Some(e.message)),
+            Err(e) => return Err(e),
+        };
+        let found = logged_of(&fs);
+        // What a log goes on with is newer than what is lost: of the same file nothing may come that is older.
+        if found.iter().any(|ino| !logged.contains(ino) && tables.may_lack(Key::Inode(*ino))) {
+            fs.abandon().await;
+            logged.extend(found);
+            continue;
+        }
+        let mut lost = vec![tables.sentence()];
+        for (n, what) in [(rebuilt.bare_folders, "attributes of folders"), (rebuilt.without_xattrs, "extended attributes")] {
+            if n > 0 {
+                lost.push(format!("{what} are missing in {n} cases"));
+            }
+        }
+        lost.extend(why);
+        return Ok(Some((fs, lost.join("; "))));
+    }
+}
+
+/// Inodes that a log says something of which is not folded.
+fn logged_of(fs: &FileSystem) -> BTreeSet<Ino> {
+    let st = fs.lock();
+    let rows = st.overlay.keys().chain(st.folding.iter().flat_map(|rows| rows.keys()));
+    rows.filter(|key| matches!(key, Key::Inode(_) | Key::Chunk(..) | Key::Xattrs(_))).filter_map(|key| key.ino()).collect()
+}
+
+/// Inodes from a number on, in their order and some at a time, whether a name leads to them or not, but none that was removed; and with
+/// which number to go on, if there are more.
+pub async fn inodes(fs: &FileSystem, from: Ino) -> FsResult<(Vec<Attr>, Option<Ino>)> {
+    const SOME: usize = 1024;
+    let rows = fs.scan(Key::Inode(from), Key::Dirent(0, 0), SOME).await?;
+    let next = rows.last().filter(|_| rows.len() == SOME).and_then(|(key, _)| after(*key).ino());
+    let attrs = rows.into_iter().filter_map(|(key, row)| match (key, row) {
+        (Key::Inode(ino), Row::Inode(inode)) if inode.nlink > 0 => Some(inode.attr(ino)),
+        _ => None,
+    });
+    Ok((attrs.collect(), next))
 }
 
 /// The manifests of the namespace, oldest first.
@@ -160,18 +268,28 @@ impl Whose {
     }
 }
 
-/// Opens the volume as if some objects `without` which it is tried were not there.
-async fn attempt(rescue: &Rescue, whose: &Whose, name: &str, salvage: bool, without: &[Path]) -> Result<Arc<FileSystem>> {
+/// Opens the volume as if some objects `without` which it is tried were not there; or over what was rebuilt of it.
+async fn attempt(
+    rescue: &Rescue,
+    whose: &Whose,
+    name: &str,
+    salvage: bool,
+    without: &[Path],
+    over: Option<&Rebuilt>,
+) -> Result<Arc<FileSystem>> {
     let scratch = rescue.scratch.join(name);
     let scratch_failed = |e: std::io::Error| Error::io(scratch.display(), &e);
     let (objects, state) = (scratch.join("objects"), scratch.join("state"));
     for dir in [&objects, &state] {
         std::fs::create_dir_all(dir).map_err(scratch_failed)?;
     }
-    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(rescue.of.store.clone(), &objects)?.without(without));
+    let below = over.map_or(&rescue.of.store, |rebuilt| &rebuilt.store);
+    let store: Arc<dyn ObjectStore> = Arc::new(Scratch::over(below.clone(), &objects)?.without(without));
     let mut config = OpenConfig::new(rescue.volume, store.clone(), &rescue.prefix, &state);
     config.host = Arc::new(ScratchDisk::over(rescue.state_dir.clone(), &state).map_err(scratch_failed)?);
     config.salvage = salvage;
+    // Nothing of this has to be durable.
+    config.first_rest = Duration::ZERO;
     config = config.sealed(rescue.of.keys.clone());
     if rescue.remote {
         stand_in(&*store, &rescue.prefix, whose.owner.as_ref()).await?;
@@ -193,7 +311,8 @@ async fn attempt(rescue: &Rescue, whose: &Whose, name: &str, salvage: bool, with
         Some(dir) => Error { message: e.message.replace(&state.display().to_string(), &dir.display().to_string()), ..e },
         None => e,
     };
-    FileSystem::open(config).await.map_err(in_place)
+    let missing = over.map_or_else(Missing::default, |rebuilt| rebuilt.missing.clone());
+    FileSystem::open_lacking(config, missing).await.map_err(in_place)
 }
 
 /// In the scratch, whoever holds the volume has let go of it.

@@ -10,6 +10,7 @@ mod mend;
 mod packs;
 mod remote;
 mod remote_flip;
+mod salvage;
 mod sync;
 mod trim;
 mod world;

@@ -405,6 +405,24 @@ async fn a_fold_of_nothing_takes_nothing_out_of_the_log() {
     healthy(&b).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn openings_that_change_nothing_leave_no_log_that_grows() {
+    let cloud = Cloud::new(Arc::new(InMemory::new())).await;
+    let a = cloud.open("a").await;
+    put(&a, "f", b"acknowledged").await;
+    a.close().await.expect("closes");
+    for _ in 0..40 {
+        cloud.open("a").await.close().await.expect("closes");
+    }
+    let log: Vec<_> = futures::TryStreamExt::try_collect(cloud.store.list(Some(&"v/log".into()))).await.expect("lists");
+    assert!(log.len() <= 16, "{} objects after 40 openings", log.len());
+    remove(&cloud.dir("a"));
+    let b = cloud.open("b").await;
+    assert_eq!(get(&b, "f").await.expect("there"), b"acknowledged");
+    healthy(&b).await;
+    b.close().await.expect("closes");
+}
+
 fn remove(dir: &Path) {
     std::fs::remove_dir_all(dir).expect("removed");
 }

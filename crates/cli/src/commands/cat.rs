@@ -3,13 +3,14 @@
 use super::ls::place;
 use crate::args::Context;
 use orlop_model::Result;
+use std::ffi::OsString;
 
 /// Writes files of a volume to standard output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Volumes and the paths in them.
     #[arg(value_name = "VOLUME:/PATH", required = true)]
-    places: Vec<String>,
+    places: Vec<OsString>,
 }
 
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {

@@ -3,14 +3,17 @@
 use crate::args::Context;
 use crate::ui::Table;
 use orlop_api::wire::{EntryKind, FileEntry};
-use orlop_model::{Error, Result, VolumeRef};
+use orlop_model::{Result, VolumeRef};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// Lists a folder of a volume, mounted or not.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The volume and the path in it.
     #[arg(value_name = "VOLUME[:/PATH]")]
-    place: String,
+    place: OsString,
 }
 
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
@@ -37,12 +40,18 @@ pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     Ok(0)
 }
 
-/// Splits `VOLUME:/path`; without a path the volume's root folder is meant.
-pub(crate) fn place(text: &str) -> Result<(VolumeRef, String)> {
-    let (volume, path) = text.split_once(':').unwrap_or((text, "/"));
-    let volume = volume.parse().map_err(|e: Error| e.during(format_args!("{text:?} does not start with a volume")))?;
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok((volume, path))
+/// Splits `VOLUME:/path`; without a path the volume's root folder is meant. A path may have any bytes in it.
+pub(crate) fn place(given: &OsStr) -> Result<(VolumeRef, PathBuf)> {
+    let bytes = given.as_bytes();
+    let (volume, path) = match bytes.iter().position(|b| *b == b':') {
+        Some(at) => (&bytes[..at], &bytes[at + 1..]),
+        None => (bytes, &b"/"[..]),
+    };
+    let volume = String::from_utf8_lossy(volume).parse::<VolumeRef>();
+    let volume = volume.map_err(|e| e.during(format_args!("{given:?} does not start with a volume")))?;
+    let mut absolute = if path.starts_with(b"/") { Vec::new() } else { b"/".to_vec() };
+    absolute.extend_from_slice(path);
+    Ok((volume, OsString::from_vec(absolute).into()))
 }
 
 /// Kind and permission bits as `ls -l` writes them.
@@ -77,12 +86,15 @@ mod tests {
 
     #[test]
     fn places_name_a_volume_and_a_path() {
-        for (text, path) in [("db", "/"), ("db:", "/"), ("db:/etc/x:y", "/etc/x:y"), ("db:etc", "/etc")] {
-            let (volume, got) = place(text).expect(text);
-            assert_eq!((volume.to_string().as_str(), got.as_str()), ("db", path));
+        let place = |bytes| place(OsStr::from_bytes(bytes));
+        for (given, path) in
+            [(&b"db"[..], &b"/"[..]), (b"db:", b"/"), (b"db:/etc/x:y", b"/etc/x:y"), (b"db:etc", b"/etc"), (b"db:/\xff", b"/\xff")]
+        {
+            let (volume, got) = place(given).expect("a place");
+            assert_eq!((volume.to_string().as_str(), got.as_os_str().as_bytes()), ("db", path));
         }
-        assert!(place(":/x").expect_err("no volume").remedy.is_some());
-        assert!(place("/x").is_err());
+        assert!(place(b":/x").expect_err("no volume").remedy.is_some());
+        assert!(place(b"/x").is_err() && place(b"\xff:/x").is_err());
     }
 
     #[test]

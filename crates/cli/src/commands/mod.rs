@@ -11,6 +11,7 @@ mod gc;
 mod key;
 mod ls;
 mod mount;
+mod names;
 mod pairs;
 mod status;
 mod store;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Audit(audit::Command),
     Completion(completion::Args),
     Version(version::Args),
+    #[command(hide = true)]
+    Names(names::Args),
     /// Holds the mounts of a root; started by the daemon.
     #[command(hide = true)]
     Keeper,
@@ -80,6 +83,7 @@ pub(crate) fn dispatch(command: Command, cx: &Context) -> Result<u8> {
         Command::Audit(command) => client(audit::run(command, cx)),
         Command::Completion(args) => completion::run(&args, cx),
         Command::Version(args) => version::run(&args, cx),
+        Command::Names(args) => client(names::run(&args, cx)),
         Command::Keeper => crate::keeper::run(&cx.root),
         Command::Worker(args) => crate::worker::run(&args, &cx.root),
     }

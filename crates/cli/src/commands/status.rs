@@ -31,14 +31,17 @@ fn text(s: &Status) -> String {
     line(
         "keeper",
         match (&s.host.keeper, &s.host.keeper_error) {
-            (Some(keeper), _) => format!("answers, {} volumes mounted", keeper.workers.len()),
+            (Some(_), _) => "answers".to_owned(),
             (None, why) => format!("does not answer: {}", why.as_deref().unwrap_or("unknown")),
         },
     );
     let counts = &s.control.volumes;
     line(
         "volumes",
-        format!("{} active, {} mounted, {} removed, {} being deleted", counts.active, counts.attached, counts.removed, counts.purging),
+        format!(
+            "{}, of which {} are mounted; {} removed, {} being deleted",
+            counts.active, counts.attached, counts.removed, counts.purging
+        ),
     );
     let unsent = match s.usage.unsent_bytes {
         0 => String::new(),
@@ -48,9 +51,11 @@ fn text(s: &Status) -> String {
         "used",
         format!("{} in the mounted ones, {} not yet safe{unsent}", ByteSize(s.usage.used_bytes), ByteSize(s.usage.unsynced_bytes)),
     );
+    // What is removed lies there still, so these are more than the volumes above.
+    let of_them = if counts.removed + counts.purging > 0 { ", removed ones included" } else { "" };
     for store in &s.control.stores {
         let refusal = store.refusal.as_ref().map(|r| format!("; takes no volumes: {r}")).unwrap_or_default();
-        line("store", format!("{} at {}, {} volumes{refusal}", store.name, store.url, store.volumes));
+        line("store", format!("{} at {}, {} volumes{of_them}{refusal}", store.name, store.url, store.volumes));
     }
     let audit = &s.control.audit;
     let trouble = audit.error.as_ref().or(audit.found_broken.as_ref()).map(|e| format!("; {e}")).unwrap_or_default();
@@ -77,8 +82,24 @@ fn text(s: &Status) -> String {
 mod tests {
     use super::*;
     use orlop_api::wire::{HostFacts, KeeperFacts, WorkerFacts};
-    use orlop_control::ControlStatus;
+    use orlop_control::{ControlStatus, StoreStatus, VolumeCounts};
     use orlop_model::Usage;
+
+    #[test]
+    fn volumes_are_counted_in_one_way() {
+        let store = |volumes| StoreStatus { name: "default".to_owned(), url: "file:///s".to_owned(), volumes, refusal: None };
+        let shown = |volumes: VolumeCounts| {
+            let control = ControlStatus { volumes, stores: vec![store(volumes.active + volumes.removed)], ..ControlStatus::default() };
+            let host = HostFacts { keeper: Some(KeeperFacts::default()), ..HostFacts::default() };
+            text(&Status { host, usage: Usage::default(), control })
+        };
+        let some = shown(VolumeCounts { active: 3, attached: 2, removed: 1, purging: 0 });
+        assert!(some.contains("3, of which 2 are mounted; 1 removed, 0 being deleted\n"), "{some}");
+        assert!(some.contains("4 volumes, removed ones included\n"), "{some}");
+        assert_eq!(some.lines().filter(|l| l.contains(" are mounted")).count(), 1, "{some}");
+        let none = shown(VolumeCounts { active: 3, ..VolumeCounts::default() });
+        assert!(none.contains("3 volumes\n"), "{none}");
+    }
 
     #[test]
     fn a_worker_that_is_being_replaced_is_shown_without_a_process() {

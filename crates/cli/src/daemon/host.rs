@@ -11,7 +11,7 @@ use orlop_model::{Actor, Attachment, AttachmentKind, DetachBy, Error, ErrorKind,
 use orlop_mount::{KeeperClient, WorkerState};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -39,11 +39,11 @@ pub(crate) struct DaemonHost {
 
 #[async_trait]
 impl Host for DaemonHost {
-    async fn list(&self, mountpoint: &str, path: &str) -> Result<Listing> {
+    async fn list(&self, mountpoint: &str, path: &Path) -> Result<Listing> {
         super::files::list(mountpoint.to_owned(), path.to_owned()).await
     }
 
-    async fn open(&self, mountpoint: &str, path: &str) -> Result<File> {
+    async fn open(&self, mountpoint: &str, path: &Path) -> Result<File> {
         super::files::open(mountpoint.to_owned(), path.to_owned()).await
     }
 

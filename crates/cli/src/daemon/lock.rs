@@ -1,9 +1,11 @@
 //! One daemon a root: a lock on `run/daemon.lock` that ends with the process, however it ends.
 
-use orlop_model::{Error, Result};
+pub(crate) use orlop_api::client::is_taken;
+
+use orlop_model::{Error, FileId, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,18 +47,7 @@ pub(crate) fn take(path: &Path) -> Result<Option<Lock>> {
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
-    let ids = |m: std::fs::Metadata| (m.dev(), m.ino());
-    matches!((file.metadata().map(ids), std::fs::metadata(path).map(ids)), (Ok(a), Ok(b)) if a == b)
-}
-
-/// Whether a living process holds the lock; asks without taking it for longer than the question lasts.
-pub(crate) fn is_taken(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    match file.try_lock_shared() {
-        Ok(()) => false,
-        Err(TryLockError::WouldBlock) => true,
-        Err(TryLockError::Error(_)) => false,
-    }
+    matches!((file.metadata(), std::fs::metadata(path)), (Ok(own), Ok(there)) if FileId::of(&own) == FileId::of(&there))
 }
 
 impl Lock {

@@ -10,12 +10,21 @@ use std::sync::Arc;
 /// Checks the journal against the registry. No daemon may start meanwhile, so the root is locked.
 pub(crate) async fn audit(root: &Path) -> Result<VerifyReport> {
     let folder = root.join("audit");
-    if !folder.is_dir() || !root.join("orlop.db").exists() {
+    if folder.is_dir() && !root.join("orlop.db").exists() {
+        return Err(Error::not_found(format!("{} has a journal, and {} does not have the registry orlop.db with its end", folder.display(), root.display()))
+            .with_remedy("give a whole root folder, or a copy of one with audit/, keys/ and orlop.db"));
+    }
+    if !folder.is_dir() {
         return Err(Error::not_found(format!("there is no audit journal in {}", folder.display()))
             .with_remedy("give the root folder of an Orlop with --root DIR"));
     }
-    let Some(_lock) = lock::take(&root.join("run/daemon.lock"))? else {
-        return Err(Error::unavailable(format!("the daemon of {} is just starting or ending", root.display())).with_remedy("try again"));
+    let _lock = match lock::take(&root.join("run/daemon.lock")) {
+        Ok(None) => {
+            return Err(Error::unavailable(format!("the daemon of {} is just starting or ending", root.display())).with_remedy("try again"));
+        }
+        // A copy without it, where none ever ran.
+        Err(e) if e.kind == ErrorKind::NotFound => None,
+        taken => taken?,
     };
     let control = Control::open(ControlConfig::new(root, Arc::new(Nobody), Arc::new(Nobody))).await?;
     control.audit().verify().await

@@ -266,13 +266,10 @@ impl VolumeWorker for Ports {
 }
 
 async fn delete_below(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
-    let failed = |e: object_store::Error| match e {
-        object_store::Error::PermissionDenied { .. } => Error::new(ErrorKind::Denied, format!("the store refuses: {e}")),
-        _ => Error::unavailable(format!("the store fails: {e}")),
-    };
-    let prefix = object_store::path::Path::from(prefix);
+    let failed = |e: object_store::Error| orlop_store::error(format_args!("what is below {prefix}"), &e);
+    let below = object_store::path::Path::from(prefix);
     store
-        .list(Some(&prefix))
+        .list(Some(&below))
         .map_err(failed)
         .try_for_each_concurrent(8, async |object| match store.delete(&object.location).await {
             // Gone already: an earlier attempt, or a file that a late collection took.

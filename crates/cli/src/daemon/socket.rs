@@ -2,10 +2,10 @@
 //! own anew when somebody removed it, since nobody reaches a living daemon else.
 
 use super::lock::Lock;
-use orlop_model::{Error, Result};
-use std::fs::{File, Metadata, Permissions};
+use orlop_model::{Error, FileId, Result};
+use std::fs::{File, Permissions, symlink_metadata};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,17 +32,13 @@ pub(crate) fn listen(path: &Path, mode: u32) -> Result<UnixListener> {
     Ok(listener)
 }
 
-fn identity(of: &Metadata) -> (u64, u64) {
-    (of.dev(), of.ino())
-}
-
 /// A socket whose file is looked after for as long as it is served.
 pub(crate) struct Door {
     path: PathBuf,
     mode: u32,
     listener: UnixListener,
     /// Which file the socket is. A listener holds it, so no other one gets its number.
-    file: (u64, u64),
+    file: FileId,
     /// What says that nobody else listens there.
     lock: Arc<Lock>,
 }
@@ -51,8 +47,8 @@ impl Door {
     /// Listens.
     pub(crate) fn open(path: &Path, mode: u32, lock: Arc<Lock>) -> Result<Door> {
         let listener = listen(path, mode)?;
-        let there = std::fs::symlink_metadata(path).map_err(|e| Error::io(format_args!("listening on {}", path.display()), &e))?;
-        Ok(Door { path: path.to_owned(), mode, listener, file: identity(&there), lock })
+        let there = symlink_metadata(path).map_err(|e| Error::io(format_args!("listening on {}", path.display()), &e))?;
+        Ok(Door { path: path.to_owned(), mode, listener, file: FileId::of(&there), lock })
     }
 
     /// Serves until `stop`. `serve` is given a listener and what tells it to stop; it is called again with another one when the
@@ -84,12 +80,12 @@ impl Door {
 }
 
 /// Returns when the socket's file was removed or replaced, with another one in its place.
-async fn replaced(path: &Path, mode: u32, file: (u64, u64), lock: &Arc<Lock>) -> Door {
+async fn replaced(path: &Path, mode: u32, file: FileId, lock: &Arc<Lock>) -> Door {
     let mut said = false;
     loop {
         tokio::time::sleep(LOOK).await;
         // Two daemons must not take the socket from each other again and again.
-        if stands(path, file) || lock.is_displaced() {
+        if file.is_still(&symlink_metadata(path)) || lock.is_displaced() {
             continue;
         }
         match Door::open(path, mode, lock.clone()) {
@@ -100,13 +96,5 @@ async fn replaced(path: &Path, mode: u32, file: (u64, u64), lock: &Arc<Lock>) ->
             }
             Err(_) => {}
         }
-    }
-}
-
-/// Whether this file is still at the path. What cannot be told counts as yes.
-fn stands(path: &Path, file: (u64, u64)) -> bool {
-    match std::fs::symlink_metadata(path) {
-        Ok(there) => identity(&there) == file,
-        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
     }
 }

@@ -425,6 +425,68 @@ fn export_reads_up_to_the_damage_of_what_is_not_folded() {
 }
 
 #[test]
+fn export_reads_out_what_a_damaged_table_of_names_leaves() {
+    const FILES: usize = 1500;
+    if !can_mount("export_reads_out_what_a_damaged_table_of_names_leaves") {
+        return;
+    }
+    let w = World::up();
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let text = |n: usize| format!("this is what file {n} says, ").repeat(1 + n % 5);
+    for n in 0..20 {
+        std::fs::create_dir(dir.join(format!("folder-{n}"))).expect("made");
+    }
+    for n in 0..FILES {
+        std::fs::write(dir.join(format!("folder-{}/file-{n}", n % 20)), text(n)).expect("written");
+    }
+    std::fs::create_dir(dir.join("lost+found")).expect("made");
+    std::fs::write(dir.join("lost+found/mine"), "a folder like any other").expect("written");
+    let id = id_of(&w, "db");
+    w.run(&["unmount", "db"]).ok();
+    let mut tables = files_below(&w.root.join("stores/default/volumes").join(&id).join("meta/compacted"));
+    tables.retain(|p| p.extension().is_some_and(|e| e == "sst"));
+    let len = |p: &PathBuf| p.metadata().expect("there").len();
+    let table = tables.into_iter().max_by_key(len).expect("a table");
+    // A part of which most is names: rows of inodes come before them, and of blocks behind.
+    let frame = len(&table) * 5 / 8 / 65_552;
+    flip(&table, 40 + frame * 65_552 + 100);
+
+    let url = format!("file://{}", w.root.join("stores/default").display());
+    let to = w.path("out");
+    let ended = w.run(&["export", "db", "--store", &url, "--to", to.to_str().expect("plain"), "--output", "json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    let report = ended.json();
+    let lost = report["lost"].as_str().expect("it says what is lost");
+    assert!(lost.contains(table.file_name().expect("a name").to_str().expect("plain")), "{lost}");
+    assert!(report["notes"].to_string().contains("no name leads"), "{report}");
+    // The volume's own folder of that name, if it was not hit itself, is not what strays come out in.
+    let is_there = to.join("lost+found/mine").exists();
+    let strays = to.join(if is_there { "lost+found-1" } else { "lost+found" });
+    let (mut named, mut found) = (0, 0);
+    for file in files_below(&to) {
+        let (name, said) = (file.file_name().expect("a name").to_string_lossy(), std::fs::read(&file).expect("read"));
+        if name.ends_with(".orlop-damaged") {
+            continue;
+        }
+        let n: Option<usize> = String::from_utf8_lossy(&said).split(' ').nth(4).and_then(|n| n.parse().ok());
+        match n {
+            None => assert_eq!(said, b"a folder like any other", "{}", file.display()),
+            Some(n) => {
+                assert_eq!(said, text(n).as_bytes(), "{}", file.display());
+                let is_stray = file.starts_with(&strays);
+                assert!(is_stray || file == to.join(format!("folder-{}/file-{n}", n % 20)), "{}", file.display());
+                if is_stray { found += 1 } else { named += 1 }
+            }
+        }
+    }
+    assert!(found > 0 && named + found > FILES / 4, "{named} and {found}: {report}");
+    let said = w.run(&["export", "db", "--store", &url, "--to", w.path("again.tar").to_str().expect("plain")]);
+    assert!(said.code == 1 && said.out.contains("names and attributes"), "{}{}", said.out, said.err);
+}
+
+#[test]
 fn export_reads_a_sealed_volume_from_s3_while_its_host_writes_and_after_it_is_lost() {
     let Some(server) = S3Server::start("bucket") else { return };
     if !can_mount("export_reads_a_sealed_volume_from_s3") {

@@ -147,6 +147,9 @@ fn other_users_are_denied_with_the_remedy() {
     }
     let names = world.json(&["volume", "list", "--quiet"]);
     assert_eq!(names, serde_json::json!(["db"]));
+    let tried = world.json(&["audit", "list", "--volume", "db", "--actor", "uid:65534"]);
+    assert_eq!((&tried[0]["verb"], &tried[0]["detail"]["kind"]), (&"api.call".into(), &"denied".into()), "{tried}");
+    assert_eq!(tried[0]["detail"]["call"], "GET /v1/volumes/db/content", "{tried}");
     // Nor can they start one in a folder of their own: it would fail at the first mount.
     let ended = world.run_as(65534, &["up", "--root", "/tmp/orlop-of-nobody", "--no-docker-plugin"]);
     assert_eq!(ended.code, 7, "{}{}", ended.out, ended.err);

@@ -7,6 +7,7 @@ mod cloud;
 mod cloud_long;
 mod cloud_net;
 mod cloud_outage;
+mod completion;
 mod doctor;
 mod full;
 mod keys;

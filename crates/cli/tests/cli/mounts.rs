@@ -2,6 +2,8 @@
 
 use crate::world::{World, can_mount};
 use serde_json::json;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
@@ -32,6 +34,15 @@ fn a_volume_is_mounted_read_listed_and_unmounted() {
     assert_eq!(world.run(&["cat", "db:/sub/link", "db:/sub/x"]).ok().out, "hellohello");
     // A link out of the volume leads nowhere: its target is looked for inside.
     world.run(&["cat", "db:/escape"]).fails(3, "escape");
+
+    // A name need not be text.
+    let name = |bytes| OsStr::from_bytes(bytes).to_owned();
+    std::fs::create_dir(world.path("one").join(name(b"d\xff"))).expect("folder");
+    std::fs::write(world.path("one").join(name(b"d\xff/f\xfe+")), "bytes").expect("writes");
+    let cat = world.command(&["cat"]).arg(name(b"db:/d\xff/f\xfe+")).output().expect("runs");
+    assert_eq!((cat.status.code(), &cat.stdout[..]), (Some(0), &b"bytes"[..]), "{}", String::from_utf8_lossy(&cat.stderr));
+    let ls = world.command(&["ls"]).arg(name(b"db:/d\xff")).output().expect("runs");
+    assert!(ls.status.success() && String::from_utf8_lossy(&ls.stdout).contains("f\u{fffd}+"), "{ls:?}");
 
     let users = world.run(&["volume", "list"]).ok().out;
     assert!(users.contains(&one) && users.contains(&two), "{users}");

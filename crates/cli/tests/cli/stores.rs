@@ -110,6 +110,8 @@ fn a_store_that_cannot_be_used_is_refused_with_cause_and_remedy() {
         (add("bad", "s3://bucket", &credentials, "endpiont=http://x"), "endpiont"),
         (vec!["store", "add", "bad", "gopher://x"], "gopher"),
         (vec!["store", "add", "bad", "/srv/data"], "scheme"),
+        (add("bad", "s3://bucket/../p", &credentials, &endpoint), "'..'"),
+        (add("bad", "s3://bucket//p", &credentials, &endpoint), "empty"),
         (vec!["store", "add", "bad", "dir:///nonexistent/folder"], "/nonexistent/folder"),
         (vec!["store", "add", "a/b", "s3://bucket"], "a/b"),
         (vec!["store", "add", "bad", "s3://bucket", "--credentials", "planted"], "reference"),
@@ -315,6 +317,7 @@ fn a_store_in_use_gets_other_credentials_and_settings_under_mounted_volumes() {
     world.run(&["store", "set", "cloud", "--credentials", "planted-77"]).fails(2, "reference");
     world.run(&["store", "set", "cloud"]).fails(2, "nothing");
     world.run(&["store", "set", "absent", "--unset", "region"]).fails(3, "absent");
+    assert!(world.run(&["store", "set", "cloud", "--unset", "nosuch"]).fails(2, "nosuch").err.contains("path_style"));
     world.run(&["store", "set", "default", "--set", "region=x"]).fails(2, "region");
     let same = &world.json(&["store", "inspect", "cloud"])[0];
     for field in ["url", "settings", "credentials", "capabilities"] {

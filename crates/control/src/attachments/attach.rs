@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long a volume may take to say how it is.
 const USAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a store may take to show that it is there, once a volume on it could not be mounted.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const MOUNT_ID_MAX: usize = 256;
 
 impl Inner {
@@ -40,8 +42,24 @@ impl Inner {
                 if !was_held && let Err(undo) = self.let_go(&attachment).await {
                     tracing::warn!(volume = %row.name, "an unfinished attachment is left for the reconciler: {undo}");
                 }
-                Err(e.during(format_args!("attaching volume {}", row.name)))
+                let of_its_store = self.of_its_store(&row, &e).await;
+                Err(of_its_store.unwrap_or(e).during(format_args!("attaching volume {}", row.name)))
             }
+        }
+    }
+
+    /// What keeps a volume from being mounted, if that is its store. Who opens it, or still brings it to rest, meets that somewhere on the way
+    /// and can often tell only that a request failed, or that somebody did not answer in time.
+    async fn of_its_store(&self, row: &VolumeRow, e: &Error) -> Option<Error> {
+        if e.kind != ErrorKind::Unavailable {
+            return None;
+        }
+        let plan = self.plan(row).await.ok().filter(|plan| !plan.store.is_local())?;
+        match tokio::time::timeout(ANSWER_DEADLINE, self.config.worker.recognise(&plan)).await {
+            Ok(Err(why)) if why.kind == ErrorKind::Denied => Some(why),
+            Ok(Err(why)) if why.kind == ErrorKind::Unavailable => Some(away(row, &why.message)),
+            Ok(_) => None,
+            Err(_) => Some(away(row, "no answer in time")),
         }
     }
 
@@ -150,6 +168,14 @@ impl Inner {
             fine => Ok(fine),
         }
     }
+}
+
+fn away(row: &VolumeRow, why: &str) -> Error {
+    tracing::warn!(volume = %row.name, store = %row.store, "it cannot be mounted while its store is away: {why}");
+    Error::unavailable(format!("its store {} does not answer", row.store)).with_remedy(format!(
+        "mount it when the store answers: orlop store test {} tells; what this host has not sent to it yet is kept here until then",
+        row.store
+    ))
 }
 
 fn access(kind: &AttachmentKind) -> &'static str {

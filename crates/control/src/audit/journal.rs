@@ -2,6 +2,7 @@
 
 use super::export::AuditExport;
 use super::record::Draft;
+use super::refusals::Refusals;
 use super::segment::segments;
 use super::tail::{self, Tail};
 use super::writer::{Writer, cut_aside};
@@ -10,7 +11,7 @@ use crate::faults::Faults;
 use crate::ports::Clock;
 use crate::registry::{Head, OpenChange, Registry};
 use crate::status::AuditStatus;
-use orlop_model::{Actor, AuditEvent, AuditPhase, Error, ErrorKind, Result};
+use orlop_model::{Actor, AuditEvent, AuditPhase, Error, ErrorKind, Result, VolumeRef};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ pub struct AuditJournal {
     order: tokio::sync::Mutex<()>,
     writer: Arc<Mutex<Writer>>,
     debts: Mutex<Debts>,
+    refusals: Mutex<Refusals>,
     /// Keeps a second process from writing to the same journal.
     _lock: File,
 }
@@ -92,6 +94,7 @@ impl AuditJournal {
             faults,
             order: tokio::sync::Mutex::default(),
             debts: Mutex::new(Debts { found_broken: broken.clone(), ..Debts::default() }),
+            refusals: Mutex::default(),
             _lock: lock,
         };
         if let Some(found) = broken {
@@ -170,6 +173,34 @@ impl AuditJournal {
         if let Err(e) = self.pay().await {
             tracing::warn!("an audit record will be written later: {e}");
         }
+    }
+
+    /// Records that a call was refused before it was looked at. One of many is only counted.
+    pub(crate) async fn refused(&self, actor: &Actor, call: &str, volume: Option<&VolumeRef>, message: &str) {
+        let due = self.refusals.lock().note(actor, call, volume, message, crate::now(&*self.clock));
+        self.write_refusals(due).await;
+    }
+
+    /// Never owed, and without the space set aside: who may do nothing keeps nobody else's records from being written.
+    async fn write_refusals(&self, due: Vec<Draft>) {
+        for draft in due {
+            let _order = self.order.lock().await;
+            let written = match self.pay_in_order(false).await {
+                Ok(()) => self.append(&draft, false).await,
+                Err(e) => Err((e, None)),
+            };
+            if let Err((e, None)) = written {
+                tracing::warn!(actor = %draft.actor, "a refused call is counted, and recorded later: {e}");
+                self.refusals.lock().unwritten(&draft, crate::now(&*self.clock));
+            }
+        }
+    }
+
+    /// Writes all that there is to write, for an end in good order.
+    pub(crate) async fn finish(&self) -> Result<()> {
+        let due = self.refusals.lock().end();
+        self.write_refusals(due).await;
+        self.pay().await
     }
 
     /// Writes what is owed.
@@ -255,8 +286,10 @@ impl AuditJournal {
             .map_err(|e| Error::internal(format!("writing the audit journal: {e}")))?
     }
 
-    /// Sets space aside again for a full disk, and writes what is owed.
+    /// Sets space aside again for a full disk, and writes what is owed and what was only counted.
     pub(crate) async fn tend(&self) -> Result<()> {
+        let due = self.refusals.lock().due(crate::now(&*self.clock));
+        self.write_refusals(due).await;
         self.pay().await?;
         let writer = self.writer.clone();
         let _ = tokio::task::spawn_blocking(move || writer.lock().keep_reserve()).await;

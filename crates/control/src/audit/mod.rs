@@ -5,12 +5,14 @@
 //! The registry keeps the number and hash of the last record, so that a cut end is noticed as well.
 //! What a crash tore is cut aside and recorded (`audit.repair`); any other damage stays as it is for `verify` to name,
 //! and the journal goes on after it in a new file, beginning with a record of what was found (`audit.break`).
+//! Who is refused by the local API at its door has a record too (`api.call`, see `refusals`).
 
 mod chain;
 mod export;
 mod journal;
 mod list;
 mod record;
+mod refusals;
 mod segment;
 mod subject;
 mod tail;

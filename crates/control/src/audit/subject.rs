@@ -2,6 +2,7 @@
 //! change tells the id. So the journal is walked from its beginning, and each change gets the volume that its two records, and the
 //! ones before, tell of.
 
+use super::refusals::CALL_VERB;
 use super::segment::{lines, segments};
 use orlop_model::{AuditEvent, AuditPhase, Result, VolumeId, VolumeRef};
 use std::collections::{HashMap, HashSet};
@@ -88,6 +89,7 @@ impl Subject {
 /// Stores have names as well, and the master key has a target that a volume could be named.
 fn is_of_a_volume(event: &AuditEvent) -> bool {
     event.verb.starts_with("volume.")
+        || (event.verb == CALL_VERB && event.detail["volume"].is_string())
         || (event.verb == "key.rotate" && (event.target != "master-key" || event.detail["volume"].is_string()))
 }
 

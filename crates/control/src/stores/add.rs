@@ -5,6 +5,7 @@ use crate::apply::Changed;
 use crate::inner::Inner;
 use crate::registry::StoreRow;
 use orlop_model::{Error, ErrorKind, Outcome, Result, StoreName, StoreSpec};
+use std::path::PathBuf;
 
 impl Inner {
     pub(crate) async fn add_store(&self, name: StoreName, mut spec: StoreSpec) -> Result<Changed> {
@@ -35,6 +36,7 @@ impl Inner {
             }
             allowed_folder(&spec, &self.config.root)?;
         }
+        self.refuse_anothers_folder(&name, &spec).await?;
         let made = spec.clone();
         let made = tokio::task::spawn_blocking(move || orlop_store::make_folder(&made)).await;
         made.map_err(|e| Error::new(ErrorKind::Internal, format!("making a store's folder: {e}")))?.map_err(|e| not_added(&name, e))?;
@@ -49,26 +51,43 @@ impl Inner {
         Ok((Outcome::Store(Box::new(row.shown(0))), None))
     }
 
-    /// A store that is at the same place: each volume would live in two. Folders are compared where they really are, buckets
-    /// of one name by an object that is put there. One that does not answer is not known to be the same, and keeps no other from being added.
+    /// A store on the S3 of another that has it as well: each volume would live in two. Buckets of one name are compared by an object that is
+    /// put there. One that does not answer is not known to be the same, and keeps no other from being added.
     async fn at_same_place(&self, spec: &StoreSpec) -> Result<Option<StoreName>> {
-        let others: Vec<StoreRow> = self.registry.stores().await?.into_iter().filter(|other| scheme(&other.spec) == scheme(spec)).collect();
-        let same = futures::future::join_all(others.iter().map(async |other| {
-            if spec.is_plain() {
-                return matches!((folder_of(spec), folder_of(&other.spec)), (Ok(a), Ok(b)) if really(&a) == really(&b));
-            }
-            if let (Some(a), Some(b)) = (orlop_store::folder_of(spec), orlop_store::folder_of(&other.spec)) {
-                return really(&a) == really(&b);
-            }
-            other.spec.url == spec.url && self.port_same_place(&other.spec, spec).await.is_ok_and(|same| same == Some(true))
-        }))
-        .await;
+        if folder(spec).is_some() {
+            return Ok(None);
+        }
+        let others: Vec<StoreRow> = self.registry.stores().await?.into_iter().filter(|other| other.spec.url == spec.url).collect();
+        let same = others.iter().map(async |other| self.port_same_place(&other.spec, spec).await.is_ok_and(|same| same == Some(true)));
+        let same = futures::future::join_all(same).await;
         Ok(others.into_iter().zip(same).find_map(|(other, same)| same.then_some(other.name)))
+    }
+
+    /// Refuses a folder that is another store's, and one that lies in it or has it inside: what one of them takes for its volumes would be
+    /// the other's objects. Folders of plain volumes may lie in one another. They are compared where they really are.
+    async fn refuse_anothers_folder(&self, name: &StoreName, spec: &StoreSpec) -> Result<()> {
+        let Some(here) = folder(spec) else { return Ok(()) };
+        for other in self.registry.stores().await? {
+            let Some(there) = folder(&other.spec) else { continue };
+            let nested = here.starts_with(&there) || there.starts_with(&here);
+            if here != there && (!nested || spec.is_plain() && other.spec.is_plain()) {
+                continue;
+            }
+            let (how, remedy) = match here == there {
+                true => ("is at the same place", format!("use that one, or change how it is reached: orlop store set {}", other.name)),
+                false => ("is in a folder above or below", "choose a folder elsewhere".to_owned()),
+            };
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("store {name} is not added: store {} {how}", other.name))
+                .with_remedy(remedy));
+        }
+        Ok(())
     }
 }
 
-fn scheme(spec: &StoreSpec) -> &str {
-    spec.url.split(':').next().unwrap_or_default()
+/// Where the folder of a store on this host really is.
+fn folder(spec: &StoreSpec) -> Option<PathBuf> {
+    let folder = if spec.is_plain() { folder_of(spec).ok() } else { orlop_store::folder_of(spec) };
+    folder.map(|folder| really(&folder))
 }
 
 fn not_added(name: &StoreName, e: Error) -> Error {

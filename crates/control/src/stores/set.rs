@@ -11,11 +11,12 @@ impl Inner {
     pub(crate) async fn set_store(&self, name: &StoreName, update: &StoreUpdate) -> Result<Changed> {
         let _guard = self.locks.store(name).await;
         let old = self.find_store(name).await?;
+        let unchanged = |e: Error| e.during(format_args!("store {name} is not changed"));
         let spec = update.applied_to(&old.spec)?;
+        orlop_store::check_setting_names(&old.spec.url, &update.settings).map_err(unchanged)?;
         if spec == old.spec {
             return Ok((Outcome::Store(Box::new(self.shown_store(&old).await?)), None));
         }
-        let unchanged = |e: Error| e.during(format_args!("store {name} is not changed"));
         if spec.is_plain() {
             return Err(unchanged(Error::invalid("a folder takes neither settings nor credentials").with_remedy("leave them out")));
         }

@@ -18,6 +18,13 @@ impl Inner {
         {
             return self.remove_again(*id, now).await;
         }
+        if let VolumeRef::Name(name) = volume
+            && self.registry.volume_named(name).await?.is_none()
+            && let [row] = &self.registry.removed_named(name).await?[..]
+            && !self.is_over(row)
+        {
+            return Err(removed_already(row));
+        }
         let (_guard, mut row) = self.lock_active(volume).await?;
         if row.protected {
             return Err(Error::new(ErrorKind::Protected, format!("volume {} is protected from removal", row.name))
@@ -71,10 +78,7 @@ impl Inner {
                 self.purge(row).await?;
                 Ok((Outcome::Done, Some(id)))
             }
-            Some(row) if row.phase == Phase::Removed => {
-                Err(Error::not_found(format!("volume {} ({id}) is removed already, and kept until {}", row.name, date(row.purge_at)))
-                    .with_remedy(format!("orlop volume remove --now {id} deletes it for good, orlop volume restore {id} takes it back")))
-            }
+            Some(row) if row.phase == Phase::Removed => Err(removed_already(&row)),
             Some(row) if row.phase == Phase::Purging => {
                 Err(Error::not_found(format!("volume {} ({id}) is being deleted for good", row.name)))
             }
@@ -160,6 +164,13 @@ impl Inner {
             None => self.config.retention,
         }
     }
+}
+
+/// By its id alone it is deleted for good: its name may be another's, or that of several removed ones.
+fn removed_already(row: &VolumeRow) -> Error {
+    let id = row.id;
+    Error::not_found(format!("volume {} ({id}) is removed already, and kept until {}", row.name, date(row.purge_at)))
+        .with_remedy(format!("orlop volume remove --now {id} deletes it for good, orlop volume restore {id} takes it back"))
 }
 
 fn busy(row: &VolumeRow, held: &[AttachmentRow]) -> Error {

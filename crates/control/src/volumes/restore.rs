@@ -88,7 +88,7 @@ impl Inner {
     }
 
     /// Whether nothing keeps a removed volume any more: the reconciler deletes it when it comes by.
-    fn is_over(&self, row: &VolumeRow) -> bool {
+    pub(crate) fn is_over(&self, row: &VolumeRow) -> bool {
         row.purge_at.is_some_and(|t| t <= self.now())
     }
 

@@ -101,6 +101,31 @@ async fn a_failed_attach_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_volume_whose_store_is_away_is_refused_with_that_cause() {
+    let site = Site::new();
+    let control = site.open().await;
+    control.apply(&ROOT, add_store("cloud", "s3://bucket")).await.unwrap();
+    control.apply(&ROOT, create("far", &[("store", "cloud")])).await.unwrap();
+    control.apply(&ROOT, create("near", &[])).await.unwrap();
+    site.world.fail("attach", ErrorKind::Unavailable);
+    let e = control.apply(&ROOT, folder("far", "/srv/x", false)).await.unwrap_err();
+    assert!(e.message.contains("as planned"), "the store answers, so it is something else: {e}");
+    site.world.fail("recognise", ErrorKind::Unavailable);
+    for intent in [folder("far", "/srv/x", false), docker("far", "m")] {
+        let e = refused(control.apply(&ROOT, intent).await, ErrorKind::Unavailable);
+        assert!(e.message.contains("store cloud does not answer") && !e.message.contains("as planned"), "{e}");
+        assert!(e.remedy.unwrap().contains("orlop store test cloud"));
+    }
+    let e = control.apply(&ROOT, folder("near", "/srv/y", false)).await.unwrap_err();
+    assert!(e.message.contains("as planned"), "its store is this host's disk: {e}");
+    site.world.fail("recognise", ErrorKind::Denied);
+    assert_eq!(control.apply(&ROOT, folder("far", "/srv/x", false)).await.unwrap_err().kind, ErrorKind::Denied);
+    site.world.heal();
+    control.apply(&ROOT, folder("far", "/srv/x", false)).await.unwrap();
+    site.world.assert_respected();
+}
+
+#[tokio::test]
 async fn a_folder_holds_one_volume_in_one_way() {
     let site = Site::new();
     let control = site.open().await;

@@ -381,6 +381,75 @@ async fn all_records_of_a_volume_are_found_by_its_name_and_by_its_id() {
 }
 
 #[tokio::test]
+async fn refusals_at_the_door_are_recorded_and_a_flood_of_them_is_counted() {
+    let site = Site::new();
+    let control = site.open().await;
+    control.apply(&ROOT, create("db", &[])).await.unwrap(); // 1, 2
+    let stranger = |uid| Actor::Local { uid, gid: uid, pid: 9 };
+    let refuse = async |uid: u32, call: &str, volume: Option<&str>| {
+        let e = control.admit(&stranger(uid), call, volume.map(named).as_ref()).await.unwrap_err();
+        assert!(e.kind == ErrorKind::Denied && e.remedy.is_some(), "{e}");
+    };
+    control.admit(&ROOT, "GET /v1/volumes", None).await.unwrap();
+    for _ in 0..50 {
+        refuse(4711, "DELETE /v1/volumes/db", Some("db")).await;
+    }
+    for n in 0..50 {
+        refuse(4711, &format!("GET /v1/volumes/v{n}"), None).await;
+    }
+    // Whoever floods the journal hides nobody else.
+    refuse(4712, "POST /v1/shutdown", None).await;
+    let seen = events(&control).await;
+    assert_eq!(seen.len(), 2 + 8 + 1);
+    let first = &seen[2];
+    assert_eq!((first.verb.as_str(), first.target.as_str(), first.phase), ("api.call", "db", AuditPhase::Failed));
+    assert_eq!((&first.actor, &first.detail["call"]), (&stranger(4711), &"DELETE /v1/volumes/db".into()));
+    assert_eq!((&first.detail["kind"], &seen[10].target), (&"denied".into(), &"api".to_owned()));
+    let filter = AuditFilter { volume: Some("db".to_owned()), ..AuditFilter::default() };
+    let of_db: Vec<u64> = control.audit().list(&filter).await.unwrap().iter().map(|e| e.seq).collect();
+    assert_eq!(of_db, [1, 2, 3], "it is about the volume that the call names");
+
+    site.clock.forward(Duration::from_secs(61));
+    control.reconcile().await;
+    let seen = events(&control).await;
+    assert_eq!((seen.len(), &seen[11].detail["times"], &seen[11].actor), (12, &92.into(), &stranger(4711)));
+    control.reconcile().await;
+    assert_eq!(events(&control).await.len(), 12, "told once");
+    refuse(4711, "DELETE /v1/volumes/db", Some("db")).await;
+    assert_eq!(events(&control).await.len(), 13, "a minute later it is news again");
+    for uid in 5000..6000 {
+        refuse(uid, "GET /v1/volumes", None).await;
+    }
+    let before = events(&control).await.len();
+    assert_eq!(before, 13 + 7, "many users make no flood either");
+    control.close().await;
+    drop(control);
+    let control = site.open().await;
+    let last = events(&control).await.pop().unwrap();
+    assert_eq!((last.seq, &last.actor, &last.detail["times"]), (21, &Actor::System, &993.into()));
+    assert!(verified(&control).await.is_intact());
+}
+
+#[tokio::test]
+async fn refusals_that_cannot_be_written_take_nobody_elses_place() {
+    let site = Site::new();
+    let full = Arc::new(AtomicBool::new(true));
+    let judge = full.clone();
+    let faults = Faults::new(move |point| if point == "audit.append" && judge.load(Ordering::SeqCst) { Fate::Fail } else { Fate::Go });
+    let control = site.open_with(faults).await;
+    let stranger = Actor::Local { uid: 4711, gid: 4711, pid: 9 };
+    for n in 0..20 {
+        control.admit(&stranger, &format!("GET /v1/volumes/v{n}"), None).await.unwrap_err();
+    }
+    assert_eq!(control.status().await.unwrap().audit.owed, 0);
+    full.store(false, Ordering::SeqCst);
+    site.clock.forward(Duration::from_secs(61));
+    control.reconcile().await;
+    let seen = events(&control).await;
+    assert_eq!((seen.len(), &seen[0].detail["times"]), (1, &20.into()), "but they are told in the end");
+}
+
+#[tokio::test]
 async fn requests_at_once_make_one_chain() {
     let site = Site::new();
     let control = site.open().await;

@@ -95,6 +95,8 @@ async fn a_volume_whose_time_is_over_does_not_come_back() {
     };
     let kept = made(&[][..]).await;
     site.clock.forward(Duration::from_secs(1));
+    let e = refused(control.apply(&ROOT, remove("v", true)).await, ErrorKind::NotFound);
+    assert!(e.remedy.unwrap().contains(&format!("remove --now {kept}")), "{}", e.message);
     let at_once = made(&[("retention", "0")][..]).await;
     let e = refused(control.apply(&ROOT, restore(&at_once.to_string(), None)).await, ErrorKind::NotFound);
     assert!(e.message.contains("retention=0"), "{e}");
@@ -105,6 +107,8 @@ async fn a_volume_whose_time_is_over_does_not_come_back() {
     for reference in ["v".to_owned(), kept.to_string()] {
         let e = refused(control.apply(&ROOT, restore(&reference, Some("w"))).await, ErrorKind::NotFound);
         assert!(e.message.contains("cannot be restored"), "{e}");
+        let e = refused(control.apply(&ROOT, protect(&reference, true)).await, ErrorKind::NotFound);
+        assert!(e.remedy.unwrap().contains("nothing brings it back"), "{}", e.message);
     }
     control.reconcile().await;
     assert!(control.volumes(ALL).await.unwrap().is_empty());

@@ -98,6 +98,14 @@ async fn a_store_in_use_is_reached_another_way_and_stays_where_it_is() {
     refused(control.apply(&ROOT, set_store("absent", None, &[("region", "us")])).await, ErrorKind::NotFound);
     let e = refused(control.apply(&ROOT, set_store("cloud", None, &[("secret_key", "planted")])).await, ErrorKind::InvalidArgument);
     assert!(!e.to_string().contains("planted"), "{e}");
+    // What is not set may be unset; what no store of this kind has may not.
+    control.apply(&ROOT, set_store("cloud", None, &[("timeout", "")])).await.unwrap();
+    for key in ["nosuch", "regoin"] {
+        let e = refused(control.apply(&ROOT, set_store("cloud", None, &[(key, "")])).await, ErrorKind::InvalidArgument);
+        assert!(e.message.contains(key) && e.remedy.unwrap().contains("region"), "{}", e.message);
+    }
+    refused(control.apply(&ROOT, set_store("default", None, &[("region", "")])).await, ErrorKind::InvalidArgument);
+    same("unknown names");
 
     // A worker that cannot be told now is told by the reconciler.
     site.world.fail("set_store", ErrorKind::Unavailable);
@@ -154,6 +162,15 @@ async fn a_second_store_at_the_same_place_is_refused() {
     site.world.fail("is_same_place", ErrorKind::Unavailable);
     control.apply(&ROOT, add_store("three", "s3://bucket")).await.unwrap();
     site.world.heal();
+    // What one takes for its volumes would be the other's objects; folders of plain volumes may lie in one another.
+    let chunked = |name: &str| format!("file://{}", dir.path().join(name).display());
+    control.apply(&ROOT, add_store("chunked", &chunked("objects"))).await.unwrap();
+    let above = format!("dir://{}", dir.path().display());
+    for url in [plain("objects"), plain("objects/volumes"), above, chunked("plain/below"), chunked("objects/below")] {
+        let e = refused(control.apply(&ROOT, add_store("four", &url)).await, ErrorKind::AlreadyExists);
+        assert!(e.remedy.is_some(), "{url}: {}", e.message);
+    }
+    control.apply(&ROOT, add_store("four", &plain("plain/below"))).await.unwrap();
     site.world.assert_respected();
 }
 

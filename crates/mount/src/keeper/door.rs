@@ -1,11 +1,11 @@
 //! The keeper's socket. Whoever removes its file locks everybody out of a keeper that lives and holds its root: no other one
 //! can start, and nobody reaches this one. So it is made anew.
 
-use super::{Keeper, identity};
+use super::Keeper;
 use crate::wire;
 use nix::sys::socket::{Shutdown, shutdown};
-use orlop_model::{Error, Result};
-use std::fs::File;
+use orlop_model::{Error, FileId, Result};
+use std::fs::{File, metadata, symlink_metadata};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -18,7 +18,7 @@ pub(super) struct Door {
     socket: PathBuf,
     listener: Arc<UnixListener>,
     /// Which file the socket is. The listener holds it, so no other one gets its number.
-    file: (u64, u64),
+    file: FileId,
     /// Whether it was said that the socket cannot be made anew.
     said: bool,
 }
@@ -29,7 +29,7 @@ impl Door {
         let socket = keeper.layout.keeper_socket();
         let failed = |e: io::Error| Error::io(format_args!("listening on {}", socket.display()), &e);
         let listener = Arc::new(wire::listen(&socket).map_err(failed)?);
-        let file = identity(&std::fs::symlink_metadata(&socket).map_err(failed)?);
+        let file = FileId::of(&symlink_metadata(&socket).map_err(failed)?);
         let (served, accepting) = (keeper.clone(), listener.clone());
         super::spawn("accept", move || {
             wire::accept_all(&accepting, "request", move |connection| served.converse(&connection));
@@ -39,7 +39,7 @@ impl Door {
 
     /// Makes the socket anew if its file is gone or is another one. Conversations that were begun go on.
     pub(super) fn look_after(&mut self, lock: &File) {
-        if self.stands() || self.is_displaced(lock) {
+        if self.file.is_still(&symlink_metadata(&self.socket)) || self.is_displaced(lock) {
             return;
         }
         match Door::open(&self.keeper) {
@@ -59,19 +59,11 @@ impl Door {
         }
     }
 
-    /// Whether the socket's file is where it was made. What cannot be told counts as yes.
-    fn stands(&self) -> bool {
-        match std::fs::symlink_metadata(&self.socket) {
-            Ok(there) => identity(&there) == self.file,
-            Err(e) => e.kind() != io::ErrorKind::NotFound,
-        }
-    }
-
     /// Whether another file is in the lock's place: then another keeper may hold the root by that one, and two must not take the
     /// socket from each other again and again.
     fn is_displaced(&self, lock: &File) -> bool {
-        match (lock.metadata(), std::fs::metadata(self.keeper.layout.keeper_lock())) {
-            (Ok(own), Ok(there)) => identity(&own) != identity(&there),
+        match (lock.metadata(), metadata(self.keeper.layout.keeper_lock())) {
+            (Ok(own), Ok(there)) => FileId::of(&own) != FileId::of(&there),
             _ => false,
         }
     }

@@ -116,7 +116,8 @@ impl HttpService for Service {
         // Its body is shared, not copied.
         let again = self.keys.is_some().then(|| request.clone());
         let signed_with = self.keys.as_ref().map(|k| k.current());
-        let answer = cut(self.send(request).await?).await?;
+        let tells_version = tells_version(&request);
+        let answer = cut(self.send(request).await?, tells_version).await?;
         let (Some(keys), Some(mut request), Some(refused)) = (&self.keys, again, signed_with) else { return Ok(answer) };
         if !matches!(answer.status().as_u16(), 401 | 403) {
             return Ok(answer);
@@ -129,13 +130,28 @@ impl HttpService for Service {
         if signer.try_authorize(&mut request, digest.as_ref().map(|d| d.as_slice())).is_err() {
             return Ok(answer);
         }
-        cut(self.send(request).await?).await
+        cut(self.send(request).await?, tells_version).await
     }
 }
 
+/// Whether the head of the answer has to tell which version was written. That to a copy tells it in its body.
+fn tells_version(request: &HttpRequest) -> bool {
+    request.method().as_str() == "PUT" && !request.headers().contains_key("x-amz-copy-source")
+}
+
 /// An answer of success as it is; one of failure with nothing but its code and message.
-async fn cut(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
+async fn cut(answer: HttpResponse, tells_version: bool) -> Result<HttpResponse, HttpError> {
     let status = answer.status();
+    if status.is_success() && tells_version && !answer.headers().contains_key("etag") {
+        return Err(HttpError::new(
+            HttpErrorKind::Unknown,
+            Refusal {
+                text: "the server's answer has no ETag, which says what was written".to_owned(),
+                kind: ErrorKind::Unsupported,
+                remedy: "reach the server itself, not something before it that drops the header ETag; a server without ETags holds no volumes",
+            },
+        ));
+    }
     if status.is_success() || status.is_informational() || status == 304 {
         return Ok(answer);
     }
@@ -161,6 +177,12 @@ async fn cut(answer: HttpResponse) -> Result<HttpResponse, HttpError> {
         // As "not found" it would say that an object is absent, which nobody knows.
         (_, "NoSuchBucket") => {
             return refused(ErrorKind::NotFound, "make the bucket, or correct its name in the store's URL");
+        }
+        (_, "InvalidBucketName") => {
+            return refused(
+                ErrorKind::InvalidArgument,
+                "correct the bucket's name in the store's URL: most servers take 3 to 63 small letters, digits, dots and hyphens",
+            );
         }
         (
             301 | 307 | 400,
@@ -203,10 +225,10 @@ mod tests {
     async fn of_a_refusal_only_code_and_message_are_left() {
         let body = "<Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message>\
                     <AWSAccessKeyId>planted-id</AWSAccessKeyId><StringToSign>planted-string</StringToSign></Error>";
-        let left = cut(answer(403, body)).await.expect("an answer");
+        let left = cut(answer(403, body), true).await.expect("an answer");
         assert_eq!(left.status(), 403);
         assert_eq!(left.into_body().bytes().await.expect("bytes"), "SignatureDoesNotMatch: It does not match.");
-        let odd = cut(answer(500, "<html>planted-page</html>")).await.expect("an answer");
+        let odd = cut(answer(500, "<html>planted-page</html>"), true).await.expect("an answer");
         assert!(odd.into_body().bytes().await.expect("bytes").is_empty());
     }
 
@@ -218,13 +240,24 @@ mod tests {
             (500, "XMinioStorageFull", ErrorKind::NoSpace),
             (501, "NotImplemented", ErrorKind::Unsupported),
             (400, "AuthorizationHeaderMalformed", ErrorKind::InvalidArgument),
+            (400, "InvalidBucketName", ErrorKind::InvalidArgument),
         ] {
-            let e = cut(answer(status, &format!("<Error><Code>{code}</Code></Error>"))).await.expect_err(code);
+            let e = cut(answer(status, &format!("<Error><Code>{code}</Code></Error>")), false).await.expect_err(code);
             assert_eq!(Refusal::find(&e).expect("a refusal").kind, kind, "{code}");
         }
-        let expired = cut(answer(400, "<Error><Code>ExpiredToken</Code></Error>")).await.expect("an answer");
+        let expired = cut(answer(400, "<Error><Code>ExpiredToken</Code></Error>"), false).await.expect("an answer");
         assert_eq!(expired.status(), 403);
-        let absent = cut(answer(404, "<Error><Code>NoSuchKey</Code></Error>")).await.expect("an answer");
+        let absent = cut(answer(404, "<Error><Code>NoSuchKey</Code></Error>"), false).await.expect("an answer");
         assert_eq!(absent.status(), 404);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_tell_what_was_written_is_a_refusal() {
+        let e = cut(answer(200, ""), true).await.expect_err("no ETag");
+        assert_eq!(Refusal::find(&e).expect("a refusal").kind, ErrorKind::Unsupported);
+        cut(answer(200, ""), false).await.expect("nobody needs it");
+        let mut told = answer(200, "");
+        told.headers_mut().insert("etag", "\"x\"".parse().expect("a value"));
+        cut(told, true).await.expect("told");
     }
 }

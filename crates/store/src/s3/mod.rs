@@ -17,7 +17,7 @@ mod tls_tests;
 
 pub(crate) use credentials::reads as reads_credentials;
 pub(crate) use http::Refusal;
-pub(crate) use settings::reads as reads_settings;
+pub(crate) use settings::{SETTINGS, reads as reads_settings};
 
 use self::http::Connector;
 use self::keys::Keys;

@@ -136,6 +136,22 @@ async fn a_server_that_ignores_conditions_is_found_out() {
 }
 
 #[tokio::test]
+async fn a_server_that_tells_no_version_and_a_bucket_that_none_has_are_called_that() {
+    let Some((server, proxy, store)) = behind_a_proxy() else { return };
+    let spec = StoreSpec { url: "s3://Not_A_Bucket".into(), ..server.spec("") };
+    let e = probe(open_spec(&spec).expect("opens").as_ref()).await.expect_err("no such name");
+    assert_eq!(e.kind, ErrorKind::InvalidArgument, "{e}");
+    assert!(e.message.contains("InvalidBucketName") && e.remedy.is_some_and(|r| r.contains("URL")), "{}", e.message);
+    proxy.set(Faults::only(Rule::new(Fault::StripVersion).on("PUT")));
+    let e = probe(store.as_ref()).await.expect_err("no ETag");
+    assert_eq!(e.kind, ErrorKind::Unsupported, "{e}");
+    assert!(e.message.contains("no ETag") && e.remedy.is_some_and(|r| r.contains("ETag")), "{}", e.message);
+    proxy.heal();
+    let left: Vec<_> = store.list(None).try_collect().await.expect("lists");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
 async fn what_passes_is_endured_and_what_stays_is_told_soon() {
     let Some((_server, proxy, store)) = behind_a_proxy() else { return };
     for status in [500, 503, 429] {

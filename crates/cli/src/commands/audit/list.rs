@@ -8,12 +8,15 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Lists who changed what and when, oldest first.
+///
+/// Who may not use Orlop and tried is listed too, with the call (verb api.call); of many tries within a minute the first few are, and how
+/// many more there were.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only of this volume, by name or id.
     #[arg(long, value_name = "VOLUME")]
     volume: Option<String>,
-    /// Only of this verb, such as volume.create.
+    /// Only of this verb, such as volume.create, or api.call for calls that were refused.
     #[arg(long)]
     verb: Option<String>,
     /// Only of this actor: uid:0, docker or system.

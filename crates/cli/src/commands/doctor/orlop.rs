@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::args::Context;
+use crate::commands::key::list;
 use crate::daemon;
 use orlop_api::client::{Endpoint, Transport};
 use orlop_api::docker::{IDENTIFY, Identity};
@@ -30,6 +31,9 @@ pub(crate) async fn check(cx: &Context, status: &Result<Status>) -> Vec<Finding>
         Err(e) => findings.push(no_daemon(cx, e)),
     }
     findings.extend(keys(cx));
+    if status.is_ok() {
+        findings.extend(missing_keys(cx).await);
+    }
     findings.push(audit(cx).await);
     findings
 }
@@ -67,7 +71,7 @@ fn keeper(status: &Status) -> Vec<Finding> {
              log/keeper.log, and kill -9 the process \"keeper --root DIR\" of this root: another one takes its mounts over",
         )];
     };
-    let mut findings = vec![Finding::ok("keeper", format!("answers, {} volumes mounted", keeper.workers.len()))];
+    let mut findings = vec![Finding::ok("keeper", format!("answers, and serves {} volumes", keeper.workers.len()))];
     for w in keeper.workers.iter().filter(|w| w.state != "serving") {
         let process = w.process().map(|pid| format!(" (process {pid})")).unwrap_or_default();
         findings.push(Finding::problem(
@@ -127,6 +131,7 @@ fn keys(cx: &Context) -> Option<Finding> {
     }
     let root = cx.root_flag();
     Some(match MasterKeys::load(&dir) {
+        Err(e) if e.kind == ErrorKind::Denied => Finding::failed("keys", e, "ask as root"),
         Err(e) => Finding::failed("keys", e, "put a backup of the master key back"),
         Ok(_) if MasterKeys::rotation_is_open(&dir) => {
             Finding::note("keys", "a rotation of the master key was begun and not finished", format!("go on with: orlop key rotate{root}"))
@@ -138,6 +143,17 @@ fn keys(cx: &Context) -> Option<Finding> {
         ),
         Ok(keys) => Finding::ok("keys", format!("master key {} is there and was backed up", keys.current().id())),
     })
+}
+
+/// A master key of this host's is no use where volumes are under another.
+async fn missing_keys(cx: &Context) -> Option<Finding> {
+    let report = match cx.client.keys().await {
+        Ok(report) => report,
+        // Told by the file itself, or by the daemon's own finding.
+        Err(_) => return None,
+    };
+    let (what, remedy) = list::missing(&report)?;
+    Some(Finding::problem("keys", what, remedy))
 }
 
 async fn audit(cx: &Context) -> Finding {

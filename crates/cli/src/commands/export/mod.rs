@@ -2,6 +2,7 @@
 
 mod folder;
 mod read;
+mod strays;
 mod tar;
 mod which;
 
@@ -70,9 +71,12 @@ struct Report {
     others: u64,
     bytes: u64,
     damaged: Vec<Damaged>,
-    /// The damage to a log behind which nothing was read: newer changes are missing.
+    /// The damage to a log behind which nothing was read: newer changes are missing. Or to the namespace: names and attributes are.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
+    /// Whether it is the namespace.
+    #[serde(skip)]
+    rebuilt: bool,
     notes: Vec<String>,
 }
 
@@ -119,7 +123,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     let near = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::new(near)?;
     let rescue = Rescue { volume, of, prefix, remote, state_dir: state, trust_state: args.trust_state, scratch: scratch.dir.clone() };
-    let Opened { fs, lost, elsewhere } = rescue::open(&rescue).await.map_err(|e| {
+    let Opened { fs, lost, rebuilt, elsewhere } = rescue::open(&rescue).await.map_err(|e| {
         if e.remedy.is_some() { e } else { e.with_remedy("orlop check names what is damaged, on a host that has the volume") }
     })?;
     let mut sink: Box<dyn Sink> = match args.to.is_some() && to.extension().is_some_and(|e| e == "tar") {
@@ -129,7 +133,7 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     let mut progress = Progress::new(&cx.ui);
     let total = fs.usage().used_bytes;
     let (volume, to, notes) = (volume.to_string(), to.display().to_string(), elsewhere.into_iter().collect());
-    let report = Report { volume, to, lost, notes, ..Report::default() };
+    let report = Report { volume, to, lost, rebuilt, notes, ..Report::default() };
     let mut walk = Walk::new(&fs, &mut *sink, report, |path, done| progress.show(path, done, total));
     let walked = walk.all().await;
     let mut report = walk.report;
@@ -201,8 +205,10 @@ fn text(r: &Report) -> String {
     for d in &r.damaged {
         table.row(["damaged:".to_owned(), d.path.clone(), d.why.clone()]);
     }
-    if let Some(why) = &r.lost {
-        table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("not all of them are there: {why}")]);
+    match &r.lost {
+        Some(why) if r.rebuilt => table.row(["damaged:".to_owned(), "names and attributes".to_owned(), why.clone()]),
+        Some(why) => table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("not all of them are there: {why}")]),
+        None => {}
     }
     for note in &r.notes {
         table.row(["note:".to_owned(), note.clone(), String::new()]);

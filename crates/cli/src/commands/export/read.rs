@@ -3,7 +3,7 @@
 use super::{Damaged, Report};
 use orlop_chunkfs::{Attr, FileKind, FileSystem, FsError, Ino, ROOT_INO, Seek};
 use orlop_model::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
@@ -60,22 +60,46 @@ pub(super) fn name_of(path: &Path, content: &Content) -> PathBuf {
 }
 
 pub(super) struct Walk<'a, F> {
-    fs: &'a FileSystem,
-    sink: &'a mut dyn Sink,
+    pub(super) fs: &'a FileSystem,
+    pub(super) sink: &'a mut dyn Sink,
     pub(super) report: Report,
     tell: F,
     /// Where files of several names came out first.
     first: HashMap<Ino, PathBuf>,
+    /// What has come out, of a volume whose names may lead nowhere, or not to all.
+    pub(super) seen: Option<HashSet<Ino>>,
 }
 
 impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
     pub(super) fn new(fs: &'a FileSystem, sink: &'a mut dyn Sink, report: Report, tell: F) -> Self {
-        Walk { fs, sink, report, tell, first: HashMap::new() }
+        let seen = report.rebuilt.then(HashSet::new);
+        Walk { fs, sink, report, tell, first: HashMap::new(), seen }
     }
 
     pub(super) async fn all(&mut self) -> Result<()> {
-        let mut todo = vec![(PathBuf::new(), ROOT_INO)];
+        self.tree(PathBuf::new(), ROOT_INO).await?;
+        if self.seen.is_some() { self.strays().await } else { Ok(()) }
+    }
+
+    /// Notes that an inode comes out. Tells whether it had not yet, as far as that is to be known.
+    fn is_new(&mut self, ino: Ino) -> bool {
+        self.seen.as_mut().is_none_or(|seen| seen.insert(ino))
+    }
+
+    /// Whether a folder lies elsewhere than where this name has it: the name is older than what became of the folder. One whose
+    /// attributes are lost may lie anywhere.
+    async fn is_elsewhere(&self, folder: Ino, above: Ino) -> bool {
+        self.seen.is_some() && self.fs.parent_of(folder).await.is_ok_and(|parent| parent != 0 && parent != above)
+    }
+
+    /// A folder and everything in it.
+    pub(super) async fn tree(&mut self, path: PathBuf, ino: Ino) -> Result<()> {
+        let mut todo = vec![(path, ino)];
         while let Some((path, ino)) = todo.pop() {
+            if !self.is_new(ino) {
+                self.report.damaged.push(Damaged { path: shown(&path), why: "the folder has come out under another name".to_owned() });
+                continue;
+            }
             let (attr, xattrs) = match self.about(ino).await {
                 Ok(it) => it,
                 Err(e) => {
@@ -100,7 +124,11 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                     let path = path.join(OsString::from_vec(entry.name.to_vec()));
                     (self.tell)(&path.display().to_string(), self.report.bytes);
                     match entry.kind {
-                        FileKind::Directory => todo.push((path, entry.ino)),
+                        FileKind::Directory => {
+                            if !self.is_elsewhere(entry.ino, ino).await {
+                                todo.push((path, entry.ino));
+                            }
+                        }
                         kind => self.one(&path, entry.ino, kind).await?,
                     }
                 }
@@ -119,11 +147,13 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
         Ok((attr, xattrs))
     }
 
-    fn damaged(&mut self, path: &Path, why: &FsError) {
-        self.report.damaged.push(Damaged { path: format!("/{}", path.display()), why: why.to_string() });
+    pub(super) fn damaged(&mut self, path: &Path, why: &FsError) {
+        self.report.damaged.push(Damaged { path: shown(path), why: why.to_string() });
     }
 
-    async fn one(&mut self, path: &Path, ino: Ino, kind: FileKind) -> Result<()> {
+    /// Anything but a folder.
+    pub(super) async fn one(&mut self, path: &Path, ino: Ino, kind: FileKind) -> Result<()> {
+        self.is_new(ino);
         if let Some(first) = self.first.get(&ino) {
             self.report.others += 1;
             return self.sink.link(path, first);
@@ -147,7 +177,7 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                         content.why,
                         name_of(path, &content).display()
                     );
-                    self.report.damaged.push(Damaged { path: format!("/{}", path.display()), why });
+                    self.report.damaged.push(Damaged { path: shown(path), why });
                 }
                 out = name_of(path, &content);
                 self.sink.end_file(path, file, &attr, &xattrs, &content)?;
@@ -222,6 +252,11 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
             }
         }
     }
+}
+
+/// A path as it is in the volume.
+fn shown(path: &Path) -> String {
+    format!("/{}", path.display())
 }
 
 /// Adds a stretch; one that touches the last one makes that longer.

@@ -1,7 +1,7 @@
 //! `orlop key`: one file per command.
 
 mod export;
-mod list;
+pub(crate) mod list;
 mod rotate;
 
 use crate::args::Context;

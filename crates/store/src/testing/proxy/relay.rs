@@ -175,6 +175,9 @@ async fn answer_back(
     if let Some(seconds) = suffers.all.iter().find_map(|f| if let Fault::Ahead(s) = f { Some(*s) } else { None }) {
         shift_times(&mut answer, seconds);
     }
+    if suffers.has(Fault::StripVersion) {
+        answer.remove("etag");
+    }
     client.send(&answer.bytes()).await?;
     let half = if let Framing::Length(n) = framing { n / 2 } else { 0 };
     // Of a body whose length nobody knows, a bit of the first piece is wrong.

@@ -23,6 +23,8 @@ pub enum Fault {
     Flip,
     /// The server does not see `If-Match` and `If-None-Match`: it behaves as one that ignores them.
     StripConditions,
+    /// The client does not see the `ETag` of an answer.
+    StripVersion,
     /// Writes reach the server one at a time, and reads in between: one that looks first and writes later, and reads a
     /// body and its version apart, decides races then.
     OneAtATime,
