@@ -53,7 +53,7 @@ pub use blocking::waiting_in_place;
 pub use check::{CheckReport, examine_closed};
 pub use fs::FileSystem;
 pub use host::{Clock, HostDisk, HostFile, RealDisk, SystemClock};
-pub use log::facts::{OwnerFacts, as_if_released, holder_of, owner_of};
+pub use log::facts::{OwnerFacts, as_if_released, holder_of, lost, owner_of};
 pub use name::{keep_name, name_of, note_name};
 pub use open::{OpenConfig, Remote, format_volume};
 pub use ops::Gathering;

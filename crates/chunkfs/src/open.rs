@@ -45,7 +45,8 @@ pub struct OpenConfig {
     pub root_gid: u32,
     /// Permission bits of a fresh root folder.
     pub root_mode: u32,
-    /// No kernel holds inodes from an earlier worker: unlinked files can go.
+    /// No kernel holds inodes from an earlier worker: unlinked files can go. Else the opening is refused if another host had the volume
+    /// meanwhile ([`crate::lost`]).
     pub fresh_kernel: bool,
     /// How long after its beginning an opening still waits until what a killed process left is durable, on a host that ran on.
     /// With zero that is left to the syncs to come.
@@ -400,7 +401,9 @@ impl FileSystem {
 async fn take_volume(config: &OpenConfig, remote: &Remote, journal_dir: &Path) -> Result<Arc<Lease>> {
     let disk = &*config.host;
     let holder = holder(disk, &config.state_dir).map_err(|e| Error::io(config.state_dir.display(), &e))?;
-    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder.id, remote, |epoch| {
+    // A kernel that goes on holds inodes by number; what another host made meanwhile may have the same.
+    let goes_on = !config.fresh_kernel;
+    let lease = Lease::acquire(config.store.clone(), &config.prefix, &holder.id, goes_on, remote, |epoch| {
         supersede(disk, journal_dir, epoch).map_err(|e| Error::io(journal_dir.display(), &e))
     });
     match lease.await {

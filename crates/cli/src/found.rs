@@ -65,10 +65,15 @@ fn unknown(id: VolumeId) -> FoundVolume {
 /// A volume whose header is missing, for who reads it out; `None` if the store has no namespace of it either.
 pub(crate) async fn headless(store: &Arc<dyn ObjectStore>, id: VolumeId) -> Result<Option<FoundVolume>> {
     let prefix = format!("volumes/{id}");
-    let folder = StorePath::from(format!("{prefix}/meta"));
-    let first = store.list(Some(&folder)).try_next().await.map_err(|e| orlop_store::error(format_args!("listing {folder}"), &e))?;
+    let is_there = any_below(&**store, &StorePath::from(format!("{prefix}/meta"))).await?;
     let encrypted = exists(&**store, &ring_path(&prefix)).await?;
-    Ok(first.map(|_| FoundVolume { encrypted, ..unknown(id) }))
+    Ok(is_there.then(|| FoundVolume { encrypted, ..unknown(id) }))
+}
+
+/// Whether there is any object below a folder.
+pub(crate) async fn any_below(store: &dyn ObjectStore, folder: &StorePath) -> Result<bool> {
+    let first = store.list(Some(folder)).try_next().await.map_err(|e| orlop_store::error(format_args!("listing {folder}"), &e))?;
+    Ok(first.is_some())
 }
 
 /// Whether an object is there.
@@ -90,25 +95,26 @@ pub(crate) async fn look(store: Arc<dyn ObjectStore>, prefix: &str, id: VolumeId
     };
     let encrypted = exists(&*store, &ring_path(prefix)).await?;
     let mut found = FoundVolume { made_at, encrypted, ..unknown(id) };
-    let read = async {
-        let view = keys.view(store, prefix, encrypted).await?.store;
-        Ok::<_, Error>((orlop_chunkfs::owner_of(&view, prefix, id).await?, view))
-    };
-    match read.await {
-        Ok((owner, view)) => {
-            if let Some(owner) = owner {
-                found.released = owner.released;
-                found.last_host = Some(owner.host);
-            }
-            match orlop_chunkfs::name_of(&*view, prefix, id).await {
-                Ok(name) => found.name = name,
-                Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
-                // Only a name: who has the id needs none.
-                Err(e) => tracing::debug!(error = %e, "a volume without a name"),
-            }
-        }
+    let view = match keys.view(store, prefix, encrypted).await {
+        Ok(view) => view.store,
         Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
+        Err(e) => return Ok(Some(FoundVolume { problem: Some(e.message), ..found })),
+    };
+    match orlop_chunkfs::owner_of(&view, prefix, id).await {
+        Ok(Some(owner)) => {
+            found.released = owner.released;
+            found.last_host = Some(owner.host);
+        }
+        Ok(None) => {}
+        Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
+        // Its name is an object of its own.
         Err(e) => found.problem = Some(e.message),
+    }
+    match orlop_chunkfs::name_of(&*view, prefix, id).await {
+        Ok(name) => found.name = name,
+        Err(e) if e.kind == ErrorKind::Unavailable => return Err(e),
+        // Only a name: who has the id needs none.
+        Err(e) => tracing::debug!(error = %e, "a volume without a name"),
     }
     Ok(Some(found))
 }

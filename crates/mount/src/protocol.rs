@@ -26,8 +26,20 @@ pub enum WorkerState {
         /// Why the last one did not come up, or how the old one ended.
         reason: String,
     },
+    /// It died, and none follows: another host has had the volume since. Whoever asks for anything gets EIO, until the volume is
+    /// unmounted.
+    Lost {
+        /// Which host that is.
+        reason: String,
+    },
     /// The volume is unmounted, and its worker brings everything to rest.
     Finishing,
+}
+
+/// The answer of a worker that was to go on where another one served and must not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    pub(crate) why: String,
 }
 
 /// A volume shown in another folder.
@@ -90,7 +102,7 @@ pub(crate) enum KeeperRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(crate) enum WorkerRequest {
-    /// Opens the volume.
+    /// Opens the volume; answered with nothing, or [`Lost`].
     Open { plan: Box<MountPlan>, fresh_kernel: bool },
     /// Answers the FUSE device that comes with this.
     Serve { negotiated: Negotiated },

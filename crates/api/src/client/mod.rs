@@ -7,7 +7,7 @@ mod holder;
 mod transport;
 
 pub use content::Content;
-pub use holder::is_taken;
+pub use holder::{is_taken, is_there as has_daemon, journal_holder};
 pub use transport::{Body, Endpoint, Transport};
 
 use crate::wire::{

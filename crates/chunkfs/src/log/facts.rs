@@ -37,6 +37,14 @@ pub fn holder_of(state_dir: &Path) -> Option<String> {
     super::holder::parse(&std::fs::read(state_dir.join(super::holder::HOLDER)).ok()?)
 }
 
+/// Why a mount of this host cannot be gone on with, if that is so: another host has had the volume since. To be asked when an opening for it
+/// was refused.
+pub async fn lost(store: &Arc<dyn ObjectStore>, prefix: &str, volume: VolumeId, state_dir: &Path) -> Option<String> {
+    let owner = owner_of(store, prefix, volume).await.ok()??;
+    let here = holder_of(state_dir)?;
+    (owner.holder != here).then(|| lease::lost_to(&owner.host))
+}
+
 /// The bytes of an owner record as if its writer had let go of the volume with everything sent; `None` if they are none.
 /// For who looks at a copy, where nobody needs to be waited for.
 pub fn as_if_released(record: &[u8]) -> Option<Vec<u8>> {

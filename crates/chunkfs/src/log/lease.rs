@@ -239,19 +239,32 @@ where
     }
 }
 
+/// Of a mount whose volume another host had meanwhile.
+fn lost(owner: &Owner) -> Error {
+    Error::new(ErrorKind::Busy, lost_to(&owner.name)).with_remedy("unmount it here, and mount it again when that host does not have it")
+}
+
+/// Why a mount takes no changes any more whose volume that host took.
+pub(crate) fn lost_to(host: &str) -> String {
+    format!("host {host:?} has taken the volume")
+}
+
 impl Lease {
     /// Takes the volume for this holder: at once if nobody has it, after a full lease without a sign of life if
     /// somebody had, and not at all while he lives or while his host holds what was promised and never sent.
     ///
-    /// `superseded` is called before the record is taken if somebody else had it last, or may have had.
+    /// `superseded` is called before the record is taken if somebody else had it last, or may have had. With `goes_on` that is refused, at
+    /// once: what the kernel of this host was told of the volume is not true any more.
     pub(crate) async fn acquire(
         store: Arc<dyn ObjectStore>,
         prefix: &str,
         holder: &str,
+        goes_on: bool,
         config: &Remote,
         mut superseded: impl FnMut(u64) -> Result<()>,
     ) -> Result<Lease> {
         let path = path(prefix);
+        let is_lost = |owner: &Owner| goes_on && owner.holder != holder;
         loop {
             let mut arrived = 0;
             let (epoch, mode) = match look_patiently(&*store, &path).await? {
@@ -267,9 +280,13 @@ impl Lease {
                     continue;
                 }
                 Look::Damaged(why) => return Err(damaged(&path, &why)),
+                Look::Record(owner, _) if is_lost(&owner) => return Err(lost(&owner)),
                 Look::Record(owner, at) => {
                     let at = wait_for_turn(&*store, &path, owner.clone(), at, holder, config).await?;
                     let Some((owner, at)) = at else { continue };
+                    if is_lost(&owner) {
+                        return Err(lost(&owner));
+                    }
                     if owner.holder != holder {
                         superseded(owner.epoch)?;
                     }
@@ -440,7 +457,7 @@ impl Lease {
                     // An earlier attempt of ours arrived and its answer did not: nobody else has this epoch.
                     Look::Record(now, at) if now.epoch == self.epoch() && now.holder == owner.holder => held.at = at,
                     Look::Record(now, _) => {
-                        return Err(FsError::Fenced(format!("host {:?} has taken the volume (epoch {})", now.name, now.epoch)));
+                        return Err(FsError::Fenced(format!("{} (epoch {})", lost_to(&now.name), now.epoch)));
                     }
                     Look::Nothing => return Err(FsError::Fenced("the volume's owner record is gone: the volume was deleted".to_owned())),
                     Look::Damaged(why) => return Err(FsError::Io(format!("{} is damaged: {why}", self.path))),
@@ -529,7 +546,7 @@ mod tests {
     }
 
     async fn acquire(store: &Arc<dyn ObjectStore>, who: &str, c: &Remote) -> Result<Lease> {
-        Lease::acquire(store.clone(), "v", who, c, |_| Ok(())).await
+        Lease::acquire(store.clone(), "v", who, false, c, |_| Ok(())).await
     }
 
     #[tokio::test]
@@ -572,7 +589,7 @@ mod tests {
         again.renew(Some(false)).await.expect("all was sent");
         drop(again);
         let mut told = 0;
-        let lease = Lease::acquire(store.clone(), "v", "b", &config("b", Durability::Local), |epoch| {
+        let lease = Lease::acquire(store.clone(), "v", "b", false, &config("b", Durability::Local), |epoch| {
             assert_eq!(epoch, 2);
             told += 1;
             Ok(())

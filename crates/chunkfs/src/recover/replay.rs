@@ -183,6 +183,7 @@ impl Shell<'_> {
             }
         }
         st.outbox = remote.then_some(outbox);
+        let was_cut = cut.is_some();
         if self.config.salvage {
             // Nothing of it is kept, and files may be missing that a sync would want.
             st.unsynced.clear();
@@ -199,6 +200,9 @@ impl Shell<'_> {
         st.journal = self.restart_journal(journal_dir, seq, last_found, finished)?;
         st.journal.sync_too(old_files);
         self.tidy_segments(&mut st).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
+        if remote && was_cut {
+            say_packs(&mut st, &packed).map_err(|e| refused("noting what is in the store", e))?;
+        }
         if self.config.fresh_kernel {
             st.answers.clear();
             st.answer_order.clear();
@@ -457,6 +461,17 @@ impl Shell<'_> {
         }
         Ok(())
     }
+}
+
+/// Says anew of segments that they became packs: of some it was said in records that are cut off. The packs are there all the same, and
+/// what names them is sent without its blocks; the store's log must tell everybody why.
+fn say_packs(st: &mut State, packed: &HashMap<u64, Pack>) -> FsResult<()> {
+    let row = |n: &u64| st.segments.get(n).filter(|s| s.pack.is_some()).map(|s| Change::Put(Key::Segment(*n), Row::Segment(s.clone())));
+    let changes: Vec<Change> = packed.keys().filter_map(row).collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    st.commit(Record { changes, ..Record::default() }, &Bases::new()).map(drop)
 }
 
 /// Whether a block is on this host, whatever its bytes are. A file that is missing as a whole may come back.

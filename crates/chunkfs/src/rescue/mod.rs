@@ -82,15 +82,14 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
         true => Whose::find(rescue).await?,
         false => Whose::default(),
     };
-    let opened = |fs, lost: Vec<Option<String>>, rebuilt| {
-        let lost: Vec<String> = lost.into_iter().flatten().collect();
+    let opened = |fs, lost: Vec<String>, rebuilt| {
+        let lost: Vec<String> = lost.into_iter().chain(whose.doubt.clone()).collect();
         Opened { fs, lost: (!lost.is_empty()).then(|| lost.join("; ")), rebuilt, elsewhere: whose.elsewhere.clone() }
     };
     let mut looks = Looks::default();
-    let doubt = whose.doubt.clone();
     let why = match tables::look(rescue, &[], &mut looks).await? {
         Some(damaged) => match anew(rescue, &whose, "tables", &damaged).await {
-            Ok(Some((fs, lost))) => return Ok(opened(fs, vec![Some(lost), doubt], true)),
+            Ok(Some((fs, lost))) => return Ok(opened(fs, vec![lost], true)),
             Ok(None) => None,
             Err(e) if is_damage(&e) => Some(e),
             Err(e) => return Err(e),
@@ -100,10 +99,10 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
     let why = match why {
         Some(why) => why,
         None => match attempt(rescue, &whose, "all", false, &[], None).await {
-            Ok(fs) => return Ok(opened(fs, vec![doubt], false)),
+            Ok(fs) => return Ok(opened(fs, Vec::new(), false)),
             Err(e) if is_damage(&e) => {
                 if let Ok(fs) = attempt(rescue, &whose, "rest", true, &[], None).await {
-                    return Ok(opened(fs, vec![Some(e.message)], false));
+                    return Ok(opened(fs, vec![e.message], false));
                 }
                 e
             }
@@ -123,7 +122,7 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
             Ok(Some(found)) => damaged.push((n, older, found)),
             Ok(None) => {
                 if let Ok(fs) = attempt(rescue, &whose, &format!("older-{n}"), true, newer, None).await {
-                    return Ok(opened(fs, vec![Some(said(older))], false));
+                    return Ok(opened(fs, vec![said(older)], false));
                 }
             }
             Err(_) => return Err(why),
@@ -131,7 +130,7 @@ pub async fn open(rescue: &Rescue) -> Result<Opened> {
     }
     for (n, older, found) in damaged {
         if let Ok(Some((fs, lost))) = anew(rescue, &whose, &format!("older-tables-{n}"), &found).await {
-            return Ok(opened(fs, vec![Some(said(older)), Some(lost)], true));
+            return Ok(opened(fs, vec![said(older), lost], true));
         }
     }
     Err(why)
@@ -209,7 +208,7 @@ struct Whose {
     owner: Option<Owner>,
     /// The name that the folder goes by in the scratch, if it has none of its own that can be read.
     holder: Option<String>,
-    /// Why the folder does not count, though it may hold what was acknowledged.
+    /// Why the folder does not count, though it may hold what was acknowledged; or why nobody knows whether another one does.
     doubt: Option<String>,
     elsewhere: Option<String>,
 }
@@ -217,21 +216,27 @@ struct Whose {
 impl Whose {
     async fn find(rescue: &Rescue) -> Result<Whose> {
         let path = lease::path(&rescue.prefix);
-        let (owner, missing) = match lease::look(&*rescue.of.store, &path).await {
-            Ok(Look::Record(owner, _)) => (Some(owner), String::new()),
-            Ok(Look::Nothing) => (None, format!("the owner record {path} is missing")),
-            Ok(Look::Damaged(why)) => (None, format!("the owner record {path} is damaged ({why})")),
+        // Asked first: who opens the volume meanwhile leaves a record before anything else.
+        let was_opened = was_opened(rescue).await?;
+        let (owner, missing, is_damaged) = match lease::look(&*rescue.of.store, &path).await {
+            Ok(Look::Record(owner, _)) => (Some(owner), String::new(), false),
+            Ok(Look::Nothing) => (None, format!("the owner record {path} is missing"), false),
+            Ok(Look::Damaged(why)) => (None, format!("the owner record {path} is damaged ({why})"), true),
             Err(e) => return Err(orlop_store::error(path, &e)),
         };
+        // A volume that nobody opened yet has no record, and nobody has changes of it.
+        let is_lost = owner.is_none() && (is_damaged || was_opened);
+        let unknown = is_lost.then(|| format!("{missing}: whether a host has changes that it did not send is not known"));
         let Some(dir) = &rescue.state_dir else {
-            let unsent = owner.as_ref().filter(|o| o.unsent && !o.released);
-            let elsewhere = unsent.map(|o| {
-                format!(
-                    "host {} may have acknowledged changes that it did not send: they are in its folder of the volume (--state)",
-                    o.name
-                )
-            });
-            return Ok(Whose { owner: owner.map(Owner::let_go), elsewhere, ..Whose::default() });
+            let elsewhere = match &owner {
+                Some(owner) => unsent(owner),
+                None => is_lost.then(|| {
+                    "if a host had the volume under durability local, give its folder of it with --state and --trust-state: it may hold \
+                     changes that the store does not have"
+                        .to_owned()
+                }),
+            };
+            return Ok(Whose { owner: owner.map(Owner::let_go), doubt: unknown, elsewhere, ..Whose::default() });
         };
         let read = match std::fs::read(dir.join(HOLDER)) {
             Ok(bytes) => holder::parse(&bytes),
@@ -248,8 +253,11 @@ impl Whose {
         };
         Ok(match (owner, read) {
             (Some(owner), Some(id)) => {
-                let elsewhere = (owner.holder != id)
-                    .then(|| format!("{} is of a host that had the volume before host {}: it does not count", dir.display(), owner.name));
+                let elsewhere = (owner.holder != id).then(|| {
+                    let left_out =
+                        format!("{} is of a host that had the volume before host {}: it does not count", dir.display(), owner.name);
+                    [Some(left_out), unsent(&owner)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+                });
                 Whose { owner: Some(owner.let_go()), elsewhere, ..Whose::default() }
             }
             (Some(owner), None) if rescue.trust_state => {
@@ -263,9 +271,28 @@ impl Whose {
                 let id = read.unwrap_or_else(|| "0".repeat(32));
                 Whose { owner: Some(lease::assumed(&id)), holder: Some(id), ..Whose::default() }
             }
-            (None, _) => Whose { doubt: doubt(missing), ..Whose::default() },
+            (None, _) => Whose { doubt: doubt(missing).or(unknown), ..Whose::default() },
         })
     }
+}
+
+/// What the store does not have, as far as its last owner says.
+fn unsent(owner: &Owner) -> Option<String> {
+    (owner.unsent && !owner.released).then(|| {
+        format!("host {} may have acknowledged changes that it did not send: they are in its folder of the volume (--state)", owner.name)
+    })
+}
+
+/// Whether anybody opened the volume yet, and so wrote an owner record, which stays.
+async fn was_opened(rescue: &Rescue) -> Result<bool> {
+    for folder in ["log", "meta"] {
+        let below = Path::from(format!("{}/{folder}", rescue.prefix));
+        let first = rescue.of.store.list(Some(&below)).try_next().await;
+        if first.map_err(|e| orlop_store::error(format_args!("listing {below}"), &e))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Opens the volume as if some objects `without` which it is tried were not there; or over what was rebuilt of it.

@@ -413,6 +413,11 @@ async fn a_folder_of_which_nothing_says_whose_it_is_counts_if_it_is_trusted() {
         }
         let (all, lost, elsewhere) = open(true, false).await;
         assert!(!all && lost.is_some() != foreign && elsewhere.is_some() == foreign, "{damaged:?} {with:?}: {lost:?} {elsewhere:?}");
+        if *damaged == owner {
+            let (all, lost, elsewhere) = open(false, false).await;
+            assert!(!all && lost.is_some_and(|l| l.contains("owner.json")), "{with:?}: what the folder has may be missing");
+            assert!(elsewhere.is_some_and(|e| e.contains("--state")), "{with:?}");
+        }
         if !foreign {
             let (all, lost, _) = open(true, true).await;
             assert!(all && lost.is_none(), "{damaged:?} {with:?}: {lost:?}");

@@ -378,8 +378,10 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
             trust_state: false,
             scratch: scratch.path().to_owned(),
         };
-        let Opened { fs, lost, .. } = rescue::open(&export).await.expect("can be read out");
-        assert!(lost.is_none(), "{what}: {lost:?}");
+        let Opened { fs, lost, elsewhere, .. } = rescue::open(&export).await.expect("can be read out");
+        // One that is whole and from before is none that is lost.
+        assert_eq!(lost.as_ref().is_some_and(|lost| lost.contains(&at)), what != "older", "{what}: {lost:?}");
+        assert_eq!(elsewhere.is_some_and(|note| note.contains("--state")), what != "older", "{what}");
         assert_eq!(read_all(&fs, &expected).await, Ok(true), "{what}, read out");
         fs.abandon().await;
         assert_eq!(image_of(&store).await, damaged, "{what}: reading out changes nothing");
@@ -398,4 +400,30 @@ async fn without_its_owner_record_a_volume_is_refused_unharmed_and_taken_by_name
         assert_eq!(fs.check(true).await.expect("checks").problems, Vec::<String>::new());
         fs.close().await.expect("closes");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_nobody_opened_yet_misses_no_owner_record() {
+    let id = VolumeId::random();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    format_volume(&store, "v", id).await.expect("formatted");
+    let open = async || {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let export = Rescue {
+            volume: id,
+            of: VolumeStore { store: store.clone(), keys: None },
+            prefix: "v".to_owned(),
+            remote: true,
+            state_dir: None,
+            trust_state: false,
+            scratch: scratch.path().to_owned(),
+        };
+        let opened = rescue::open(&export).await.expect("can be read out");
+        opened.fs.abandon().await;
+        (opened.lost, opened.elsewhere)
+    };
+    assert_eq!(open().await, (None, None));
+    let record = StorePath::from("v/owner.json");
+    store.put(&record, b"{}".to_vec().into()).await.expect("put");
+    assert!(open().await.0.is_some_and(|lost| lost.contains("owner.json is damaged")), "but a damaged one is named");
 }

@@ -1,6 +1,6 @@
 //! `orlop mount`
 
-use super::unmount::looked_at;
+use super::unmount::{looked_at, reached};
 use crate::args::Context;
 use orlop_api::wire::{Attach, Attached};
 use orlop_model::{Error, ErrorKind, Result, VolumeRef};
@@ -75,13 +75,18 @@ async fn abandoning(volume: &VolumeRef, request: &Attach, yes: bool, cx: &Contex
 fn existing_folder(dir: &Path) -> Result<String> {
     let shown = dir.display().to_string();
     // Something may be mounted there that answers nobody.
-    let looked = looked_at(dir, |dir| Some(dir.canonicalize().map(|real| (real.is_dir(), real))));
+    let looked = looked_at(dir, |dir| Some(dir.canonicalize().and_then(|real| Ok((real.metadata()?.is_dir(), real)))));
     let looked = looked.ok_or_else(|| {
         Error::unavailable(format!(
             "the folder {shown} does not answer: something is mounted there, or on the way there, that nobody serves"
         ))
         .with_remedy("see what with: orlop status; orlop unmount --force takes a volume away whose store is away")
     })?;
+    // What stands there answers with an error, as a volume does that another host has: the daemon knows what it is.
+    let looked = looked.or_else(|e| match e.kind() {
+        Io::NotFound | Io::NotADirectory | Io::NotConnected => Err(e),
+        _ => std::path::absolute(dir).ok().and_then(|dir| reached(&dir)).map(|real| (true, real)).ok_or(e),
+    });
     let (is_folder, real) = looked.map_err(|e| match e.kind() {
         Io::NotFound => {
             Error::not_found(format!("the folder {shown} does not exist")).with_remedy(format!("make it with: mkdir -p {shown}"))

@@ -5,6 +5,9 @@ use crate::ui::{Table, moment};
 use orlop_api::wire::Status;
 use orlop_model::{ByteSize, Result};
 
+/// How much of a worker's state has room in the table; all of it is in the JSON.
+const STATE: usize = 80;
+
 /// Shows what runs, and which volumes are mounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
@@ -70,12 +73,22 @@ fn text(s: &Status) -> String {
             let mut places = vec![w.mountpoint.clone()];
             places.extend(w.binds.iter().cloned());
             let worker = w.process().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-            table.row([w.volume.to_string(), worker, w.state.clone(), places.join(", ")]);
+            table.row([w.volume.to_string(), worker, shortened(&w.state), places.join(", ")]);
         }
         text.push('\n');
         text.push_str(&table.text());
     }
     text
+}
+
+/// The first line, and no more of it than has room.
+fn shortened(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line == text && line.chars().count() <= STATE {
+        return text.to_owned();
+    }
+    let head: String = line.chars().take(STATE - 1).collect();
+    format!("{}…", head.trim_end())
 }
 
 #[cfg(test)]
@@ -99,6 +112,16 @@ mod tests {
         assert_eq!(some.lines().filter(|l| l.contains(" are mounted")).count(), 1, "{some}");
         let none = shown(VolumeCounts { active: 3, ..VolumeCounts::default() });
         assert!(none.contains("3 volumes\n"), "{none}");
+    }
+
+    #[test]
+    fn a_long_state_is_one_line_that_says_that_there_is_more() {
+        assert_eq!(shortened("serving"), "serving");
+        assert_eq!(shortened(&"ä".repeat(STATE)), "ä".repeat(STATE));
+        let long = format!("restarting, attempt 3: {}", "the store said much; ".repeat(20));
+        let shown = shortened(&long);
+        assert!(shown.chars().count() <= STATE && shown.starts_with("restarting, attempt 3: the store") && shown.ends_with('…'), "{shown}");
+        assert_eq!(shortened("one\ntwo"), "one…");
     }
 
     #[test]

@@ -92,7 +92,7 @@ async fn find(target: &str, cx: &Context) -> Result<(Volume, Vec<String>)> {
 }
 
 /// The way to a folder without links in it; the folder itself is not looked at.
-fn reached(path: &Path) -> Option<PathBuf> {
+pub(super) fn reached(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 

@@ -129,6 +129,9 @@ fn report(status: &Status, already: bool, args: &Args, cx: &Context) -> Result<u
     if let Some(warning) = &host.key_warning {
         cx.ui.note(&format!("warning: {warning}"));
     }
+    if let Some(why) = &host.keeper_error {
+        cx.ui.note(&format!("warning: the keeper does not answer, so nothing can be mounted: {why}"));
+    }
     let asked = (!args.no_docker_plugin).then_some(args.plugin_name.as_str());
     if already && host.plugin_warning.is_none() && host.plugin.as_deref() != asked {
         cx.ui.note(&format!(

@@ -8,12 +8,13 @@ use orlop_api::Host;
 use orlop_api::wire::{HostFacts, KeeperFacts, Listing, Shutdown, ShutdownReport, WorkerFacts};
 use orlop_control::{Control, VolumeFilter};
 use orlop_model::{Actor, Attachment, AttachmentKind, DetachBy, Error, ErrorKind, Intent, Result, Volume, VolumeId, VolumeName, VolumeRef};
+use orlop_mount::keeper::{self, Unreached};
 use orlop_mount::{KeeperClient, WorkerState};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -21,6 +22,10 @@ use tokio::sync::Notify;
 const AT_ONCE: usize = 64;
 /// An attachment of Docker this young counts as in use although no container shows its mount yet.
 const YOUNG: time::Duration = time::Duration::seconds(60);
+
+/// How long the keeper may take to see that a worker is gone which it could not reach.
+const SEEN: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The daemon as the front doors know it.
 pub(crate) struct DaemonHost {
@@ -87,7 +92,7 @@ impl Host for DaemonHost {
 impl DaemonHost {
     async fn workers(&self) -> Result<Vec<WorkerFacts>> {
         let list = self.ports.keeper.answering().await?.list().await?;
-        Ok(list
+        let mut workers: Vec<WorkerFacts> = list
             .into_iter()
             .map(|v| WorkerFacts {
                 state: in_words(&v.worker),
@@ -97,7 +102,40 @@ impl DaemonHost {
                 binds: v.binds.into_iter().map(|b| b.dir).collect(),
                 in_use_elsewhere: v.in_use_elsewhere,
             })
-            .collect())
+            .collect();
+        for it in self.ask_host(|root| Ok(keeper::unreached(root))).await? {
+            // Taken over since it was written down.
+            if workers.iter().any(|w| w.mountpoint == it.mountpoint) {
+                continue;
+            }
+            let Some(volume) = self.name_of(&it).await else { continue };
+            workers.push(WorkerFacts {
+                volume,
+                pid: it.worker_pid.unwrap_or(0),
+                state: "not to be reached: it serves, and the keeper asks it again and again".to_owned(),
+                mountpoint: it.mountpoint,
+                binds: it.binds,
+                in_use_elsewhere: false,
+            });
+        }
+        workers.sort_by(|a, b| a.volume.cmp(&b.volume));
+        Ok(workers)
+    }
+
+    /// What the host itself tells, which may take a while.
+    async fn ask_host<T: Send + 'static>(&self, f: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Result<T> {
+        let root = self.root.clone();
+        let asked = tokio::task::spawn_blocking(move || f(&root)).await;
+        asked.unwrap_or_else(|e| Err(Error::internal(format!("a question to the host was lost: {e}"))))
+    }
+
+    /// The name of a volume whose keeper may not have left it.
+    async fn name_of(&self, it: &Unreached) -> Option<VolumeName> {
+        if let Some(name) = &it.name {
+            return Some(name.clone());
+        }
+        let all = self.control.volumes(VolumeFilter { include_removed: true, with_usage: false }).await.ok()?;
+        all.into_iter().find(|v| v.id == it.volume).map(|v| v.name)
     }
 
     async fn unmount_all(&self, actor: &Actor, force: bool, report: &mut ShutdownReport) -> Result<()> {
@@ -106,6 +144,9 @@ impl DaemonHost {
         self.release_plain(actor, force, &volumes, report).await?;
         let Some(keeper) = self.ports.keeper.living().await? else { return Ok(()) };
         let mounted = keeper.list().await?;
+        let unreached = self.ask_host(|root| Ok(keeper::unreached(root))).await?;
+        // One that was taken over since it was written down is mounted as any other.
+        let unreached: Vec<_> = unreached.into_iter().filter(|it| mounted.iter().all(|m| m.plan.volume != it.volume)).collect();
         if !force {
             let mut users = Vec::new();
             for m in &mounted {
@@ -115,12 +156,16 @@ impl DaemonHost {
                     users.push(format!("{}: a process in another mount namespace", m.plan.name));
                 }
             }
+            if !unreached.is_empty() {
+                return Err(cannot_be_reached(&unreached, &users));
+            }
             if !users.is_empty() {
                 return Err(Error::new(ErrorKind::Busy, format!("volumes are in use: {}", users.join("; "))).with_remedy(
                     "stop the containers and unmount the folders first; --keep-mounts ends the daemon alone, --force takes the mounts away",
                 ));
             }
         }
+        self.take_away(&keeper, actor, unreached, &volumes, report).await?;
         // What lost its mount and could not be mounted again is held on; what is left of it in its folders goes.
         let lost = volumes.values().filter(|v| mounted.iter().all(|m| m.plan.volume != v.id)).flat_map(|v| &v.attachments);
         for a in lost {
@@ -150,7 +195,54 @@ impl DaemonHost {
         }
         report.unmounted.sort();
         all_of_them(failed)?;
+        // Whatever the keeper knows: nothing of this root is left behind in silence.
+        let left = self.ask_host(keeper::still_mounted).await?;
+        if !force && !left.is_empty() {
+            return Err(cannot_be_reached(&left, &[]));
+        }
+        self.take_away(&keeper, actor, left, volumes, report).await?;
         keeper.shutdown().await
+    }
+
+    /// By force: what the keeper cannot reach goes with its worker, and the keeper is waited for until it sees that.
+    async fn take_away(
+        &self,
+        keeper: &KeeperClient,
+        actor: &Actor,
+        unreached: Vec<Unreached>,
+        volumes: &BTreeMap<VolumeId, Volume>,
+        report: &mut ShutdownReport,
+    ) -> Result<()> {
+        let ended: Vec<(String, Result<()>)> = futures::stream::iter(unreached)
+            .map(|it| async move {
+                let known = volumes.get(&it.volume);
+                let name = it.name.as_ref().or(known.map(|v| &v.name)).map_or_else(|| it.volume.to_string(), ToString::to_string);
+                let (id, attachments) = (it.volume, known.map(|v| v.attachments.as_slice()).unwrap_or_default());
+                let done = async {
+                    self.ask_host(move |root| keeper::take_away(root, &it)).await?;
+                    let began = Instant::now();
+                    while let Err(e) = keeper.detach(id, true).await {
+                        if began.elapsed() > SEEN {
+                            return Err(e);
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    self.unmount(keeper, actor, id, attachments, true).await
+                };
+                (name, done.await)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let mut failed = Vec::new();
+        for (name, done) in ended {
+            match done {
+                Ok(()) => report.unmounted.push(name),
+                Err(e) => failed.push(e),
+            }
+        }
+        report.unmounted.sort();
+        all_of_them(failed)
     }
 
     /// Folders are given back through the audited door; what Docker holds it will give back itself.
@@ -230,11 +322,24 @@ fn all_of_them(mut failed: Vec<Error>) -> Result<()> {
     }
 }
 
+/// Why going down is refused where workers serve that the keeper cannot reach.
+fn cannot_be_reached(unreached: &[Unreached], users: &[String]) -> Error {
+    let mut what: Vec<String> = unreached.iter().map(ToString::to_string).collect();
+    if !users.is_empty() {
+        what.push(format!("volumes are in use: {}", users.join("; ")));
+    }
+    Error::new(ErrorKind::Busy, what.join("; ")).with_remedy(
+        "try again in a moment: a worker is taken over as soon as it answers; --force ends one that does not and takes its mount away: what was \
+         acknowledged stays in its journal. --keep-mounts ends the daemon alone",
+    )
+}
+
 /// A worker's state; `serving` is the word for all being well.
 fn in_words(state: &WorkerState) -> String {
     match state {
         WorkerState::Serving => "serving".to_owned(),
         WorkerState::Restarting { attempts, reason } => format!("restarting, attempt {attempts}: {reason}"),
+        WorkerState::Lost { reason } => format!("none follows the one that died: {reason}"),
         WorkerState::Finishing => "finishing".to_owned(),
     }
 }

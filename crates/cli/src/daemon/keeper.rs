@@ -3,7 +3,7 @@
 
 use orlop_model::{Error, Result};
 use orlop_mount::KeeperClient;
-use orlop_mount::keeper::{Launcher, has_workers, is_alive};
+use orlop_mount::keeper::{Launcher, has_workers, is_alive, may_listen};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,16 +24,25 @@ pub(crate) struct Keeper {
     /// Set while the daemon goes down: nothing is mounted behind its back, and a keeper that was ended is not started again
     /// by somebody who still asks for it.
     closing: AtomicBool,
+    /// Whether a conversation with one is open, which ends with its process. One that lives makes what was removed of its files anew; another
+    /// one that is started before has them, and nothing else.
+    held: AtomicBool,
 }
 
 impl Keeper {
     pub(crate) fn new(root: &Path) -> Keeper {
-        Keeper { root: root.to_owned(), starting: tokio::sync::Mutex::new(()), closing: AtomicBool::new(false) }
+        Keeper {
+            root: root.to_owned(),
+            starting: tokio::sync::Mutex::new(()),
+            closing: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+        }
     }
 
     /// The keeper if it answers.
     pub(crate) async fn answering(&self) -> Result<KeeperClient> {
-        KeeperClient::connect(&self.root).await
+        // What is in the place of its socket, rather than that nobody answers there.
+        KeeperClient::connect(&self.root).await.map_err(|e| may_listen(&self.root).err().unwrap_or(e))
     }
 
     /// The keeper; `None` if there is none and nobody serves a volume. One that lives and does not answer is waited for, and an error in the
@@ -45,18 +54,17 @@ impl Keeper {
                 Ok(client) => return Ok(Some(client)),
                 Err(e) => e,
             };
-            let (lives, root) = (is_alive(&self.root), self.root.display());
+            let lives = is_alive(&self.root) || self.held.load(Ordering::SeqCst);
             if !lives && !has_workers(&self.root) {
                 return Ok(None);
             }
+            // It does not go away by itself.
+            may_listen(&self.root)?;
             if began.elapsed() > ANSWER {
                 return Err(if lives {
-                    Error::unavailable(format!("the keeper of {root} lives and does not answer: {}", e.message)).with_remedy(format!(
-                        "try again in a moment; if that goes on read {root}/log/keeper.log, and kill -9 the process \"keeper --root {root}\": \
-                         another one takes its mounts over"
-                    ))
+                    self.silent(&e)
                 } else {
-                    Error::unavailable(format!("the keeper of {root} has ended, and workers still serve volumes"))
+                    Error::unavailable(format!("the keeper of {} has ended, and workers still serve volumes", self.root.display()))
                         .with_remedy("try again in a moment: another one is started, which takes them over")
                 });
             }
@@ -64,13 +72,30 @@ impl Keeper {
         }
     }
 
-    /// The keeper, started if none answers.
+    fn silent(&self, e: &Error) -> Error {
+        let root = self.root.display();
+        Error::unavailable(format!("the keeper of {root} lives and does not answer: {}", e.message)).with_remedy(format!(
+            "try again in a moment; if that goes on read {root}/log/keeper.log, and kill -9 the process \"keeper --root {root}\": another one \
+             takes its mounts over"
+        ))
+    }
+
+    /// The keeper, started if there is none.
     pub(crate) async fn client(&self) -> Result<KeeperClient> {
         if let Ok(client) = self.answering().await {
             return Ok(client);
         }
         let _one = self.starting.lock().await;
         self.goes_on()?;
+        may_listen(&self.root)?;
+        let began = Instant::now();
+        while self.held.load(Ordering::SeqCst) {
+            match self.answering().await {
+                Ok(client) => return Ok(client),
+                Err(e) if began.elapsed() > ANSWER => return Err(self.silent(&e)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
         let launcher = Launcher { program: super::this_program()?, args: vec!["keeper".into()], env: Vec::new() };
         KeeperClient::connect_or_start(&self.root, &launcher).await
     }
@@ -97,13 +122,16 @@ impl Keeper {
         // A service's process may be a keeper's brother: then systemd starts the keeper again, and two would quarrel.
         let grace = if std::env::var_os("INVOCATION_ID").is_some() { SYSTEMD } else { Duration::ZERO };
         let mut had_one = false;
+        let mut said = String::new();
         loop {
             match self.answering().await {
                 Ok(keeper) => {
                     if had_one {
                         another.notify_one();
                     }
+                    self.held.store(true, Ordering::SeqCst);
                     keeper.ended().await;
+                    self.held.store(false, Ordering::SeqCst);
                     had_one = true;
                 }
                 Err(_) if self.is_closing() => tokio::time::sleep(PAUSE).await,
@@ -114,7 +142,11 @@ impl Keeper {
                     match self.client().await {
                         Ok(_) => tracing::warn!("the keeper had ended; another one has its mounts"),
                         Err(e) => {
-                            tracing::error!(error = %e, "no keeper");
+                            let why = e.to_string();
+                            if why != said {
+                                tracing::error!(error = why, "no keeper");
+                                said = why;
+                            }
                             tokio::time::sleep(PAUSE).await;
                         }
                     }

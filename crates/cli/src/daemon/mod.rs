@@ -67,9 +67,9 @@ pub(crate) fn this_program() -> Result<PathBuf> {
     })
 }
 
-/// Whether a living daemon has the root.
+/// Whether a living daemon has the root, also when its lock was removed.
 pub(crate) fn is_locked(root: &Path) -> bool {
-    lock::is_taken(&root.join("run/daemon.lock"))
+    orlop_api::client::has_daemon(root)
 }
 
 /// Whether a root has a keeper, which may not answer at this moment.
@@ -105,26 +105,52 @@ fn serve(root: &Path, settings: Settings) -> Result<()> {
         return Err(Error::new(ErrorKind::Busy, format!("Orlop is already running on {}", root.display()))
             .with_remedy("stop it first with: orlop down --keep-mounts, or give another --root"));
     };
-    log::start(&root.join("log/daemon.log"), !settings.detached)?;
-    // Both are for people and packages. A full disk, which is when Orlop is needed to make room, must not keep it from starting.
-    if let Err(e) = lock.note(&std::process::id().to_string()) {
-        tracing::warn!(error = %e, "the lock does not tell whose it is");
-    }
-    let pid_file = root.join("run/daemon.pid");
-    if let Err(e) = std::fs::write(&pid_file, format!("{}\n", std::process::id())) {
-        tracing::warn!(error = %e, "{} cannot be written", pid_file.display());
-        // Not half of a number either.
-        let _ = std::fs::remove_file(&pid_file);
-    }
+    log::start(&root.join("log/daemon.log"), !settings.detached).inspect_err(|_| lock.clear())?;
+    tell_process(&root.join("run"), &lock);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| Error::io("starting the runtime", &e))?;
     let lock = Arc::new(lock);
     let ended = runtime.block_on(live(root, settings, &lock));
     // Whatever still blocks (a worker that does not answer) must not hold the end up.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let _ = std::fs::remove_file(&pid_file);
+    if !lock.is_displaced() {
+        let _ = std::fs::remove_file(root.join("run/daemon.pid"));
+    }
+    if ended.is_err() {
+        lock.clear();
+    }
     tracing::info!("the daemon ended");
     drop(lock);
     ended
+}
+
+/// Writes down which process the daemon is, for people and packages. A full disk, which is when Orlop is needed to make room, must not keep
+/// it from starting.
+fn tell_process(run: &Path, lock: &lock::Lock) {
+    if let Err(e) = lock.note(&std::process::id().to_string()) {
+        tracing::warn!(error = %e, "the lock does not tell whose it is");
+    }
+    let pid_file = run.join("daemon.pid");
+    if let Err(e) = std::fs::write(&pid_file, format!("{}\n", std::process::id())) {
+        tracing::warn!(error = %e, "{} cannot be written", pid_file.display());
+        // Not half of a number either.
+        let _ = std::fs::remove_file(&pid_file);
+    }
+}
+
+/// A daemon that lives and is not found by its lock, since somebody removed that, is named with what helps.
+fn with_holder(root: &Path, e: Error) -> Error {
+    match orlop_api::client::journal_holder(root) {
+        Some(pid) if e.kind == ErrorKind::Busy => Error::new(
+            e.kind,
+            format!("{}: the daemon of this root still runs (process {pid})", e.message),
+        )
+        .with_remedy(format!(
+            "try again in a moment: it makes what was removed of {}/run anew; if that goes on end it with kill {pid} (mounts stay), and \
+                 start another with: orlop up",
+            root.display()
+        )),
+        _ => e,
+    }
 }
 
 async fn live(root: &Path, settings: Settings, lock: &Arc<lock::Lock>) -> Result<()> {
@@ -137,7 +163,7 @@ async fn live(root: &Path, settings: Settings, lock: &Arc<lock::Lock>) -> Result
     // Whoever mounts a volume that another host had watches that host for a lease first.
     config.attach_deadline += 2 * orlop_mount::worker::lease()?;
     // What a start may fail of comes before the keeper, which would go on without a daemon and with nothing to hold.
-    let control = Control::open(config).await?;
+    let control = Control::open(config).await.map_err(|e| with_holder(root, e))?;
     // The socket may be opened by anybody; who may use it is decided by peer credentials, with a message. Calls that come before all
     // is ready wait.
     let door = socket::Door::open(&root.join("run/orlop.sock"), 0o666, lock.clone())?;

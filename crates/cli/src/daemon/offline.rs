@@ -11,8 +11,12 @@ use std::sync::Arc;
 pub(crate) async fn audit(root: &Path) -> Result<VerifyReport> {
     let folder = root.join("audit");
     if folder.is_dir() && !root.join("orlop.db").exists() {
-        return Err(Error::not_found(format!("{} has a journal, and {} does not have the registry orlop.db with its end", folder.display(), root.display()))
-            .with_remedy("give a whole root folder, or a copy of one with audit/, keys/ and orlop.db"));
+        return Err(Error::not_found(format!(
+            "{} has a journal, and {} does not have the registry orlop.db with its end",
+            folder.display(),
+            root.display()
+        ))
+        .with_remedy("give a whole root folder, or a copy of one with audit/, keys/ and orlop.db"));
     }
     if !folder.is_dir() {
         return Err(Error::not_found(format!("there is no audit journal in {}", folder.display()))

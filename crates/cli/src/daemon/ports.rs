@@ -112,7 +112,7 @@ impl Mounter for Ports {
         let mut attached: Vec<AttachedVolume> = list
             .into_iter()
             .map(|v| AttachedVolume {
-                serving: matches!(v.worker, WorkerState::Serving),
+                serving: matches!(v.worker, WorkerState::Serving | WorkerState::Lost { .. }),
                 binds: v.binds.into_iter().map(|b| BoundDirectory { path: b.dir, read_only: b.read_only }).collect(),
                 plan: v.plan,
                 worker_pid: v.worker_pid,

@@ -3,9 +3,10 @@
 
 use super::lock::Lock;
 use orlop_model::{Error, FileId, Result};
-use std::fs::{File, Permissions, symlink_metadata};
+use std::fs::{DirBuilder, File, Permissions, metadata, set_permissions, symlink_metadata};
+use std::io::ErrorKind as Io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,22 +21,47 @@ const LOOK: Duration = Duration::from_secs(1);
 /// living listens there.
 pub(crate) fn listen(path: &Path, mode: u32) -> Result<UnixListener> {
     let failed = |e: std::io::Error| Error::io(format_args!("listening on {}", path.display()), &e);
-    let parent = path.parent().expect("a socket lies in a folder");
+    let parent = folder_of(path);
+    if symlink_metadata(path).is_ok_and(|there| there.is_dir()) {
+        let path = path.display();
+        return Err(
+            Error::unavailable(format!("a folder is in the place of the socket {path}")).with_remedy(format!("remove it: rm -r {path}"))
+        );
+    }
     let name = path.file_name().expect("a socket has a name").to_string_lossy();
     // A socket's path has room for 107 bytes; through the folder's descriptor any root is short enough.
     let folder = File::open(parent).map_err(failed)?;
     let temporary = format!("/proc/self/fd/{}/.{name}.{}", folder.as_raw_fd(), std::process::id());
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary).map_err(failed)?;
-    std::fs::set_permissions(&temporary, Permissions::from_mode(mode)).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)?;
+    let named = set_permissions(&temporary, Permissions::from_mode(mode)).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(e) = named {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(failed(e));
+    }
     Ok(listener)
+}
+
+fn folder_of(socket: &Path) -> &Path {
+    socket.parent().expect("a socket lies in a folder")
+}
+
+/// Makes the folder of a socket if it is gone. Its root is not made: without that nothing is left to serve.
+fn make_folder(dir: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().mode(mode).create(dir).and_then(|()| set_permissions(dir, Permissions::from_mode(mode)));
+    match made {
+        // The keeper was faster, or it was never gone.
+        Err(e) if e.kind() == Io::AlreadyExists => Ok(()),
+        made => made.map_err(|e| Error::io(format_args!("making {}", dir.display()), &e)),
+    }
 }
 
 /// A socket whose file is looked after for as long as it is served.
 pub(crate) struct Door {
     path: PathBuf,
     mode: u32,
+    /// The mode of its folder, which others have to pass.
+    folder_mode: u32,
     listener: UnixListener,
     /// Which file the socket is. A listener holds it, so no other one gets its number.
     file: FileId,
@@ -47,8 +73,19 @@ impl Door {
     /// Listens.
     pub(crate) fn open(path: &Path, mode: u32, lock: Arc<Lock>) -> Result<Door> {
         let listener = listen(path, mode)?;
-        let there = symlink_metadata(path).map_err(|e| Error::io(format_args!("listening on {}", path.display()), &e))?;
-        Ok(Door { path: path.to_owned(), mode, listener, file: FileId::of(&there), lock })
+        let failed = |e: std::io::Error| Error::io(format_args!("listening on {}", path.display()), &e);
+        let file = FileId::of(&symlink_metadata(path).map_err(failed)?);
+        let folder_mode = metadata(folder_of(path)).map_err(failed)?.permissions().mode() & 0o7777;
+        Ok(Door { path: path.to_owned(), mode, folder_mode, listener, file, lock })
+    }
+
+    /// Listens again where somebody removed the socket, and perhaps with it its folder and the lock.
+    fn open_anew(path: &Path, mode: u32, folder_mode: u32, lock: &Arc<Lock>) -> Result<Door> {
+        make_folder(folder_of(path), folder_mode)?;
+        if lock.renew()? {
+            super::tell_process(folder_of(path), lock);
+        }
+        Door::open(path, mode, lock.clone())
     }
 
     /// Serves until `stop`. `serve` is given a listener and what tells it to stop; it is called again with another one when the
@@ -57,7 +94,7 @@ impl Door {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let Door { path, mode, listener, mut file, lock } = self;
+        let Door { path, mode, folder_mode, listener, mut file, lock } = self;
         let mut serving = JoinSet::new();
         let (mut end, ended) = watch::channel(false);
         serving.spawn(serve(listener, ended));
@@ -65,7 +102,7 @@ impl Door {
         loop {
             let anew = tokio::select! {
                 () = &mut stop => break,
-                anew = replaced(&path, mode, file, &lock) => anew,
+                anew = replaced(&path, mode, folder_mode, file, &lock) => anew,
             };
             tracing::warn!("{} was removed or replaced; it is made anew", path.display());
             let (next, ended) = watch::channel(false);
@@ -80,7 +117,7 @@ impl Door {
 }
 
 /// Returns when the socket's file was removed or replaced, with another one in its place.
-async fn replaced(path: &Path, mode: u32, file: FileId, lock: &Arc<Lock>) -> Door {
+async fn replaced(path: &Path, mode: u32, folder_mode: u32, file: FileId, lock: &Arc<Lock>) -> Door {
     let mut said = false;
     loop {
         tokio::time::sleep(LOOK).await;
@@ -88,7 +125,7 @@ async fn replaced(path: &Path, mode: u32, file: FileId, lock: &Arc<Lock>) -> Doo
         if file.is_still(&symlink_metadata(path)) || lock.is_displaced() {
             continue;
         }
-        match Door::open(path, mode, lock.clone()) {
+        match Door::open_anew(path, mode, folder_mode, lock) {
             Ok(door) => return door,
             Err(e) if !said => {
                 said = true;

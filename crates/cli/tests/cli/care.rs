@@ -1,6 +1,6 @@
 //! Checking, explaining, collecting and reading out volumes, with the real binary on real folders.
 
-use crate::world::{World, can_mount, s3_words, wait};
+use crate::world::{Ended, World, can_mount, s3_words, wait};
 use orlop_store::testing::{Fault, FaultProxy, Faults, Rule, S3Server};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -317,6 +317,128 @@ fn export_reads_a_mounted_volume_out_without_its_daemon_and_touches_nothing() {
         wait("the name is noted anew", || std::fs::read(&noted).is_ok_and(|now| now == whole));
         w.run(&["unmount", "db"]).ok();
     }
+}
+
+/// What a reader of tar files of another make finds in one: name, type, target, mode, owner, group and time of each entry.
+fn entries(tar: &Path) -> Vec<serde_json::Value> {
+    let code = "import json, sys, tarfile\n\
+                found = [[m.name, m.type.decode(), m.linkname, m.mode, m.uid, m.gid, int(m.mtime)] for m in tarfile.open(sys.argv[1])]\n\
+                print(json.dumps(found))";
+    let done = std::process::Command::new("python3").args(["-c", code]).arg(tar).output().expect("python3 runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("a list")
+}
+
+#[test]
+fn every_name_of_a_damaged_file_says_so_and_every_entry_of_a_tar_file_has_its_attributes() {
+    if !can_mount("every_name_of_a_damaged_file_says_so_and_every_entry_of_a_tar_file_has_its_attributes") {
+        return;
+    }
+    let w = World::up();
+    w.run(&["volume", "create", "db"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    let data: Vec<u8> = (0..100_000u32).map(|i| (i / 3) as u8 | 1).collect();
+    for (name, twin, content) in [("a", "b", &data[..]), ("whole", "twin", &b"hello"[..])] {
+        std::fs::write(dir.join(name), content).expect("written");
+        std::fs::File::open(dir.join(name)).and_then(|f| f.sync_all()).expect("synced");
+        std::fs::hard_link(dir.join(name), dir.join(twin)).expect("link");
+    }
+    std::fs::set_permissions(dir.join("whole"), std::fs::Permissions::from_mode(0o4751)).expect("mode");
+    std::fs::set_permissions(dir.join("a"), std::fs::Permissions::from_mode(0o640)).expect("mode");
+    let id = id_of(&w, "db");
+    w.run(&["unmount", "db"]).ok();
+    flip(&staged(&w, &id), 4096 + 10);
+
+    let url = format!("file://{}", w.root.join("stores/default").display());
+    let export = |to: &Path| {
+        let ended = w.run(&["export", "db", "--store", &url, "--to", to.to_str().expect("plain"), "--output", "json"]);
+        assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+        let report = ended.json();
+        let mut damaged: Vec<(String, String)> = report["damaged"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|d| (d["path"].as_str().expect("a path").to_owned(), d["why"].as_str().expect("a reason").to_owned()))
+            .collect();
+        damaged.sort();
+        let paths: Vec<&str> = damaged.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["/a", "/b"], "{report}");
+        for (path, why) in &damaged {
+            assert!(why.ends_with(&format!("the rest is in {}.orlop-damaged", &path[1..])), "{why}");
+        }
+    };
+    let names = ["a.orlop-damaged", "b.orlop-damaged", "twin", "whole"];
+    let to = w.path("out");
+    export(&to);
+    let mut there = files_below(&to);
+    there.sort();
+    assert_eq!(there, names.map(|name| to.join(name)));
+    let of = |name: &str| to.join(name).metadata().expect(name);
+    assert!(of(names[0]).ino() == of(names[1]).ino() && of("twin").ino() == of("whole").ino() && of("twin").ino() != of(names[0]).ino());
+    let read = std::fs::read(to.join(names[0])).expect("read");
+    assert!(read.len() == data.len() && read != data);
+    assert!(read.iter().zip(&data).all(|(read, was)| read == was || *read == 0), "what was there, or a hole");
+    assert_eq!(std::fs::read(to.join("twin")).expect("read"), b"hello");
+
+    let tar = w.path("out.tar");
+    export(&tar);
+    let mut found = entries(&tar);
+    found.retain(|entry| entry[0] != ".");
+    found.sort_by_key(|entry| entry[0].as_str().expect("a name").to_owned());
+    assert_eq!(found.iter().map(|entry| entry[0].as_str().expect("a name")).collect::<Vec<_>>(), names, "{found:?}");
+    for (n, entry) in found.iter().enumerate() {
+        let (name, is) = (names[n], of(names[n]));
+        let said = [3usize, 4, 5, 6].map(|at| entry[at].as_i64().expect("a number"));
+        assert_eq!(said, [i64::from(is.mode() & 0o7777), i64::from(is.uid()), i64::from(is.gid()), is.mtime()], "{name}");
+        // Of two names one is a link to the other.
+        let other = &found[n ^ 1];
+        match entry[1].as_str() {
+            Some("1") => assert!(entry[2] == other[0] && other[1] != "1", "{entry} {other}"),
+            _ => assert_eq!(other[1], "1", "{entry} {other}"),
+        }
+    }
+}
+
+#[test]
+fn export_says_that_a_lost_owner_record_may_hide_what_a_host_did_not_send() {
+    let Some(server) = S3Server::start("bucket") else { return };
+    if !can_mount("export_says_that_a_lost_owner_record_may_hide_what_a_host_did_not_send") {
+        return;
+    }
+    let w = World::up();
+    let how = s3_words(&server, server.addr());
+    let how = how.each_ref().map(String::as_str);
+    w.run(&[&["store", "add", "cloud", "s3://bucket/pre"], &how[..]].concat()).ok();
+    w.run(&["volume", "create", "db", "-o", "store=cloud"]).ok();
+    let dir = PathBuf::from(w.dir("mnt"));
+    w.run(&["mount", "db", dir.to_str().expect("plain")]).ok();
+    std::fs::write(dir.join("f"), "sent").expect("written");
+    let id = id_of(&w, "db");
+    w.run(&["unmount", "db"]).ok();
+    let export = |to: &str| {
+        let to = w.path(to);
+        let words = ["export", "db", "--store", "s3://bucket/pre", "--to", to.to_str().expect("plain"), "--output", "json"];
+        let ended = w.run(&[&words[..], &how[..]].concat());
+        assert_eq!(std::fs::read_to_string(to.join("f")).ok().as_deref(), Some("sent"), "{}{}", ended.out, ended.err);
+        ended
+    };
+    let says_so = |ended: &Ended, how: &str| {
+        let report = ended.json();
+        let lost = report["lost"].as_str().unwrap_or_default();
+        assert!(ended.code == 1 && lost.contains("owner.json") && lost.contains(how), "{report}");
+        assert!(report["notes"].to_string().contains("--state"), "{report}");
+    };
+    export("whole").ok();
+    let owner = server.folder().join("pre/volumes").join(&id).join("owner.json");
+    let record = std::fs::read(&owner).expect("a record");
+    flip(&owner, record.len() as u64 / 2);
+    says_so(&export("damaged"), "damaged");
+    std::fs::remove_file(&owner).expect("removed");
+    says_so(&export("missing"), "missing");
+    std::fs::write(&owner, &record).expect("put back");
+    let report = export("again").ok().json();
+    assert!(report.get("lost").is_none() && !report["notes"].to_string().contains("--state"), "{report}");
 }
 
 #[test]

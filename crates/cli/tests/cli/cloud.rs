@@ -260,6 +260,47 @@ fn the_first_one_is_fenced(one: &Host, two: &Host) {
 }
 
 #[test]
+fn no_worker_follows_one_that_died_while_another_host_had_the_volume() {
+    let Some((_server, one, two)) = two_hosts("a lost mount") else { return };
+    let id = one.create(&[]);
+    two.adopt(&id, &[]).ok();
+    one.mount().ok();
+    one.write("f", b"first").expect("synced");
+    one.net.cut();
+    // Its number is given again by the other host, which never hears of it.
+    let mut mine = File::create(Path::new(&one.dir).join("mine")).expect("made");
+    mine.write_all(b"of the first host").expect("taken");
+    two.mount().ok();
+    two.write("theirs", b"of the second host").expect("synced");
+    two.write("f", b"second").expect("synced");
+    kill(one.worker());
+    two.world.run(&["unmount", "db"]).ok();
+    one.net.mend();
+    let until = Instant::now() + Duration::from_secs(60);
+    while !one.world.json(&["volume", "inspect", "db"])[0]["usage"]["stopped"].is_string() {
+        assert!(Instant::now() < until, "its next worker finds out whose the volume was");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    one.says_why_it_stopped();
+    assert!(mine.sync_all().is_err(), "what was never sent is not there");
+    assert!(mine.write_all(b"over theirs").and_then(|()| mine.sync_all()).is_err());
+    assert!(one.read("f").is_err() && one.write("late", b"too late").is_err());
+    two.mount().ok();
+    for (name, there) in [("theirs", &b"of the second host"[..]), ("f", b"second")] {
+        assert_eq!(two.read(name).expect("there"), there, "{name}");
+    }
+    assert!(two.read("late").is_err() && two.read("mine").is_err());
+    two.write("g", b"goes on").expect("synced");
+    two.world.run(&["unmount", "db"]).ok();
+    two.healthy();
+    drop(mine);
+    one.world.run(&["unmount", "db"]).ok();
+    one.mount().ok();
+    assert_eq!(one.read("g").expect("there"), b"goes on");
+    one.world.run(&["unmount", "db"]).ok();
+}
+
+#[test]
 fn what_was_never_sent_is_given_up_only_by_name() {
     let Some((_server, one, two)) = two_hosts("unsent changes") else { return };
     let id = one.create(&["durability=local"]);

@@ -271,3 +271,66 @@ fn a_start_that_fails_leaves_no_process_and_ends_no_mount() {
     world.run(&["up", "--no-docker-plugin"]).ok();
     assert_eq!((world.keeper_pid(), world.run(&["cat", "db:/x"]).ok().out.as_str()), (keeper, "served"));
 }
+
+#[test]
+fn a_run_folder_that_was_removed_is_made_anew_with_all_that_finds_the_living() {
+    use std::os::unix::fs::PermissionsExt;
+    if !can_mount("run folder removed") {
+        return;
+    }
+    let world = World::up();
+    world.run(&["volume", "create", "db"]).ok();
+    let dir = world.dir("m");
+    world.run(&["mount", "db", &dir]).ok();
+    let (daemon, keeper, run) = (world.daemon_pid(), world.keeper_pid(), world.root.join("run"));
+    let mode = || std::fs::metadata(&run).expect("there").permissions().mode() & 0o777;
+    let before = mode();
+    for words in [&["status"][..], &["up", "--no-docker-plugin"]] {
+        std::fs::remove_dir_all(&run).expect("removed");
+        let ended = world.run(words).ok();
+        assert!(!ended.out.contains("is up on"), "{words:?}: {}", ended.out);
+        let files = ["orlop.sock", "keeper.sock", "daemon.lock", "keeper.lock", "daemon.pid", "keeper.json"];
+        wait("all of it is there again", || files.iter().all(|file| run.join(file).exists()));
+        assert_eq!((world.daemon_pid(), world.keeper_pid(), mode()), (daemon, keeper, before), "{words:?}");
+    }
+    std::fs::write(world.path("m/x"), "served").expect("the mount lives");
+    // A start that finds the living one only by its journal says which it is, and leaves nothing in its way.
+    let send = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), signal).expect("signalled");
+    send(nix::sys::signal::Signal::SIGSTOP);
+    std::fs::remove_dir_all(&run).expect("removed");
+    let refused = world.run(&["up", "--no-docker-plugin"]).fails(5, &format!("process {daemon}"));
+    assert!(refused.err.contains(&format!("kill {daemon}")), "{}", refused.err);
+    assert!(!run.join("daemon.lock").exists());
+    send(nix::sys::signal::Signal::SIGCONT);
+    wait("it answers again", || world.run(&["status"]).code == 0);
+    world.run(&["down", "--force"]).ok();
+    assert_eq!((world.processes(), world.mounts()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_keepers_socket_is_named() {
+    if !can_mount("folder for a socket") {
+        return;
+    }
+    let world = World::up();
+    let socket = world.root.join("run/keeper.sock");
+    let named = format!("rm -r {}", socket.display());
+    std::fs::remove_file(&socket).expect("removed");
+    // The keeper may make it anew first, which takes the place of anything but a folder.
+    wait("a folder is in its place", || {
+        let _ = std::fs::remove_file(&socket);
+        let _ = std::fs::create_dir(&socket);
+        socket.is_dir()
+    });
+    let began = Instant::now();
+    let up = world.run(&["up", "--no-docker-plugin"]).ok();
+    assert!(up.err.contains(&named), "{}", up.err);
+    world.run(&["down"]).fails(9, &named);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    std::thread::sleep(Duration::from_secs(2));
+    let left: Vec<_> = std::fs::read_dir(world.root.join("run")).expect("reads").flatten().map(|e| e.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("keeper.sock.")), "{left:?}");
+    std::fs::remove_dir(&socket).expect("removed");
+    wait("the keeper answers again", || world.json(&["status"])["keeper"]["workers"].is_array());
+    world.run(&["down"]).ok();
+}

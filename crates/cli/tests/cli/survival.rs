@@ -275,3 +275,54 @@ fn a_keeper_whose_socket_was_removed_makes_it_anew_and_down_does_not_take_it_for
     world.run(&["down", "--force"]).ok();
     assert_eq!(world.processes(), Vec::<i32>::new());
 }
+
+/// Neither is mounted for the keeper, and both are served: going down says so, and takes them away only by force.
+#[test]
+fn down_leaves_nothing_behind_whose_worker_cannot_be_reached() {
+    use nix::sys::signal::{Signal, kill as send};
+    use nix::unistd::Pid;
+    if !can_mount("down with workers that cannot be reached") {
+        return;
+    }
+    let world = World::up();
+    for name in ["a", "b"] {
+        world.run(&["volume", "create", name]).ok();
+        world.run(&["mount", name, &world.dir(name)]).ok();
+        std::fs::write(world.path(&format!("{name}/x")), name).expect("writes");
+        std::fs::File::open(world.path(&format!("{name}/x"))).and_then(|f| f.sync_all()).expect("synced");
+    }
+    let workers: Vec<(String, i32)> = world.keeper_record()["volumes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|v| (v["plan"]["name"].as_str().expect("a name").to_owned(), v["worker_pid"].as_i64().expect("a number") as i32))
+        .collect();
+    let worker = |name: &str| workers.iter().find(|(of, _)| of == name).expect("recorded").1;
+    // One stands still, of the other one the socket is gone.
+    let id = world.json(&["volume", "inspect", "b"])[0]["id"].as_str().expect("an id").to_owned();
+    std::fs::remove_file(world.root.join(format!("run/worker-{id}.sock"))).expect("removed");
+    send(Pid::from_raw(worker("a")), Signal::SIGSTOP).expect("stopped");
+    let keeper = world.keeper_pid();
+    kill(keeper);
+    wait("the next keeper has looked for them", || {
+        world.keeper_pid() != keeper && world.keeper_record()["unreached"].as_array().is_some_and(|u| u.len() == 2)
+    });
+
+    let refused = world.run(&["down"]).fails(5, "cannot be reached");
+    for name in ["a", "b"] {
+        assert!(refused.err.contains(&format!("volume {name} is served")), "{}", refused.err);
+        assert!(refused.err.contains(&format!("(process {})", worker(name))), "{}", refused.err);
+    }
+    assert_eq!(std::fs::read_to_string(world.path("b/x")).expect("it serves on"), "b");
+    let status = world.json(&["status"]);
+    let shown: Vec<_> = status["keeper"]["workers"].as_array().expect("a list").iter().map(|w| &w["volume"]).collect();
+    assert_eq!(shown, ["a", "b"], "{status}");
+
+    let forced = world.run(&["down", "--force"]).ok();
+    assert!(forced.out.contains("unmounted a") && forced.out.contains("unmounted b"), "{}", forced.out);
+    assert_eq!((world.mounts(), world.processes()), (Vec::new(), Vec::new()));
+    world.run(&["up", "--no-docker-plugin"]).ok();
+    for name in ["a", "b"] {
+        assert_eq!(world.run(&["cat", &format!("{name}:/x")]).ok().out, name, "what was synced is there");
+    }
+}

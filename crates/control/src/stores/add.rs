@@ -77,8 +77,9 @@ impl Inner {
                 true => ("is at the same place", format!("use that one, or change how it is reached: orlop store set {}", other.name)),
                 false => ("is in a folder above or below", "choose a folder elsewhere".to_owned()),
             };
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("store {name} is not added: store {} {how}", other.name))
-                .with_remedy(remedy));
+            return Err(
+                Error::new(ErrorKind::AlreadyExists, format!("store {name} is not added: store {} {how}", other.name)).with_remedy(remedy)
+            );
         }
         Ok(())
     }

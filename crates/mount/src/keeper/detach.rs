@@ -39,7 +39,7 @@ impl Keeper {
         // Before the turn, for which the next worker waits: should this one die, only that one can take the pages. Where the next one has
         // failed already, nobody can.
         let to_write = slot.look(|v| {
-            let has_nobody = matches!(v.state, WorkerState::Restarting { attempts: 1.., .. });
+            let has_nobody = matches!(v.state, WorkerState::Restarting { attempts: 1.., .. } | WorkerState::Lost { .. });
             (v.plan.name.clone(), v.mountpoint(), has_nobody || fuse_device_is_dead(v.device.as_fd()))
         });
         if let (true, Some((name, point, false))) = (force, to_write)
@@ -132,11 +132,12 @@ impl Keeper {
     /// Waits for the worker's end after the unmount, and clears the place.
     fn await_end(&self, slot: &Slot, force: bool) -> Result<()> {
         let Some((name, worker, device)) = slot.look(|v| (v.plan.name.clone(), v.worker.clone(), v.device.clone())) else { return Ok(()) };
+        let before = slot.look(|v| v.state.clone()).unwrap_or(WorkerState::Serving);
         slot.change(|v| v.state = WorkerState::Finishing);
         let until = Instant::now() + ENDING;
         while !fuse_device_is_dead(device.as_fd()) {
             if Instant::now() > until {
-                slot.change(|v| v.state = WorkerState::Serving);
+                slot.change(|v| v.state = before);
                 return Err(Error::new(ErrorKind::Busy, format!("volume {name} was unmounted, but somebody took hold of it meanwhile"))
                     .with_remedy("stop what uses it and try again, or use --force, which cuts it off"));
             }
@@ -200,7 +201,7 @@ fn turn(slot: &Slot, force: bool) -> Result<MutexGuard<'_, ()>> {
         if !force && slot.is_unserved() {
             let restarting = slot.look(|v| match &v.state {
                 WorkerState::Restarting { reason, .. } => Some(no_worker(v.plan.name.as_str(), reason)),
-                WorkerState::Serving | WorkerState::Finishing => None,
+                WorkerState::Serving | WorkerState::Lost { .. } | WorkerState::Finishing => None,
             });
             match restarting.flatten() {
                 Some(refused) if Instant::now() > until => return Err(refused),

@@ -1,15 +1,17 @@
 //! The keeper's socket. Whoever removes its file locks everybody out of a keeper that lives and holds its root: no other one
 //! can start, and nobody reaches this one. So it is made anew.
 
-use super::Keeper;
+use super::{Keeper, lock_root};
 use crate::wire;
+use nix::fcntl::Flock;
 use nix::sys::socket::{Shutdown, shutdown};
-use orlop_model::{Error, FileId, Result};
-use std::fs::{File, metadata, symlink_metadata};
+use orlop_model::{Error, ErrorKind, FileId, Result};
+use std::fs::{DirBuilder, File, Permissions, metadata, set_permissions, symlink_metadata};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A socket at which the keeper answers.
@@ -19,6 +21,8 @@ pub(super) struct Door {
     listener: Arc<UnixListener>,
     /// Which file the socket is. The listener holds it, so no other one gets its number.
     file: FileId,
+    /// The mode of the socket's folder, which others may have to pass.
+    folder_mode: u32,
     /// Whether it was said that the socket cannot be made anew.
     said: bool,
 }
@@ -27,22 +31,25 @@ impl Door {
     /// Listens, and answers on a thread of its own.
     pub(super) fn open(keeper: &Arc<Keeper>) -> Result<Door> {
         let socket = keeper.layout.keeper_socket();
+        refuse_obstacle(&socket)?;
         let failed = |e: io::Error| Error::io(format_args!("listening on {}", socket.display()), &e);
         let listener = Arc::new(wire::listen(&socket).map_err(failed)?);
         let file = FileId::of(&symlink_metadata(&socket).map_err(failed)?);
+        let folder_mode = metadata(keeper.layout.run()).map_err(failed)?.permissions().mode() & 0o7777;
         let (served, accepting) = (keeper.clone(), listener.clone());
         super::spawn("accept", move || {
             wire::accept_all(&accepting, "request", move |connection| served.converse(&connection));
         })?;
-        Ok(Door { keeper: keeper.clone(), socket, listener, file, said: false })
+        Ok(Door { keeper: keeper.clone(), socket, listener, file, folder_mode, said: false })
     }
 
-    /// Makes the socket anew if its file is gone or is another one. Conversations that were begun go on.
-    pub(super) fn look_after(&mut self, lock: &File) {
+    /// Makes the socket anew if its file is gone or is another one, and what went with it: its folder, the lock, the record.
+    /// Conversations that were begun go on.
+    pub(super) fn look_after(&mut self, lock: &mut Flock<File>) {
         if self.file.is_still(&symlink_metadata(&self.socket)) || self.is_displaced(lock) {
             return;
         }
-        match Door::open(&self.keeper) {
+        match self.anew(lock) {
             Ok(door) => {
                 tracing::warn!("{} was removed or replaced; it is made anew", self.socket.display());
                 let old = std::mem::replace(self, door);
@@ -59,6 +66,19 @@ impl Door {
         }
     }
 
+    fn anew(&self, lock: &mut Flock<File>) -> Result<Door> {
+        let layout = &self.keeper.layout;
+        make_folder(&layout.run(), self.folder_mode)?;
+        if is_missing(&layout.keeper_lock()) {
+            *lock = lock_root(layout)?;
+        }
+        let door = Door::open(&self.keeper)?;
+        if is_missing(&layout.record()) {
+            self.keeper.save();
+        }
+        Ok(door)
+    }
+
     /// Whether another file is in the lock's place: then another keeper may hold the root by that one, and two must not take the
     /// socket from each other again and again.
     fn is_displaced(&self, lock: &File) -> bool {
@@ -69,14 +89,37 @@ impl Door {
     }
 }
 
+fn is_missing(path: &Path) -> bool {
+    symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+}
+
+/// Makes the folder of the socket if it is gone, and the root is not: then nothing is left to keep.
+fn make_folder(dir: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().mode(mode).create(dir).and_then(|()| set_permissions(dir, Permissions::from_mode(mode)));
+    match made {
+        // The daemon was faster, or it was never gone.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|e| Error::io(format_args!("making {}", dir.display()), &e)),
+    }
+}
+
+/// A socket takes the place of any file, but not of a folder.
+pub(super) fn refuse_obstacle(socket: &Path) -> Result<()> {
+    if !symlink_metadata(socket).is_ok_and(|there| there.is_dir()) {
+        return Ok(());
+    }
+    let socket = socket.display();
+    Err(Error::new(ErrorKind::Unavailable, format!("a folder is in the place of the keeper's socket {socket}"))
+        .with_remedy(format!("remove it: rm -r {socket}; the socket is made within a second then")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::{KeeperConfig, Launcher, lock_root};
+    use crate::keeper::{KeeperConfig, Launcher};
     use crate::layout::Layout;
     use crate::wire::Connection;
     use parking_lot::Mutex;
-    use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
 
     #[test]
@@ -84,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let layout = Layout::new(dir.path());
         layout.prepare().expect("prepared");
-        let lock = lock_root(&layout).expect("locked");
+        let mut lock = lock_root(&layout).expect("locked");
         let worker = Launcher { program: "/bin/false".into(), args: Vec::new(), env: Vec::new() };
         let keeper = Arc::new(Keeper {
             config: KeeperConfig { root: dir.path().to_owned(), worker, resend: true },
@@ -100,23 +143,42 @@ mod tests {
         let list = |connection: &Connection| connection.ask::<_, serde_json::Value>(&crate::protocol::KeeperRequest::List, &[]);
 
         let file = door.file;
-        door.look_after(&lock);
+        door.look_after(&mut lock);
         assert_eq!(door.file, file, "nothing to do");
         std::fs::remove_file(&socket).expect("removed");
-        door.look_after(&lock);
+        door.look_after(&mut lock);
         list(&Connection::connect(&socket).expect("answered again")).expect("a list");
         std::fs::remove_file(&socket).expect("removed");
         std::fs::write(&socket, "in its place").expect("written");
-        door.look_after(&lock);
+        door.look_after(&mut lock);
         list(&Connection::connect(&socket).expect("answered again")).expect("a list");
         list(&begun).expect("what was begun goes on");
-        let mode = std::fs::metadata(&socket).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&socket), 0o600);
+
+        set_permissions(layout.run(), Permissions::from_mode(0o711)).expect("opened");
+        std::fs::remove_file(&socket).expect("removed");
+        door.look_after(&mut lock);
+        std::fs::remove_dir_all(layout.run()).expect("removed");
+        door.look_after(&mut lock);
+        list(&Connection::connect(&socket).expect("answered again")).expect("a list");
+        assert_eq!(mode(&layout.run()), 0o711, "who passed it before passes it again");
+        assert!(lock_root(&layout).is_err(), "the root is held by a lock that others find");
+
+        std::fs::remove_file(&socket).expect("removed");
+        std::fs::create_dir(&socket).expect("in its place");
+        let error = door.anew(&mut lock).map(drop).expect_err("a folder is there");
+        assert!(error.message.contains("keeper.sock") && error.remedy.is_some_and(|r| r.contains("rm -r")));
+        let left: Vec<_> = std::fs::read_dir(layout.run()).expect("reads").flatten().map(|e| e.file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("keeper.sock.")), "{left:?}");
+        std::fs::remove_dir(&socket).expect("removed");
+        door.look_after(&mut lock);
+        list(&Connection::connect(&socket).expect("answered again")).expect("a list");
 
         std::fs::remove_file(&socket).expect("removed");
         std::fs::remove_file(layout.keeper_lock()).expect("removed");
         let other = lock_root(&layout).expect("another keeper's");
-        door.look_after(&lock);
+        door.look_after(&mut lock);
         assert!(!socket.exists(), "it is the other one's now");
         drop(other);
     }

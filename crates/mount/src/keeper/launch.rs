@@ -6,9 +6,9 @@ use crate::kernel::init::Negotiated;
 use crate::layout::Layout;
 use crate::os::{PidFd, clone_fuse_device};
 use crate::process;
-use crate::protocol::WorkerRequest;
+use crate::protocol::{Lost, WorkerRequest};
 use crate::wire::Connection;
-use orlop_model::{Error, MountPlan, Result};
+use orlop_model::{Error, ErrorKind, MountPlan, Result};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -94,16 +94,26 @@ impl Opening {
 
     /// Returns when it has opened the volume.
     pub(super) fn finish(self) -> Result<Launched> {
+        self.finish_or_lose()?.map_err(|lost| Error::new(ErrorKind::Busy, lost.why).with_remedy("unmount it here, and mount it again"))
+    }
+
+    /// The same for whoever can do something where no worker may serve the mount any more.
+    pub(super) fn finish_or_lose(self) -> Result<Result<Launched, Lost>> {
         let Opening { mut child, process, socket, plan, fresh_kernel, log } = self;
-        let open = || -> Result<Connection> {
+        let open = || -> Result<(Connection, Option<Lost>)> {
             let connection = Connection::new(socket)?;
             connection.limit(Some(OPENING));
             let request = WorkerRequest::Open { plan: Box::new(plan.clone()), fresh_kernel };
-            let ((), _) = connection.ask(&request, &[])?;
-            Ok(connection)
+            let (lost, _) = connection.ask(&request, &[])?;
+            Ok((connection, lost))
         };
         match open() {
-            Ok(connection) => Ok(Launched { child, process, connection }),
+            Ok((connection, None)) => Ok(Ok(Launched { child, process, connection })),
+            Ok((connection, Some(lost))) => {
+                drop(connection);
+                end(&mut child, GIVEN_UP);
+                Ok(Err(lost))
+            }
             Err(e) => {
                 // Its socket is closed, by which it ends; one that hangs in the store is ended: nothing is mounted
                 // yet, and what it had in its journal stays there.

@@ -14,6 +14,7 @@ mod record;
 mod renew;
 mod requests;
 mod stand_in;
+mod unreached;
 mod volume;
 mod watch;
 
@@ -38,6 +39,7 @@ pub use adopt::has_workers;
 pub(crate) use launch::start_keeper;
 pub(crate) use record::reads as reads_record;
 pub use renew::{change_over, may_change_over};
+pub use unreached::{Unreached, still_mounted, take_away, unreached};
 
 /// How long a keeper that was told to stop waits for workers that are being replaced; systemd kills it after 90 seconds.
 const REPLACING: Duration = Duration::from_secs(10);
@@ -172,6 +174,11 @@ pub fn is_alive(root: &Path) -> bool {
     is_locked(&Layout::new(root))
 }
 
+/// Refuses where something is in the place of the keeper's socket that no socket can take the place of.
+pub fn may_listen(root: &Path) -> Result<()> {
+    door::refuse_obstacle(&Layout::new(root).keeper_socket())
+}
+
 /// Serves a root until it is told to stop, or by SIGTERM. Volumes that are still attached then stay mounted and
 /// served by their workers, and the next keeper takes them over.
 pub fn serve(config: KeeperConfig) -> Result<()> {
@@ -179,8 +186,9 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
     let root = std::path::absolute(&config.root).map_err(|e| Error::io("finding the root folder", &e))?;
     let layout = Layout::new(&root);
     layout.prepare()?;
-    let lock = lock_root(&layout)?;
+    let mut lock = lock_root(&layout)?;
     let socket = layout.keeper_socket();
+    door::refuse_obstacle(&socket)?;
     // Of a keeper that was killed. Who waits for this one to answer must not take it for its own.
     let _ = std::fs::remove_file(&socket);
 
@@ -218,7 +226,7 @@ pub fn serve(config: KeeperConfig) -> Result<()> {
     tracing::info!(root = %root.display(), "keeping");
     // The sender lives in `keeper`, so this ends by a message and not by its loss.
     while stopped.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
-        door.look_after(&lock);
+        door.look_after(&mut lock);
     }
     keeper.await_workers();
     let _ = std::fs::remove_file(&socket);

@@ -4,7 +4,7 @@
 use super::Keeper;
 use crate::kernel::init::Negotiated;
 use crate::protocol::Bound;
-use orlop_model::MountPlan;
+use orlop_model::{MountPlan, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -13,11 +13,14 @@ use std::path::Path;
 const VERSION: u32 = 1;
 
 /// The whole record.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
     keeper_pid: u32,
     pub(super) volumes: Vec<Entry>,
+    /// Those that are served by workers whom the keeper cannot reach.
+    #[serde(default)]
+    pub(super) unreached: Vec<VolumeId>,
 }
 
 /// One attached volume.
@@ -51,24 +54,24 @@ pub(crate) fn reads(bytes: &[u8]) -> bool {
 
 /// Reads the last keeper's record. A missing one is empty, and so is one that cannot be read: workers and mount
 /// table say the rest.
-pub(super) fn read(path: &Path) -> Vec<Entry> {
+pub(super) fn read(path: &Path) -> Record {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Record::default(),
         Err(e) => {
             tracing::error!("reading {}: {e}", path.display());
-            return Vec::new();
+            return Record::default();
         }
     };
     match serde_json::from_slice::<Record>(&bytes) {
-        Ok(record) if record.version == VERSION => record.volumes,
+        Ok(record) if record.version == VERSION => record,
         Ok(record) => {
             tracing::error!("{} has version {}, not {VERSION}; going by the workers", path.display(), record.version);
-            Vec::new()
+            Record::default()
         }
         Err(e) => {
             tracing::error!("{} cannot be read: {e}; going by the workers", path.display());
-            Vec::new()
+            Record::default()
         }
     }
 }
@@ -91,9 +94,14 @@ impl Keeper {
                 })
             })
             .collect();
-        volumes.extend(self.unadopted.lock().values().flatten().cloned());
+        let mut unreached: Vec<VolumeId> = {
+            let unadopted = self.unadopted.lock();
+            volumes.extend(unadopted.values().flatten().cloned());
+            unadopted.keys().copied().collect()
+        };
         volumes.sort_by_key(|e| e.plan.volume);
-        let record = Record { version: VERSION, keeper_pid: std::process::id(), volumes };
+        unreached.sort_unstable();
+        let record = Record { version: VERSION, keeper_pid: std::process::id(), volumes, unreached };
         let path = self.layout.record();
         let bytes = serde_json::to_vec_pretty(&record).expect("plain data has a JSON form");
         if let Err(e) = write(&path, &bytes) {

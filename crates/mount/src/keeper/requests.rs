@@ -46,7 +46,7 @@ impl Keeper {
             KeeperRequest::Bind { volume, dir, read_only } => value(self.bind(volume, &dir, read_only)?),
             KeeperRequest::Unbind { dir } => value(self.unbind(&dir)?),
             KeeperRequest::List => value(self.list()?),
-            KeeperRequest::Usage { volume } => value(self.ask_worker::<Usage>(volume, &WorkerRequest::Usage, Some(QUESTION))?),
+            KeeperRequest::Usage { volume } => value(self.usage(volume)?),
             KeeperRequest::SetQuota { volume, bytes } => {
                 // What the kernel has taken already counts before anything is refused.
                 let fast = self.slot(volume).look(|v| (v.plan.options.cache == Some(CacheMode::Fast)).then(|| v.mountpoint())).flatten();
@@ -86,6 +86,18 @@ impl Keeper {
         }
     }
 
+    /// What a volume takes. Of one that no worker serves any more only that is known.
+    fn usage(&self, volume: VolumeId) -> Result<Usage> {
+        let lost = self.slot(volume).look(|v| match &v.state {
+            WorkerState::Lost { reason } => Some(reason.clone()),
+            _ => None,
+        });
+        match lost.flatten() {
+            Some(why) => Ok(Usage { stopped: Some(why), ..Usage::default() }),
+            None => self.ask_worker::<Usage>(volume, &WorkerRequest::Usage, Some(QUESTION)),
+        }
+    }
+
     pub(super) fn ask_worker<A: DeserializeOwned>(&self, id: VolumeId, request: &WorkerRequest, limit: Option<Duration>) -> Result<A> {
         let Some((name, state)) = self.slot(id).look(|v| (v.plan.name.clone(), v.state.clone())) else {
             return Err(Error::not_found(format!("volume {id} is not attached")));
@@ -94,6 +106,10 @@ impl Keeper {
             WorkerState::Serving => {}
             WorkerState::Restarting { reason, .. } => {
                 return Err(Error::unavailable(format!("the worker of volume {name} is being replaced: {reason}")));
+            }
+            WorkerState::Lost { reason } => {
+                return Err(Error::new(ErrorKind::Busy, format!("volume {name}: {reason}, and nothing counts that this one still does"))
+                    .with_remedy("unmount it here with orlop unmount; docs/howto/two-hosts.md says how it comes back"));
             }
             WorkerState::Finishing => return Err(Error::unavailable(format!("volume {name} is being unmounted"))),
         }
@@ -113,7 +129,7 @@ impl Keeper {
                     slot.look(|v| (v.plan.clone(), v.worker.pid, v.state.clone(), v.binds.clone(), v.mounted, v.points()))?;
                 // When in doubt, it is.
                 let in_use_elsewhere = others.as_ref().is_none_or(|others| !table::elsewhere(mounted, &points, &own, others).is_empty());
-                let worker_pid = if matches!(worker, WorkerState::Restarting { .. }) { 0 } else { pid };
+                let worker_pid = if matches!(worker, WorkerState::Restarting { .. } | WorkerState::Lost { .. }) { 0 } else { pid };
                 Some(AttachedVolume { plan, worker_pid, worker, binds, in_use_elsewhere })
             })
             .collect();

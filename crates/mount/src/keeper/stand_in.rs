@@ -1,9 +1,9 @@
-//! Who answers while a volume has no worker and none comes, since its store does not answer.
+//! Who answers while a volume has no worker and none comes, since its store does not answer or another host has had the volume.
 //!
 //! A worker cannot open its volume without the store, and requests that nobody reads wait for ever, whatever the volume's outage policy
 //! says. So after a while the keeper reads them. Under every policy it answers `df`, with what that wants of the volume's root folder, and
 //! those who are being killed; all others are put back for the next worker. Under the policies that end the waiting it answers EIO to all
-//! of them once the outage has lasted as long as the policy says.
+//! of them once the outage has lasted as long as the policy says; and at once, under every policy, where no worker follows.
 //!
 //! What is answered is done with: neither the kernel nor the next worker knows of it any more, and as after every error of an outage what
 //! the dead worker had begun of it may have taken effect. What the kernel only tells is lost, as it is with a worker that dies: the next
@@ -56,6 +56,7 @@ pub(super) struct StandIn {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     is_away: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl StandIn {
@@ -69,23 +70,30 @@ impl StandIn {
         let (device, point, resends, name) = (v.device.clone(), v.mountpoint(), v.negotiated.resends(), v.plan.name.to_string());
         // Until the first try to open it has failed for another reason, the store is what keeps it.
         let is_away = Arc::new(AtomicBool::new(true));
-        let away = is_away.clone();
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let (away, lost) = (is_away.clone(), is_lost.clone());
         let (stop, stopped) = mpsc::channel();
         let begun = std::thread::Builder::new().name("stand-in".into()).stack_size(512 << 10).spawn(move || {
-            let due = || refusing && away.load(Ordering::Relaxed) && since.elapsed() >= Remote::default().outage_deadline;
+            let is_over = || refusing && away.load(Ordering::Relaxed) && since.elapsed() >= Remote::default().outage_deadline;
+            let due = || lost.load(Ordering::Relaxed) || is_over();
             match stand_in(&device, &point, resends, &stopped, due) {
                 Ok(0) => {}
-                Ok(refused) => tracing::warn!(volume = %name, refused, "requests were answered EIO, since its store does not answer"),
+                Ok(refused) => tracing::warn!(volume = %name, refused, "requests were answered EIO, since no worker could answer them"),
                 Err(e) => tracing::error!(volume = %name, "nobody answers in the worker's place: {e}"),
             }
         });
         match begun {
-            Ok(thread) => Some(StandIn { stop: Some(stop), thread: Some(thread), is_away }),
+            Ok(thread) => Some(StandIn { stop: Some(stop), thread: Some(thread), is_away, is_lost }),
             Err(e) => {
                 tracing::error!(volume = %v.plan.name, "nobody stands in for the worker: {e}");
                 None
             }
         }
+    }
+
+    /// No worker follows: everybody gets an error, whatever the policy is.
+    pub(super) fn refuse_all(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
     }
 
     /// Told why another try to open the volume has failed. One that another host has taken meanwhile is as far away as its store was.

@@ -108,7 +108,7 @@ impl Volume {
     /// Whether the keeper's descriptor is the only one of a living mount, its worker being gone, noticed or not.
     pub(super) fn hangs_on_keeper(&self) -> bool {
         let gone = match self.state {
-            WorkerState::Restarting { .. } => true,
+            WorkerState::Restarting { .. } | WorkerState::Lost { .. } => true,
             WorkerState::Serving => self.worker.process.wait(Some(Duration::ZERO)).unwrap_or(false),
             WorkerState::Finishing => false,
         };

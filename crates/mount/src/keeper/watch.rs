@@ -8,7 +8,7 @@ use super::stand_in::StandIn;
 use super::volume::{Slot, Worker};
 use crate::kernel::init;
 use crate::os::fuse_device_is_dead;
-use crate::protocol::WorkerState;
+use crate::protocol::{Lost, WorkerState};
 use nix::sys::signal::Signal;
 use orlop_model::{Error, Result};
 use std::os::fd::AsFd;
@@ -17,6 +17,9 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// How often it is looked whether a mount that no worker serves any more has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How a worker ended.
 struct End {
@@ -62,7 +65,7 @@ impl Keeper {
         let mut opening: Option<Opening> = None;
         loop {
             // Without the turn: it takes as long as the store does, and who wants to unmount the volume meanwhile must not wait for that.
-            let opened = opening.take().map(Opening::finish);
+            let opened = opening.take().map(Opening::finish_or_lose);
             let turn = slot.turn.lock();
             let now = slot.look(|v| (v.worker.pid, fuse_device_is_dead(v.device.as_fd())));
             let Some((_, dead)) = now.filter(|(current, _)| *current == worker.pid) else {
@@ -70,11 +73,18 @@ impl Keeper {
                 drop(turn);
                 return give_up(opened);
             };
+            let is_lost = slot.look(|v| matches!(v.state, WorkerState::Lost { .. })).unwrap_or(false);
             if dead {
                 tracing::info!(volume = %slot.id, "its connection has ended, and so has its worker ({})", end.how);
                 self.forget(slot);
                 drop(turn);
                 return give_up(opened);
+            }
+            if is_lost {
+                // Its end alone is waited for: that of the mount.
+                drop(turn);
+                std::thread::sleep(LOOK_EVERY);
+                continue;
             }
             slot.change(|v| v.state = WorkerState::Restarting { attempts, reason: reason.clone() });
             if !counted {
@@ -86,7 +96,11 @@ impl Keeper {
             let failed = match opened {
                 None if wait.is_zero() => self.start_successor(slot).map(|started| opening = Some(started)).err(),
                 None => None,
-                Some(opened) => match opened.and_then(|launched| self.hand_over(slot, launched)) {
+                Some(Ok(Err(lost))) => {
+                    lose(slot, since, lost);
+                    continue;
+                }
+                Some(Ok(Ok(launched))) => match self.hand_over(slot, launched) {
                     Ok((next, child)) => {
                         tracing::info!(volume = %slot.id, worker = next.pid, "another worker serves");
                         self.serves_now(slot, &next, child);
@@ -94,6 +108,7 @@ impl Keeper {
                     }
                     Err(e) => Some(e),
                 },
+                Some(Err(e)) => Some(e),
             };
             if let Some(e) = failed {
                 tracing::error!(volume = %slot.id, "no other worker yet: {e}");
@@ -153,9 +168,21 @@ impl Keeper {
 }
 
 /// A worker that was started for a volume which is no longer there, or no longer its own, and that was ended for it.
-fn give_up(opened: Option<Result<Launched>>) {
-    if let Some(Ok(launched)) = opened {
+fn give_up(opened: Option<Result<Result<Launched, Lost>>>) {
+    if let Some(Ok(Ok(launched))) = opened {
         launched.give_up();
+    }
+}
+
+/// No worker follows: what this mount was told of the volume is not true any more. All that is asked ends in an error until it is
+/// unmounted, as it does where the worker lives that learned of it.
+fn lose(slot: &Slot, since: Instant, lost: Lost) {
+    tracing::error!(volume = %slot.id, "no worker follows: {}", lost.why);
+    slot.opening.lock().take();
+    slot.change(|v| v.state = WorkerState::Lost { reason: lost.why });
+    stand_in(slot, since);
+    if let Some(stand_in) = slot.stand_in.lock().as_ref() {
+        stand_in.refuse_all();
     }
 }
 

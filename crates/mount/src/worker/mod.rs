@@ -16,7 +16,7 @@ use crate::fuse::{Session, write_pages};
 use crate::kernel::init::Negotiated;
 use crate::layout::Layout;
 use crate::process;
-use crate::protocol::{Served, WorkerRequest};
+use crate::protocol::{Lost, Served, WorkerRequest};
 use crate::wire::{self, Connection};
 use futures::future::BoxFuture;
 use open::Opened;
@@ -61,13 +61,17 @@ pub fn serve(config: WorkerConfig) -> Result<()> {
         return Err(Error::internal(format!("started for volume {} and told to open {}", config.volume, plan.volume)));
     }
     let opened = match runtime.block_on(open::open(&plan, &config, fresh_kernel)) {
-        Ok(opened) => opened,
+        Ok(Ok(opened)) => opened,
+        Ok(Err(lost)) => {
+            tracing::error!(volume = %plan.name, "this mount is not gone on with: {}", lost.why);
+            return keeper.answer(&Ok(Some(lost)), &[]);
+        }
         Err(e) => {
             keeper.answer(&Err::<(), _>(e.clone()), &[])?;
             return Err(e);
         }
     };
-    keeper.answer(&Ok(()), &[])?;
+    keeper.answer(&Ok(None::<Lost>), &[])?;
 
     let served = serve_mount(&runtime, &layout, keeper, *plan, &opened, config);
     // Whatever happened: what was acknowledged is brought to rest. After an unclean end the journal has it anyway.

@@ -1,10 +1,11 @@
 //! How a plan becomes an open volume: its store, its quota, and for a home in the cloud what it promises there.
 
 use super::{WorkerConfig, at_rest, reserve};
+use crate::protocol::Lost;
 use orlop_chunkfs::{FileSystem, FsResult, OpenConfig, Remote};
-use orlop_model::{CACHE_SIZE, Compression, Durability, Error, MountPlan, OutagePolicy, Result, STAGING_SIZE};
-use orlop_store::VolumeStore;
+use orlop_model::{CACHE_SIZE, Compression, Durability, Error, ErrorKind, MountPlan, OutagePolicy, Result, STAGING_SIZE};
 use orlop_store::wrap::Swap;
+use orlop_store::{ObjectStore, VolumeStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,8 @@ impl Opened {
     }
 }
 
-pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Opened> {
+/// Opens it, unless the kernel that is to be gone on with was told what is not true any more.
+pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: bool) -> Result<Result<Opened, Lost>> {
     let VolumeStore { store, keys } = (worker.open_store)(plan, &worker.root).await?;
     let store = Swap::new(store);
     std::fs::create_dir_all(&plan.state_dir).map_err(|e| Error::io(format_args!("making {}", plan.state_dir), &e))?;
@@ -62,10 +64,17 @@ pub(super) async fn open(plan: &MountPlan, worker: &WorkerConfig, fresh_kernel: 
     }
     let state_dir = PathBuf::from(&plan.state_dir);
     reserve::give(&state_dir);
-    let fs = FileSystem::open(config).await?;
+    let of_store: Arc<dyn ObjectStore> = store.clone();
+    let fs = match FileSystem::open(config).await {
+        Err(e) if !fresh_kernel && e.kind == ErrorKind::Busy => {
+            let lost = orlop_chunkfs::lost(&of_store, &plan.prefix, plan.volume, &state_dir).await;
+            return lost.map(|why| Err(Lost { why })).ok_or(e);
+        }
+        opened => opened?,
+    };
     at_rest::forget(&state_dir);
     let keeping = tokio::spawn(reserve::keep(state_dir.clone()));
-    Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), keeping, store, state_dir })
+    Ok(Ok(Opened { fs, naming: tokio::spawn(keep_name(store.clone(), plan.clone())), keeping, store, state_dir }))
 }
 
 /// Notes the volume's name in its store, if it was made before names were noted, or if what is noted is damaged. Nothing here needs it, so

@@ -170,6 +170,33 @@ fn a_worker_that_does_not_answer_is_taken_over_later_and_its_volume_counts_as_mo
 }
 
 #[test]
+fn a_worker_whose_socket_is_gone_is_known_by_the_record_and_taken_away_only_by_force() {
+    need_fuse!();
+    let world = World::new();
+    let keeper = world.keeper();
+    let plan = world.volume("data");
+    let worker = world.runtime.block_on(keeper.attach(&plan)).expect("attached").worker_pid;
+    std::fs::write(Path::new(&plan.mountpoint).join("f"), "acknowledged").expect("written");
+    std::fs::remove_file(world.root().join(format!("run/worker-{}.sock", plan.volume))).expect("removed");
+    kill(world.keeper_pid());
+    assert!(orlop_mount::keeper::has_workers(&world.root()), "one lives, with a socket or without");
+    let keeper = world.keeper();
+    let error = world.runtime.block_on(keeper.detach(plan.volume, true)).expect_err("its worker lives");
+    assert!(error.message.contains(&worker.to_string()), "{error}");
+    let unreached = orlop_mount::keeper::unreached(&world.root());
+    assert_eq!((unreached.len(), unreached[0].volume, unreached[0].worker_pid), (1, plan.volume, Some(worker)));
+    assert_eq!(orlop_mount::keeper::still_mounted(&world.root()).expect("asked"), unreached);
+
+    orlop_mount::keeper::take_away(&world.root(), &unreached[0]).expect("taken away");
+    assert!(!alive(worker) && mount_points(&world.root()).is_empty());
+    until("the keeper sees it", || world.runtime.block_on(keeper.detach(plan.volume, false)).is_ok());
+    assert!(orlop_mount::keeper::unreached(&world.root()).is_empty());
+    world.runtime.block_on(keeper.attach(&plan)).expect("attached");
+    assert_eq!(std::fs::read_to_string(Path::new(&plan.mountpoint).join("f")).expect("read"), "acknowledged");
+    world.runtime.block_on(keeper.detach(plan.volume, false)).expect("detached");
+}
+
+#[test]
 fn a_worker_that_dies_before_it_is_taken_over_leaves_nothing() {
     need_fuse!();
     let world = World::new();

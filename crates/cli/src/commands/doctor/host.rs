@@ -1,17 +1,18 @@
-//! Checks of the host itself: FUSE, kernel, disk space, dead mounts. They need no daemon.
+//! Checks of the host itself: FUSE, kernel, disk space, dead mounts. They need no daemon; what one says of its mounts is said elsewhere.
 
 use super::Finding;
 use crate::args::Context;
+use orlop_api::wire::Status;
 use orlop_model::ByteSize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// Everything about the host.
-pub(crate) fn check(cx: &Context) -> Vec<Finding> {
+pub(crate) fn check(cx: &Context, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = vec![fuse(), kernel(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())];
     findings.extend(space(&cx.root));
-    findings.extend(mounts(&cx.root));
+    findings.extend(mounts(&cx.root, &told_of(status)));
     findings
 }
 
@@ -73,9 +74,18 @@ fn space(root: &Path) -> Option<Finding> {
     })
 }
 
-fn mounts(root: &Path) -> Vec<Finding> {
+/// Where volumes are mounted whose workers do not serve: they answer with errors or not at all and are not dead, and the check of the workers
+/// has their remedy.
+fn told_of(status: Option<&Status>) -> Vec<PathBuf> {
+    let workers = status.and_then(|s| s.host.keeper.as_ref()).map(|k| k.workers.as_slice()).unwrap_or_default();
+    let troubled = workers.iter().filter(|w| w.state != "serving");
+    troubled.flat_map(|w| std::iter::once(&w.mountpoint).chain(&w.binds)).map(PathBuf::from).collect()
+}
+
+fn mounts(root: &Path, told_of: &[PathBuf]) -> Vec<Finding> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let ours: Vec<PathBuf> = fuse_mounts(&table).filter(|(point, source)| is_ours(root, point, source)).map(|(point, _)| point).collect();
+    let ours = fuse_mounts(&table).filter(|(point, source)| is_ours(root, point, source)).map(|(point, _)| point);
+    let ours: Vec<PathBuf> = ours.filter(|point| !told_of.contains(point)).collect();
     let count = ours.len();
     let mut findings: Vec<Finding> = ours.into_iter().filter_map(|point| alive(&point).err().map(|why| dead(&point, &why))).collect();
     if findings.is_empty() {
@@ -144,6 +154,9 @@ fn alive(point: &Path) -> Result<(), String> {
 mod tests {
     use super::super::Level;
     use super::*;
+    use orlop_api::wire::{HostFacts, KeeperFacts, WorkerFacts};
+    use orlop_control::ControlStatus;
+    use orlop_model::Usage;
 
     #[test]
     fn kernels_are_judged_by_what_they_lack() {
@@ -151,6 +164,23 @@ mod tests {
         assert_eq!(kernel("6.1.0-18-amd64\n").level, Level::Note);
         assert_eq!(kernel("6.9.0").level, Level::Ok);
         assert_eq!(kernel("7.0-rc1").level, Level::Ok);
+    }
+
+    #[test]
+    fn what_the_daemon_says_of_a_mount_is_not_said_again() {
+        let worker = |name: &str, state: &str| WorkerFacts {
+            volume: name.parse().expect("a name"),
+            pid: 7,
+            state: state.to_owned(),
+            mountpoint: format!("/root/mnt/{name}"),
+            binds: vec![format!("/srv/{name}")],
+            in_use_elsewhere: false,
+        };
+        let workers = vec![worker("good", "serving"), worker("gone", "taking no changes: another host has it")];
+        let host = HostFacts { keeper: Some(KeeperFacts { workers }), ..HostFacts::default() };
+        let status = Status { host, usage: Usage::default(), control: ControlStatus::default() };
+        assert_eq!(told_of(Some(&status)), [PathBuf::from("/root/mnt/gone"), PathBuf::from("/srv/gone")]);
+        assert_eq!(told_of(None), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Finding {
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let status = cx.client.status().await;
     let volumes = if status.is_ok() { cx.client.volumes(false, false).await } else { Ok(Vec::new()) };
-    let mut findings = host::check(cx);
+    let mut findings = host::check(cx, status.as_ref().ok());
     findings.extend(orlop::check(cx, &status).await);
     match volumes {
         Ok(volumes) => {

@@ -78,7 +78,7 @@ fn keeper(status: &Status) -> Vec<Finding> {
             "workers",
             format!("volume {} is not served as it should be: its worker{process} is {}", w.volume, w.state),
             "read the worker's log below the root folder, log/worker-<volume id>.log; one that takes no changes does so again once it was \
-             unmounted and mounted",
+             unmounted and mounted; one that cannot be reached is taken over as soon as it answers, and orlop down --force ends it",
         ));
     }
     findings

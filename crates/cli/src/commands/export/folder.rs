@@ -1,6 +1,6 @@
 //! A folder as the place that a volume is read out to: owners, modes, times and attributes as far as this user may set them.
 
-use super::read::{Content, Sink, Xattrs, name_of};
+use super::read::{Content, Sink, Xattrs};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
@@ -103,14 +103,14 @@ impl Sink for Folder {
         File::options().write(true).create_new(true).open(at).map_err(|e| Error::io(format_args!("making {}", at.display()), &e))
     }
 
-    fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, content: &Content) -> Result<()> {
+    fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, _content: &Content) -> Result<()> {
         drop(file);
-        let at = self.at(&name_of(path, content));
+        let at = self.at(path);
         self.dress(&self.partial.clone(), attr, xattrs)?;
         std::fs::rename(&self.partial, &at).map_err(|e| Error::io(format_args!("making {}", at.display()), &e))
     }
 
-    fn link(&mut self, path: &Path, first: &Path) -> Result<()> {
+    fn link(&mut self, path: &Path, first: &Path, _attr: &Attr) -> Result<()> {
         let (first, at) = (self.at(first), self.at(path));
         std::fs::hard_link(&first, &at).map_err(|e| Error::io(format_args!("linking {}", at.display()), &e))
     }
@@ -121,7 +121,7 @@ impl Sink for Folder {
         self.dress(&at, attr, xattrs)
     }
 
-    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()> {
+    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<bool> {
         let at = self.at(path);
         let kind = match attr.kind {
             FileKind::Fifo => SFlag::S_IFIFO,
@@ -130,10 +130,10 @@ impl Sink for Folder {
             _ => SFlag::S_IFSOCK,
         };
         match mknod(&at, kind, Mode::from_bits_truncate(attr.perm & 0o7777), device(attr.rdev)) {
-            Ok(()) => self.dress(&at, attr, xattrs),
+            Ok(()) => self.dress(&at, attr, xattrs).map(|()| true),
             Err(Errno::EPERM) => {
                 *self.lost.entry("devices: run it as root to make them").or_default() += 1;
-                Ok(())
+                Ok(false)
             }
             Err(e) => Err(Error::io(format_args!("making {}", at.display()), &e.into())),
         }

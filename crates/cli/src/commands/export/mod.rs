@@ -71,7 +71,8 @@ struct Report {
     others: u64,
     bytes: u64,
     damaged: Vec<Damaged>,
-    /// The damage to a log behind which nothing was read: newer changes are missing. Or to the namespace: names and attributes are.
+    /// The damage to a log behind which nothing was read: newer changes are missing. Or to what says who has them: they may be. Or to the
+    /// namespace: names and attributes are.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
     /// Whether it is the namespace.
@@ -103,7 +104,10 @@ async fn export(args: &Args, cx: &Context) -> Result<u8> {
     let to = args.to.clone().or_else(|| args.volume.as_ref().map(PathBuf::from)).unwrap_or_default();
     let to = to.as_path();
     let prefix = format!("volumes/{volume}");
-    let remote = !spec.is_local() || found::exists(&*store, &format!("{prefix}/owner.json").into()).await?;
+    // Also where the owner record is lost: only such a volume has a log in its store.
+    let remote = !spec.is_local()
+        || found::exists(&*store, &format!("{prefix}/owner.json").into()).await?
+        || found::any_below(&*store, &format!("{prefix}/log").into()).await?;
     let state = args.state.clone().or_else(|| beside(&spec, volume).filter(|dir| !remote && rescue::looks_like_state(dir)));
     match &state {
         Some(dir) if args.state.is_none() => cx.ui.note(&format!("note: what the store does not have is read from {}", dir.display())),
@@ -207,7 +211,7 @@ fn text(r: &Report) -> String {
     }
     match &r.lost {
         Some(why) if r.rebuilt => table.row(["damaged:".to_owned(), "names and attributes".to_owned(), why.clone()]),
-        Some(why) => table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("not all of them are there: {why}")]),
+        Some(why) => table.row(["damaged:".to_owned(), "the newest changes".to_owned(), format!("they may not all be there: {why}")]),
         None => {}
     }
     for note in &r.notes {

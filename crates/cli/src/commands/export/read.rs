@@ -28,35 +28,51 @@ pub(super) struct Content {
     pub(super) why: String,
 }
 
+impl Content {
+    /// What of it could not be read, and why, if it is not whole.
+    fn lost(&self) -> Option<String> {
+        let (from, _) = self.bad.first()?;
+        let n: u64 = self.bad.iter().map(|(from, to)| to - from).sum();
+        Some(format!("{n} bytes from byte {from} on could not be read: {}", self.why))
+    }
+}
+
 /// Takes what comes out of a volume, folders before what is in them. Paths are relative to the volume's root.
 pub(super) trait Sink {
     /// A folder; its attributes are set when all is in it.
     fn folder(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()>;
     /// A file to write content to, before its name is known to be good.
     fn begin_file(&mut self, path: &Path) -> Result<File>;
-    /// The file is written as far as it could be read.
+    /// The file is written as far as it could be read; the path is the one that it comes out under.
     fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, content: &Content) -> Result<()>;
-    /// Another name of what has come before.
-    fn link(&mut self, path: &Path, first: &Path) -> Result<()>;
+    /// Another name of what has come before, with its attributes.
+    fn link(&mut self, path: &Path, first: &Path, attr: &Attr) -> Result<()>;
     /// A symbolic link.
     fn symlink(&mut self, path: &Path, target: &[u8], attr: &Attr, xattrs: &Xattrs) -> Result<()>;
-    /// A pipe, socket or device.
-    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()>;
+    /// A pipe, socket or device. Tells whether it came out, and other names can be made of it.
+    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<bool>;
     /// All has come; tells what the reader should know.
     fn finish(&mut self) -> Result<Vec<String>>;
 }
 
 /// The end of the name of a file that could not be read whole.
-pub(super) const DAMAGED: &str = ".orlop-damaged";
+const DAMAGED: &str = ".orlop-damaged";
 
-/// The name under which a file comes out.
-pub(super) fn name_of(path: &Path, content: &Content) -> PathBuf {
-    if content.bad.is_empty() {
-        return path.to_owned();
-    }
+/// The path under which a file comes out.
+fn name_of(path: &Path, is_whole: bool) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(DAMAGED);
+    if !is_whole {
+        name.push(DAMAGED);
+    }
     name.into()
+}
+
+/// How something of several names came out first.
+struct First {
+    path: PathBuf,
+    attr: Attr,
+    /// What of its content could not be read.
+    lost: Option<String>,
 }
 
 pub(super) struct Walk<'a, F> {
@@ -64,8 +80,11 @@ pub(super) struct Walk<'a, F> {
     pub(super) sink: &'a mut dyn Sink,
     pub(super) report: Report,
     tell: F,
-    /// Where files of several names came out first.
-    first: HashMap<Ino, PathBuf>,
+    /// What is being read.
+    now: String,
+    /// Bytes that are dealt with, whether they could be read or not.
+    passed: u64,
+    first: HashMap<Ino, First>,
     /// What has come out, of a volume whose names may lead nowhere, or not to all.
     pub(super) seen: Option<HashSet<Ino>>,
 }
@@ -73,12 +92,21 @@ pub(super) struct Walk<'a, F> {
 impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
     pub(super) fn new(fs: &'a FileSystem, sink: &'a mut dyn Sink, report: Report, tell: F) -> Self {
         let seen = report.rebuilt.then(HashSet::new);
-        Walk { fs, sink, report, tell, first: HashMap::new(), seen }
+        Walk { fs, sink, report, tell, now: String::new(), passed: 0, first: HashMap::new(), seen }
     }
 
     pub(super) async fn all(&mut self) -> Result<()> {
         self.tree(PathBuf::new(), ROOT_INO).await?;
         if self.seen.is_some() { self.strays().await } else { Ok(()) }
+    }
+
+    fn tell_of(&mut self, path: &Path) {
+        self.now = path.display().to_string();
+        self.tell_on();
+    }
+
+    fn tell_on(&mut self) {
+        (self.tell)(&self.now, self.passed);
     }
 
     /// Notes that an inode comes out. Tells whether it had not yet, as far as that is to be known.
@@ -96,6 +124,7 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
     pub(super) async fn tree(&mut self, path: PathBuf, ino: Ino) -> Result<()> {
         let mut todo = vec![(path, ino)];
         while let Some((path, ino)) = todo.pop() {
+            self.tell_of(&path);
             if !self.is_new(ino) {
                 self.report.damaged.push(Damaged { path: shown(&path), why: "the folder has come out under another name".to_owned() });
                 continue;
@@ -122,7 +151,6 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                 cookie = last.cookie;
                 for entry in entries {
                     let path = path.join(OsString::from_vec(entry.name.to_vec()));
-                    (self.tell)(&path.display().to_string(), self.report.bytes);
                     match entry.kind {
                         FileKind::Directory => {
                             if !self.is_elsewhere(entry.ino, ino).await {
@@ -153,10 +181,15 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
 
     /// Anything but a folder.
     pub(super) async fn one(&mut self, path: &Path, ino: Ino, kind: FileKind) -> Result<()> {
+        self.tell_of(path);
         self.is_new(ino);
         if let Some(first) = self.first.get(&ino) {
+            let out = name_of(path, first.lost.is_none());
+            if let Some(lost) = &first.lost {
+                self.report.damaged.push(Damaged { path: shown(path), why: with_rest(lost, &out) });
+            }
             self.report.others += 1;
-            return self.sink.link(path, first);
+            return self.sink.link(&out, &first.path, &first.attr);
         }
         let (attr, xattrs) = match self.about(ino).await {
             Ok(it) => it,
@@ -165,22 +198,18 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                 return Ok(());
             }
         };
-        let mut out = path.to_owned();
+        let mut came_out = First { path: path.to_owned(), attr, lost: None };
         match kind {
             FileKind::File => {
                 let file = self.sink.begin_file(path)?;
                 let content =
                     self.content(ino, attr.size, &file).await.map_err(|e| Error::io(format_args!("writing {}", path.display()), &e))?;
-                if let (Some((from, _)), n) = (content.bad.first(), content.bad.iter().map(|(from, to)| to - from).sum::<u64>()) {
-                    let why = format!(
-                        "{n} bytes from byte {from} on could not be read: {}; the rest is in {}",
-                        content.why,
-                        name_of(path, &content).display()
-                    );
-                    self.report.damaged.push(Damaged { path: shown(path), why });
+                came_out.lost = content.lost();
+                came_out.path = name_of(path, came_out.lost.is_none());
+                if let Some(lost) = &came_out.lost {
+                    self.report.damaged.push(Damaged { path: shown(path), why: with_rest(lost, &came_out.path) });
                 }
-                out = name_of(path, &content);
-                self.sink.end_file(path, file, &attr, &xattrs, &content)?;
+                self.sink.end_file(&came_out.path, file, &attr, &xattrs, &content)?;
                 self.report.files += 1;
             }
             FileKind::Symlink => match self.fs.readlink(ino).await {
@@ -188,15 +217,21 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                     self.sink.symlink(path, &target, &attr, &xattrs)?;
                     self.report.others += 1;
                 }
-                Err(e) => self.damaged(path, &e),
+                Err(e) => {
+                    self.damaged(path, &e);
+                    return Ok(());
+                }
             },
             _ => {
-                self.sink.node(path, &attr, &xattrs)?;
+                let is_there = self.sink.node(path, &attr, &xattrs)?;
                 self.report.others += 1;
+                if !is_there {
+                    return Ok(());
+                }
             }
         }
         if attr.nlink > 1 {
-            self.first.insert(ino, out);
+            self.first.insert(ino, came_out);
         }
         Ok(())
     }
@@ -230,6 +265,8 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
             Ok(bytes) => {
                 to.write_all_at(&bytes, at)?;
                 self.report.bytes += bytes.len() as u64;
+                self.passed += bytes.len() as u64;
+                self.tell_on();
                 grow(&mut content.data, at, at + bytes.len() as u64);
                 Ok(())
             }
@@ -238,6 +275,8 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
                     content.why = e.to_string();
                 }
                 grow(&mut content.bad, at, at + want);
+                self.passed += want;
+                self.tell_on();
                 Ok(())
             }
             Err(_) => {
@@ -252,6 +291,11 @@ impl<'a, F: FnMut(&str, u64)> Walk<'a, F> {
             }
         }
     }
+}
+
+/// Why a file is not whole, and where what could be read of it is.
+fn with_rest(lost: &str, out: &Path) -> String {
+    format!("{lost}; the rest is in {}", out.display())
 }
 
 /// A path as it is in the volume.

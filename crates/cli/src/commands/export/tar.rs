@@ -4,7 +4,7 @@
 //! A file is first written beside the tar file, since only then is known what of it can be read. The tar file has its name
 //! when it is whole.
 
-use super::read::{Content, Sink, Xattrs, name_of};
+use super::read::{Content, Sink, Xattrs};
 use orlop_chunkfs::{Attr, FileKind, Time};
 use orlop_model::{Error, ErrorKind, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -189,8 +189,7 @@ impl Sink for TarFile {
     }
 
     fn end_file(&mut self, path: &Path, file: File, attr: &Attr, xattrs: &Xattrs, content: &Content) -> Result<()> {
-        let path = name_of(path, content);
-        let mut entry = Entry::new(&path, b'0', attr, xattrs);
+        let mut entry = Entry::new(path, b'0', attr, xattrs);
         let whole = content.data == [(0, attr.size)] || attr.size == 0;
         let data: u64 = content.data.iter().map(|(from, to)| to - from).sum();
         if whole {
@@ -217,9 +216,9 @@ impl Sink for TarFile {
         self.pad(data)
     }
 
-    fn link(&mut self, path: &Path, first: &Path) -> Result<()> {
-        let attr = Attr { perm: 0o600, nlink: 2, ..Attr::BLANK };
-        let mut entry = Entry::new(path, b'1', &attr, &Vec::new());
+    fn link(&mut self, path: &Path, first: &Path, attr: &Attr) -> Result<()> {
+        // Some readers give the file what the entry of its last name says.
+        let mut entry = Entry::new(path, b'1', attr, &Vec::new());
         entry.link = first.as_os_str().as_bytes();
         self.entry(&entry)
     }
@@ -230,17 +229,17 @@ impl Sink for TarFile {
         self.entry(&entry)
     }
 
-    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<()> {
+    fn node(&mut self, path: &Path, attr: &Attr, xattrs: &Xattrs) -> Result<bool> {
         let kind = match attr.kind {
             FileKind::Fifo => b'6',
             FileKind::CharDevice => b'3',
             FileKind::BlockDevice => b'4',
             _ => {
                 self.sockets += 1;
-                return Ok(());
+                return Ok(false);
             }
         };
-        self.entry(&Entry::new(path, kind, attr, xattrs))
+        self.entry(&Entry::new(path, kind, attr, xattrs)).map(|()| true)
     }
 
     fn finish(&mut self) -> Result<Vec<String>> {
