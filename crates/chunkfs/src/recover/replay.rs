@@ -35,15 +35,19 @@ enum Origin {
 }
 
 /// What a record says of a segment before it became a pack holds no longer once a later record says that it did: the
-/// file on the host may be gone since. Returns those that did.
-fn know_packs(log: &mut [(u64, Record, Origin)]) -> HashMap<u64, Pack> {
+/// file on the host may be gone since. Nor does it once the namespace says so: a fold writes that beside its rows, while records that follow its
+/// cut were made before the pack was, and the one that tells of it may never have left this host. Returns those of which a record says it.
+fn know_packs(log: &mut [(u64, Record, Origin)], at_rest: &HashMap<u64, Segment>) -> HashMap<u64, Pack> {
     let mut packs = HashMap::new();
     for (_, record, _) in log.iter_mut().rev() {
         for change in record.changes.iter_mut().rev() {
             if let Change::Put(Key::Segment(n), Row::Segment(s)) = change {
                 match s.pack {
                     Some(pack) => drop(packs.insert(*n, pack)),
-                    None => s.pack = packs.get(n).copied(),
+                    None => {
+                        let folded = at_rest.get(n).filter(|row| row.id == s.id).and_then(|row| row.pack);
+                        s.pack = packs.get(n).copied().or(folded);
+                    }
                 }
             }
         }
@@ -142,7 +146,7 @@ impl Shell<'_> {
                 log.push((r.seq, r.record, origin));
             }
         }
-        let packed = know_packs(&mut log);
+        let packed = know_packs(&mut log, &self.segments);
         for (extent, data) in extents.iter().filter(|(e, _)| !packed.contains_key(&e.segment) && !self.is_packed(e.segment)) {
             stage(&mut segment_files, extent, data).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
         }

@@ -424,6 +424,35 @@ async fn openings_that_change_nothing_leave_no_log_that_grows() {
     b.close().await.expect("closes");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_while_a_fold_made_packs_is_read_from_them_after_a_lost_host() {
+    let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(300), ..ThrottleConfig::default() };
+    let cloud = Cloud::new(Arc::new(ThrottledStore::new(InMemory::new(), slow))).await;
+    let config = cloud.config("a");
+    // Nothing is sent but what somebody syncs.
+    let remote = config.remote.clone().map(|remote| Remote { ship_every: Duration::from_secs(3600), ..remote });
+    let a = FileSystem::open(OpenConfig { remote, ..config }).await.expect("opens");
+    let mut expected = pattern(1 << 20, 1);
+    let ino = put(&a, "f", &expected).await;
+    a.sync_all().await.expect("syncs");
+    let folding = tokio::spawn({
+        let a = a.clone();
+        async move { a.compact_all().await }
+    });
+    // Behind the fold's cut, and before its pack is there.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    a.write(&CX, ino, 8192, &[7; 4096]).await.expect("writes");
+    expected[8192..12288].fill(7);
+    a.fsync(ino, false).await.expect("syncs");
+    folding.await.expect("no panic").expect("folds");
+    a.abandon().await;
+    remove(&cloud.dir("a"));
+    let b = cloud.open("b").await;
+    assert!(get(&b, "f").await.expect("there") == expected);
+    healthy(&b).await;
+    b.close().await.expect("closes");
+}
+
 /// A host that boots before each opening: what it finds on its disk may be torn.
 #[derive(Debug)]
 struct Booted([u8; 16]);

@@ -7,7 +7,7 @@ use super::launch::Launched;
 use super::volume::{Slot, Volume};
 use crate::kernel::backing::Backing;
 use crate::kernel::init::{Negotiated, Wishes, negotiate};
-use crate::kernel::mount;
+use crate::kernel::mount::{self, FSTYPE};
 use crate::kernel::table::{self, Device};
 use crate::os::fuse_device_is_dead;
 use crate::protocol::{Attached, WorkerState};
@@ -179,6 +179,11 @@ fn clear_mountpoint(point: &Path) -> Result<()> {
     let own = table::own().map_err(|e| Error::io("reading the mount table", &e))?;
     match table::topmost(&own, point) {
         None => Ok(()),
+        Some(top) if top.fstype == FSTYPE => Err(Error::new(
+            ErrorKind::Busy,
+            format!("{} is mounted already, by a worker of this volume that cannot be reached", point.display()),
+        )
+        .with_remedy("end that worker with kill -9 (orlop status shows it), or take everything away with: orlop down --force")),
         Some(top) => Err(Error::new(ErrorKind::Busy, format!("something else is mounted on {} ({})", point.display(), top.fstype))
             .with_remedy(format!("umount {}", point.display()))),
     }
