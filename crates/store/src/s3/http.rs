@@ -134,9 +134,11 @@ impl HttpService for Service {
     }
 }
 
-/// Whether the head of the answer has to tell which version was written. That to a copy tells it in its body.
+/// Whether the head of the answer has to tell which version was written. That to a copy tells it in its body; and who is asked without a
+/// signature is the service that gives credentials.
 fn tells_version(request: &HttpRequest) -> bool {
-    request.method().as_str() == "PUT" && !request.headers().contains_key("x-amz-copy-source")
+    let headers = request.headers();
+    request.method().as_str() == "PUT" && headers.contains_key("authorization") && !headers.contains_key("x-amz-copy-source")
 }
 
 /// An answer of success as it is; one of failure with nothing but its code and message.
