@@ -284,7 +284,10 @@ impl Client {
             true => "orlop up".to_owned(),
             false => format!("orlop up --root {root}"),
         };
+        let socket = self.root.join("run/orlop.sock");
         match e.kind {
+            _ if socket.is_dir() => Error::unavailable(format!("a folder is in the place of the daemon's socket {}", socket.display()))
+                .with_remedy(format!("remove it: rm -r {}; the socket is made within a second then", socket.display())),
             ErrorKind::NotFound if holder::is_there(&self.root) => {
                 let (process, end) = match holder::process(&self.root) {
                     Some(pid) => (format!(" (process {pid})"), format!("end it with kill {pid} (mounts stay)")),

@@ -26,12 +26,17 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (volume, folders) = find(&args.target, cx).await?;
     let by_id = VolumeRef::Id(volume.id);
+    let stopped = cx.client.volume(&by_id).await.ok().and_then(|v| v.usage).and_then(|u| u.stopped);
     for folder in &folders {
         cx.client.detach(&by_id, &Detach { directory: Some(folder.clone()), force: args.force, ..Detach::default() }).await?;
     }
     cx.ui.show(&json!({ "volume": volume.name, "unmounted": folders }), || {
         folders.iter().map(|f| format!("{} is unmounted from {f}\n", volume.name)).collect()
     })?;
+    if let Some(why) = stopped {
+        cx.ui.note(&format!("note: {} took no changes any more here: {why}", volume.name));
+        return Ok(0);
+    }
     // Somebody else may have removed it since: that is no failure of this.
     let left = cx.client.volume(&by_id).await.ok().filter(|v| v.mountpoint.is_none()).and_then(|v| v.usage);
     let unsent = match left {

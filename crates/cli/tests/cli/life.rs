@@ -283,17 +283,19 @@ fn a_run_folder_that_was_removed_is_made_anew_with_all_that_finds_the_living() {
     let dir = world.dir("m");
     world.run(&["mount", "db", &dir]).ok();
     let (daemon, keeper, run) = (world.daemon_pid(), world.keeper_pid(), world.root.join("run"));
+    let worker = format!("worker-{}.sock", world.json(&["volume", "inspect", "db"])[0]["id"].as_str().expect("an id"));
     let mode = || std::fs::metadata(&run).expect("there").permissions().mode() & 0o777;
     let before = mode();
     for words in [&["status"][..], &["up", "--no-docker-plugin"]] {
         std::fs::remove_dir_all(&run).expect("removed");
         let ended = world.run(words).ok();
         assert!(!ended.out.contains("is up on"), "{words:?}: {}", ended.out);
-        let files = ["orlop.sock", "keeper.sock", "daemon.lock", "keeper.lock", "daemon.pid", "keeper.json"];
+        let files = ["orlop.sock", "keeper.sock", "daemon.lock", "keeper.lock", "daemon.pid", "keeper.json", worker.as_str()];
         wait("all of it is there again", || files.iter().all(|file| run.join(file).exists()));
         assert_eq!((world.daemon_pid(), world.keeper_pid(), mode()), (daemon, keeper, before), "{words:?}");
     }
     std::fs::write(world.path("m/x"), "served").expect("the mount lives");
+    assert!(world.json(&["volume", "inspect", "db"])[0]["usage"]["inodes"].as_u64().is_some_and(|n| n >= 2), "its worker is asked");
     // A start that finds the living one only by its journal says which it is, and leaves nothing in its way.
     let send = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), signal).expect("signalled");
     send(nix::sys::signal::Signal::SIGSTOP);

@@ -61,6 +61,10 @@ impl Keeper {
         else {
             return Err(not_attached());
         };
+        if let WorkerState::Lost { reason } = &state {
+            return Err(Error::new(ErrorKind::Busy, format!("volume {name} takes no changes any more: {reason}"))
+                .with_remedy("unmount it here; no worker serves it, so none is to be moved"));
+        }
         if state != WorkerState::Serving || slot.look(|v| fuse_device_is_dead(v.device.as_fd())).unwrap_or(true) {
             return Err(Error::unavailable(format!("volume {name} is not being served now")).with_remedy("try again later"));
         }

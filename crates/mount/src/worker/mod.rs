@@ -5,6 +5,7 @@
 
 mod at_rest;
 mod control;
+mod door;
 mod doubts;
 mod open;
 mod reserve;
@@ -17,7 +18,8 @@ use crate::kernel::init::Negotiated;
 use crate::layout::Layout;
 use crate::process;
 use crate::protocol::{Lost, Served, WorkerRequest};
-use crate::wire::{self, Connection};
+use crate::wire::Connection;
+use door::Door;
 use futures::future::BoxFuture;
 use open::Opened;
 use orlop_chunkfs::FileSystem;
@@ -134,8 +136,6 @@ fn start(
     device: OwnedFd,
     negotiated: Negotiated,
 ) -> Result<Session> {
-    let socket = layout.worker_socket(plan.volume);
-    let listener = wire::listen(&socket).map_err(|e| Error::io(format_args!("listening on {}", socket.display()), &e))?;
     let signals = {
         let _within = runtime.enter();
         control::Signals::catch()?
@@ -147,7 +147,6 @@ fn start(
         runtime.spawn(forget_when(fenced, Arc::downgrade(fs), device.clone()));
     }
     runtime.spawn(doubts::ask(Arc::downgrade(fs), device.clone()));
-    let session = Session::start(fs.clone(), device.as_fd(), Path::new(&plan.mountpoint), &negotiated, runtime.handle().clone())?;
     let control = control::Control {
         fs: fs.clone(),
         served: Served { plan: plan.clone(), negotiated },
@@ -156,10 +155,10 @@ fn start(
         device,
         runtime: runtime.handle().clone(),
     };
-    std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || wire::accept_all(&listener, "request", move |connection| control.converse(&connection)))
-        .map_err(|e| Error::io("starting the control thread", &e))?;
+    let device = control.device.clone();
+    let door = Door::open(layout.worker_socket(plan.volume), control)?;
+    let session = Session::start(fs.clone(), device.as_fd(), Path::new(&plan.mountpoint), &negotiated, runtime.handle().clone())?;
+    runtime.spawn(door.look_after());
     Ok(session)
 }
 
