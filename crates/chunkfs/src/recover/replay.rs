@@ -187,7 +187,6 @@ impl Shell<'_> {
             }
         }
         st.outbox = remote.then_some(outbox);
-        let was_cut = cut.is_some();
         if self.config.salvage {
             // Nothing of it is kept, and files may be missing that a sync would want.
             st.unsynced.clear();
@@ -204,9 +203,6 @@ impl Shell<'_> {
         st.journal = self.restart_journal(journal_dir, seq, last_found, finished)?;
         st.journal.sync_too(old_files);
         self.tidy_segments(&mut st).map_err(|e| Error::io(self.segment_dir.display(), &e))?;
-        if remote && was_cut {
-            say_packs(&mut st, &packed).map_err(|e| refused("noting what is in the store", e))?;
-        }
         if self.config.fresh_kernel {
             st.answers.clear();
             st.answer_order.clear();
@@ -467,17 +463,6 @@ impl Shell<'_> {
     }
 }
 
-/// Says anew of segments that they became packs: of some it was said in records that are cut off. The packs are there all the same, and
-/// what names them is sent without its blocks; the store's log must tell everybody why.
-fn say_packs(st: &mut State, packed: &HashMap<u64, Pack>) -> FsResult<()> {
-    let row = |n: &u64| st.segments.get(n).filter(|s| s.pack.is_some()).map(|s| Change::Put(Key::Segment(*n), Row::Segment(s.clone())));
-    let changes: Vec<Change> = packed.keys().filter_map(row).collect();
-    if changes.is_empty() {
-        return Ok(());
-    }
-    st.commit(Record { changes, ..Record::default() }, &Bases::new()).map(drop)
-}
-
 /// Whether a block is on this host, whatever its bytes are. A file that is missing as a whole may come back.
 fn is_there(st: &mut State, ino: u64, block: u64) -> bool {
     let Ok(map) = st.chunk(ino, block / CHUNK_BLOCKS) else { return false };
@@ -499,4 +484,31 @@ fn spoil(st: &mut State, ino: u64, block: u64) -> FsResult<()> {
         st.apply(Change::Map { ino, chunk, run }, &Bases::new())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_became_a_pack_stays_one_whatever_an_older_record_says() {
+        let pack = Pack { blocks: 8, bytes: 8 * BLOCK };
+        let row = |id: u8, pack| Segment { id: [id; 16], live: 3, pack };
+        let put = |n, row| Record { changes: vec![Change::Put(Key::Segment(n), Row::Segment(row))], ..Record::default() };
+        let of = |record: &Record| match &record.changes[..] {
+            [Change::Put(Key::Segment(_), Row::Segment(row))] => row.pack,
+            _ => panic!("one segment"),
+        };
+        // The first became one in the log itself. Of the second only the namespace tells: its fold made the pack after this record was made,
+        // and what said so was never sent. The third was another segment then.
+        let mut log: Vec<_> = [put(1, row(1, None)), put(2, row(2, None)), put(3, row(3, None)), put(1, row(1, Some(pack)))]
+            .into_iter()
+            .enumerate()
+            .map(|(n, record)| (n as u64, record, Origin::Store))
+            .collect();
+        let at_rest = HashMap::from([(2, row(2, Some(pack))), (3, row(9, Some(pack))), (4, row(4, None))]);
+        let told = know_packs(&mut log, &at_rest);
+        assert_eq!(told.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!(log.iter().map(|(_, record, _)| of(record)).collect::<Vec<_>>(), [Some(pack), Some(pack), None, Some(pack)]);
+    }
 }

@@ -1,6 +1,5 @@
 //! A volume whose home is the store: what an fsync promises there, who may write, and what another host finds.
 
-use crate::disk::{Twist, Twisted};
 use orlop_chunkfs::{Caller, FileKind, FileSystem, FsError, OpenConfig, ROOT_INO, Remote, format_volume};
 use orlop_model::{Durability, ErrorKind, OutagePolicy, VolumeId};
 use orlop_store::ObjectStore;
@@ -420,92 +419,6 @@ async fn openings_that_change_nothing_leave_no_log_that_grows() {
     remove(&cloud.dir("a"));
     let b = cloud.open("b").await;
     assert_eq!(get(&b, "f").await.expect("there"), b"acknowledged");
-    healthy(&b).await;
-    b.close().await.expect("closes");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_changed_while_a_fold_made_packs_is_read_from_them_after_a_lost_host() {
-    let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(300), ..ThrottleConfig::default() };
-    let cloud = Cloud::new(Arc::new(ThrottledStore::new(InMemory::new(), slow))).await;
-    let config = cloud.config("a");
-    // Nothing is sent but what somebody syncs.
-    let remote = config.remote.clone().map(|remote| Remote { ship_every: Duration::from_secs(3600), ..remote });
-    let a = FileSystem::open(OpenConfig { remote, ..config }).await.expect("opens");
-    let mut expected = pattern(1 << 20, 1);
-    let ino = put(&a, "f", &expected).await;
-    a.sync_all().await.expect("syncs");
-    let folding = tokio::spawn({
-        let a = a.clone();
-        async move { a.compact_all().await }
-    });
-    // Behind the fold's cut, and before its pack is there.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    a.write(&CX, ino, 8192, &[7; 4096]).await.expect("writes");
-    expected[8192..12288].fill(7);
-    a.fsync(ino, false).await.expect("syncs");
-    folding.await.expect("no panic").expect("folds");
-    a.abandon().await;
-    remove(&cloud.dir("a"));
-    let b = cloud.open("b").await;
-    assert!(get(&b, "f").await.expect("there") == expected);
-    healthy(&b).await;
-    b.close().await.expect("closes");
-}
-
-/// A host that boots before each opening: what it finds on its disk may be torn.
-#[derive(Debug)]
-struct Booted([u8; 16]);
-
-impl Twist for Booted {
-    fn boot_id(&self) -> [u8; 16] {
-        self.0
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_cut_off_record_says_of_a_pack_is_said_again() {
-    let slow = ThrottleConfig { wait_put_per_call: Duration::from_millis(300), ..ThrottleConfig::default() };
-    let cloud = Cloud::new(Arc::new(ThrottledStore::new(InMemory::new(), slow))).await;
-    let open = async |boot: u8| {
-        let host = Arc::new(Twisted(Arc::new(Booted([boot; 16]))));
-        FileSystem::open(OpenConfig { host, ..cloud.config("a") }).await.expect("opens")
-    };
-    let a = open(1).await;
-    put(&a, "first", &pattern(1 << 20, 1)).await;
-    a.sync_all().await.expect("syncs");
-    // In the same segment, and in this host's journal alone. Then the segment is full and goes to the store; before it is there, something
-    // is written to the next one.
-    let held = pattern(1 << 20, 2);
-    put(&a, "held", &held).await;
-    put(&a, "filler", &pattern(14 << 20, 3)).await;
-    put(&a, "torn", &pattern(1 << 20, 4)).await;
-    let packs = async || {
-        let list: Vec<_> = futures::TryStreamExt::try_collect(cloud.store.list(Some(&"v/packs".into()))).await.expect("lists");
-        list.len()
-    };
-    let end = Instant::now() + Duration::from_secs(20);
-    while packs().await == 0 {
-        assert!(Instant::now() < end, "a full segment becomes a pack");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    a.abandon().await;
-    // The power failed: what was written last never came to the disk.
-    let staged = cloud.dir("a").join("staged");
-    let mut names: Vec<_> = std::fs::read_dir(&staged).expect("lists").map(|e| e.expect("an entry").path()).collect();
-    names.sort();
-    assert_eq!(names.len(), 2, "{names:?}");
-    std::fs::write(&names[1], vec![0; 1 << 20]).expect("torn");
-
-    let a = open(2).await;
-    assert!(get(&a, "torn").await.is_none_or(|there| there.is_empty()), "it was cut off");
-    assert!(get(&a, "held").await.expect("there") == held);
-    a.sync_all().await.expect("syncs");
-    a.abandon().await;
-    remove(&cloud.dir("a"));
-    let b = cloud.open("b").await;
-    assert!(get(&b, "held").await.expect("there") == held);
     healthy(&b).await;
     b.close().await.expect("closes");
 }
