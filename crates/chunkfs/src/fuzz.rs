@@ -9,6 +9,7 @@ use crate::key::Key;
 use crate::log::Place;
 use crate::log::object::{self, Body, Extent, Head};
 use crate::pack::{self, Of};
+use crate::rescue::blocks;
 use crate::row::{Dirent, Orphan, Pack, Row, Segment, Super};
 use crate::segment;
 use crate::types::{BLOCK, FileKind};
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "names", run: names, seeds: name_seeds, covered: false },
     Target { name: "volume-header", run: volume_header, seeds: volume_seeds, covered: true },
     Target { name: "volume-name", run: volume_name, seeds: volume_name_seeds, covered: true },
+    Target { name: "table-block", run: blocks::is_one, seeds: || vec![blocks::sample()], covered: true },
     Target { name: "owner-record", run: owner_record, seeds: crate::log::lease::sample_records, covered: true },
 ];
 

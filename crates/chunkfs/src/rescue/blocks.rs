@@ -91,6 +91,28 @@ pub(super) fn at_front(bytes: &[u8]) -> Option<(Vec<Entry>, usize)> {
     }
 }
 
+/// Whether some bytes are one block, for the fuzz targets.
+pub(crate) fn is_one(bytes: &[u8]) -> bool {
+    at_front(bytes).is_some_and(|(rows, len)| !rows.is_empty() && len == bytes.len())
+}
+
+/// A block of two rows, the second of which shares the beginning of its key, and was removed.
+pub(crate) fn sample() -> Vec<u8> {
+    let (first, second) = (Key::Inode(4).encode(), Key::Inode(5).encode());
+    let mut out = vec![0, first.len() as u8, 3];
+    out.extend_from_slice(&first);
+    out.extend_from_slice(b"row");
+    out.extend_from_slice(&7u64.to_be_bytes());
+    out.push(0);
+    out.extend_from_slice(&[first.len() as u8 - 1, 1, 0, second[second.len() - 1]]);
+    out.extend_from_slice(&8u64.to_be_bytes());
+    out.push(REMOVED);
+    out.extend_from_slice(&[0, 0, 0, 1]);
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_be_bytes());
+    out
+}
+
 fn size(r: &mut Reader<'_>) -> Decoded<usize> {
     usize::try_from(r.varint()?).map_err(|_| Malformed("length"))
 }

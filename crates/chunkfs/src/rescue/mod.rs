@@ -6,7 +6,7 @@
 //! damaged and recovery refuses, it runs once more and takes the damage for the log's end. Where the namespace's newest manifest is, an
 //! earlier one may still be whole. Where its tables are, it is made anew, in the scratch, of what of them can be read.
 
-mod blocks;
+pub(crate) mod blocks;
 mod disk;
 mod ends;
 mod merge;
