@@ -116,9 +116,17 @@ impl Gathered {
         d
     }
 
-    fn draft(&mut self, kind: FindingKind, at: String, what: String, inos: impl IntoIterator<Item = Ino>, fix: Option<Fix>) {
+    fn draft(
+        &mut self,
+        kind: FindingKind,
+        at: String,
+        what: String,
+        inos: impl IntoIterator<Item = Ino>,
+        fix: Option<Fix>,
+    ) -> &mut Finding {
         let finding = Finding { kind, at, what, paths: Vec::new(), state: FindingState::Left, remedy: None };
         self.drafts.push(Draft { finding, inos: inos.into_iter().collect(), fix });
+        &mut self.drafts.last_mut().expect("one was just added").finding
     }
 
     /// Something that is kept and that nothing reads.

@@ -12,6 +12,7 @@ pub mod inside;
 pub mod keeper;
 mod kernel;
 mod layout;
+mod listening;
 mod os;
 pub mod plain;
 mod process;

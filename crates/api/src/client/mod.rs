@@ -39,11 +39,16 @@ pub struct Client {
     transport: Transport,
 }
 
+/// Where the daemon of a root answers.
+fn socket_of(root: &Path) -> PathBuf {
+    root.join("run/orlop.sock")
+}
+
 impl Client {
     /// The client of the daemon of a root folder. Nothing is connected before the first call.
     pub fn new(root: impl Into<PathBuf>) -> Client {
         let root = root.into();
-        let transport = Transport::new(Endpoint::Unix(root.join("run/orlop.sock")));
+        let transport = Transport::new(Endpoint::Unix(socket_of(&root)));
         Client { root, transport }
     }
 
@@ -284,7 +289,7 @@ impl Client {
             true => "orlop up".to_owned(),
             false => format!("orlop up --root {root}"),
         };
-        let socket = self.root.join("run/orlop.sock");
+        let socket = socket_of(&self.root);
         match e.kind {
             _ if socket.is_dir() => Error::unavailable(format!("a folder is in the place of the daemon's socket {}", socket.display()))
                 .with_remedy(format!("remove it: rm -r {}; the socket is made within a second then", socket.display())),

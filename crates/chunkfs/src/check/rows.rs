@@ -44,16 +44,8 @@ impl FileSystem {
                     }
                     Err(e) => {
                         g.rows_missing = true;
-                        g.draft(
-                            FindingKind::Object,
-                            format!("{}/meta", self.ns.prefix()),
-                            format!("rows from {start:?} on: {e}"),
-                            [],
-                            None,
-                        );
-                        if let Some(draft) = g.drafts.last_mut() {
-                            draft.finding.remedy = Some(super::READ_OUT.to_owned());
-                        }
+                        let (at, what) = (format!("{}/meta", self.ns.prefix()), format!("rows from {start:?} on: {e}"));
+                        g.draft(FindingKind::Object, at, what, [], None).remedy = Some(super::READ_OUT.to_owned());
                         from = None;
                     }
                 }
@@ -113,7 +105,9 @@ impl FileSystem {
                 seen.orphans.insert(ino, o);
             }
             (Key::Segment(_), Row::Segment(_)) | (Key::Xattrs(_), Row::Xattrs(_)) => {}
-            (key, _) => g.draft(FindingKind::Structure, format!("{key:?}"), "the row is of another kind".to_owned(), [], None),
+            (key, _) => {
+                g.draft(FindingKind::Structure, format!("{key:?}"), "the row is of another kind".to_owned(), [], None);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orlop_model::{Error, ErrorKind, Result};
+use orlop_store::wrap::FRAME;
 use slatedb::admin::AdminBuilder;
 use slatedb::manifest::SsTableView;
 use slatedb::{PathResolver, VersionedManifest};
@@ -23,8 +24,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a table that are damaged together: a frame of a sealed object, docs/FORMAT.md.
-const FRAME: u64 = 1 << 16;
 /// Tables that are looked at side by side.
 const TOGETHER: usize = 4;
 /// How often a store is asked that breaks off, and how long after it did.

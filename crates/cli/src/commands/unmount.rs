@@ -26,7 +26,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, cx: &Context) -> Result<u8> {
     let (volume, folders) = find(&args.target, cx).await?;
     let by_id = VolumeRef::Id(volume.id);
-    let stopped = cx.client.volume(&by_id).await.ok().and_then(|v| v.usage).and_then(|u| u.stopped);
+    // A list is without what volumes take.
+    let known = if volume.usage.is_some() { volume.usage.clone() } else { cx.client.volume(&by_id).await.ok().and_then(|v| v.usage) };
+    let stopped = known.and_then(|usage| usage.stopped);
     for folder in &folders {
         cx.client.detach(&by_id, &Detach { directory: Some(folder.clone()), force: args.force, ..Detach::default() }).await?;
     }

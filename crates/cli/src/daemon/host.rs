@@ -177,24 +177,16 @@ impl DaemonHost {
         }
         // Side by side: each may wait for a store that is away, and together they wait as long as one.
         let (volumes, keeper_of) = (&volumes, &keeper);
-        let ended: Vec<(VolumeName, Result<()>)> = futures::stream::iter(mounted)
+        let ended: Vec<(String, Result<()>)> = futures::stream::iter(mounted)
             .map(|m| async move {
                 let attachments = volumes.get(&m.plan.volume).map(|v| v.attachments.as_slice()).unwrap_or_default();
                 let done = self.unmount(keeper_of, actor, m.plan.volume, attachments, force).await;
-                (m.plan.name, done)
+                (m.plan.name.to_string(), done)
             })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let mut failed = Vec::new();
-        for (name, done) in ended {
-            match done {
-                Ok(()) => report.unmounted.push(name.to_string()),
-                Err(e) => failed.push(e),
-            }
-        }
-        report.unmounted.sort();
-        all_of_them(failed)?;
+        tell(ended, report)?;
         // Whatever the keeper knows: nothing of this root is left behind in silence.
         let left = self.ask_host(keeper::still_mounted).await?;
         if !force && !left.is_empty() {
@@ -234,15 +226,7 @@ impl DaemonHost {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let mut failed = Vec::new();
-        for (name, done) in ended {
-            match done {
-                Ok(()) => report.unmounted.push(name),
-                Err(e) => failed.push(e),
-            }
-        }
-        report.unmounted.sort();
-        all_of_them(failed)
+        tell(ended, report)
     }
 
     /// Folders are given back through the audited door; what Docker holds it will give back itself.
@@ -307,6 +291,19 @@ impl DaemonHost {
             ));
         }
     }
+}
+
+/// Tells which volumes are unmounted, in the order of their names, or why some are not.
+fn tell(ended: Vec<(String, Result<()>)>, report: &mut ShutdownReport) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, done) in ended {
+        match done {
+            Ok(()) => report.unmounted.push(name),
+            Err(e) => failed.push(e),
+        }
+    }
+    report.unmounted.sort();
+    all_of_them(failed)
 }
 
 /// One error for all volumes that could not be unmounted; its kind and remedy are those of the first.

@@ -3,10 +3,10 @@
 
 use super::lock::Lock;
 use orlop_model::{Error, FileId, Result};
-use std::fs::{DirBuilder, File, Permissions, metadata, set_permissions, symlink_metadata};
-use std::io::ErrorKind as Io;
+use orlop_mount::keeper::make_folder;
+use std::fs::{File, Permissions, metadata, set_permissions, symlink_metadata};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,16 +44,6 @@ pub(crate) fn listen(path: &Path, mode: u32) -> Result<UnixListener> {
 
 fn folder_of(socket: &Path) -> &Path {
     socket.parent().expect("a socket lies in a folder")
-}
-
-/// Makes the folder of a socket if it is gone. Its root is not made: without that nothing is left to serve.
-fn make_folder(dir: &Path, mode: u32) -> Result<()> {
-    let made = DirBuilder::new().mode(mode).create(dir).and_then(|()| set_permissions(dir, Permissions::from_mode(mode)));
-    match made {
-        // The keeper was faster, or it was never gone.
-        Err(e) if e.kind() == Io::AlreadyExists => Ok(()),
-        made => made.map_err(|e| Error::io(format_args!("making {}", dir.display()), &e)),
-    }
 }
 
 /// A socket whose file is looked after for as long as it is served.

@@ -2,25 +2,19 @@
 //! can start, and nobody reaches this one. So it is made anew.
 
 use super::{Keeper, lock_root};
-use crate::wire;
+use crate::listening::Listening;
 use nix::fcntl::Flock;
-use nix::sys::socket::{Shutdown, shutdown};
 use orlop_model::{Error, ErrorKind, FileId, Result};
 use std::fs::{DirBuilder, File, Permissions, metadata, set_permissions, symlink_metadata};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A socket at which the keeper answers.
 pub(super) struct Door {
     keeper: Arc<Keeper>,
-    socket: PathBuf,
-    listener: Arc<UnixListener>,
-    /// Which file the socket is. The listener holds it, so no other one gets its number.
-    file: FileId,
+    listening: Listening,
     /// The mode of the socket's folder, which others may have to pass.
     folder_mode: u32,
     /// Whether it was said that the socket cannot be made anew.
@@ -32,32 +26,21 @@ impl Door {
     pub(super) fn open(keeper: &Arc<Keeper>) -> Result<Door> {
         let socket = keeper.layout.keeper_socket();
         refuse_obstacle(&socket)?;
-        let failed = |e: io::Error| Error::io(format_args!("listening on {}", socket.display()), &e);
-        let listener = Arc::new(wire::listen(&socket).map_err(failed)?);
-        let file = FileId::of(&symlink_metadata(&socket).map_err(failed)?);
-        let folder_mode = metadata(keeper.layout.run()).map_err(failed)?.permissions().mode() & 0o7777;
-        let (served, accepting) = (keeper.clone(), listener.clone());
-        super::spawn("accept", move || {
-            wire::accept_all(&accepting, "request", move |connection| served.converse(&connection));
-        })?;
-        Ok(Door { keeper: keeper.clone(), socket, listener, file, folder_mode, said: false })
+        let run = keeper.layout.run();
+        let folder_mode = metadata(&run).map_err(|e| Error::io(run.display(), &e))?.permissions().mode() & 0o7777;
+        let served = keeper.clone();
+        let listening = Listening::start(socket, "accept", move |connection| served.converse(&connection))?;
+        Ok(Door { keeper: keeper.clone(), listening, folder_mode, said: false })
     }
 
     /// Makes the socket anew if its file is gone or is another one, and what went with it: its folder, the lock, the record.
     /// Conversations that were begun go on.
     pub(super) fn look_after(&mut self, lock: &mut Flock<File>) {
-        if self.file.is_still(&symlink_metadata(&self.socket)) || self.is_displaced(lock) {
+        if self.listening.stands() || self.is_displaced(lock) {
             return;
         }
         match self.anew(lock) {
-            Ok(door) => {
-                tracing::warn!("{} was removed or replaced; it is made anew", self.socket.display());
-                let old = std::mem::replace(self, door);
-                // Nobody finds it any more; this ends the thread that waits there.
-                if let Err(e) = shutdown(old.listener.as_raw_fd(), Shutdown::Read) {
-                    tracing::debug!("the old socket stays open: {e}");
-                }
-            }
+            Ok(door) => std::mem::replace(self, door).listening.end(),
             Err(e) if !self.said => {
                 self.said = true;
                 tracing::error!("the keeper's socket was removed or replaced and cannot be made anew yet: {e}");
@@ -93,11 +76,11 @@ fn is_missing(path: &Path) -> bool {
     symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-/// Makes the folder of the socket if it is gone, and the root is not: then nothing is left to keep.
-fn make_folder(dir: &Path, mode: u32) -> Result<()> {
+/// Makes the folder of a socket if it is gone. Its root is not made: without that nothing is left to keep or to serve.
+pub fn make_folder(dir: &Path, mode: u32) -> Result<()> {
     let made = DirBuilder::new().mode(mode).create(dir).and_then(|()| set_permissions(dir, Permissions::from_mode(mode)));
     match made {
-        // The daemon was faster, or it was never gone.
+        // Keeper or daemon, each of which does it, was faster; or it was never gone.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(|e| Error::io(format_args!("making {}", dir.display()), &e)),
     }
@@ -142,9 +125,9 @@ mod tests {
         let begun = Connection::connect(&socket).expect("answered");
         let list = |connection: &Connection| connection.ask::<_, serde_json::Value>(&crate::protocol::KeeperRequest::List, &[]);
 
-        let file = door.file;
+        let file = door.listening.file;
         door.look_after(&mut lock);
-        assert_eq!(door.file, file, "nothing to do");
+        assert_eq!(door.listening.file, file, "nothing to do");
         std::fs::remove_file(&socket).expect("removed");
         door.look_after(&mut lock);
         list(&Connection::connect(&socket).expect("answered again")).expect("a list");

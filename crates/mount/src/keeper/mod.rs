@@ -21,15 +21,15 @@ mod watch;
 use crate::layout::Layout;
 use crate::process;
 use door::Door;
+pub use door::make_folder;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
-use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use orlop_model::{Error, ErrorKind, FileId, Result, VolumeId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -60,18 +60,13 @@ pub struct Launcher {
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// Which file it is: a new one at the same path is another.
-fn identity(of: &std::fs::Metadata) -> (u64, u64) {
-    (of.dev(), of.ino())
-}
-
 impl Launcher {
     /// This very program, with a subcommand. A process whose file on disk is another one by now, or gone, was started from an
     /// open file because the one on disk does not start: it goes on with what it runs itself.
     pub fn this_program(subcommand: &str) -> Result<Self> {
         let program = std::env::current_exe().map_err(|e| Error::io("finding this program's file", &e))?;
         let own = Path::new("/proc/self/exe");
-        let file = |path: &Path| std::fs::metadata(path).map(|m| identity(&m)).ok();
+        let file = |path: &Path| std::fs::metadata(path).map(|m| FileId::of(&m)).ok();
         // In a process that is being started this still is its starter's binary.
         let program = if file(&program) == file(own) { program } else { own.to_owned() };
         Ok(Launcher { program, args: vec![subcommand.into()], env: Vec::new() })

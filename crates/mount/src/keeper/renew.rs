@@ -4,14 +4,14 @@
 
 use super::launch::Opening;
 use super::volume::{Slot, Worker};
-use super::{Keeper, Launcher, identity, start_keeper};
+use super::{Keeper, Launcher, start_keeper};
 use crate::layout::Layout;
 use crate::os::{PidFd, fuse_device_is_dead};
 use crate::protocol::{AttachedVolume, KeeperRequest, Renewed, WorkerRequest, WorkerState};
 use crate::wire::Connection;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use orlop_model::{Error, ErrorKind, Result, VolumeId};
+use orlop_model::{Error, ErrorKind, FileId, Result, VolumeId};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn binary_of(pid: u32) -> Result<Arc<File>> {
 /// The binary that a process runs if it is another one than this process's, held open.
 pub(super) fn other_binary_of(pid: u32) -> Result<Option<Arc<File>>> {
     let (its, own) = (binary_of(pid)?, binary_of(std::process::id())?);
-    let of = |file: &File| file.metadata().map(|m| identity(&m)).map_err(|e| Error::io("looking at a binary", &e));
+    let of = |file: &File| file.metadata().map(|m| FileId::of(&m)).map_err(|e| Error::io("looking at a binary", &e));
     Ok((of(&its)? != of(&own)?).then_some(its))
 }
 

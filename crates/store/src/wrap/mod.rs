@@ -18,7 +18,7 @@ pub use fault::{Damage, Fault, Plan};
 pub use guard::guard;
 pub use meter::{Counts, Meter};
 pub use record::{Mutation, Record};
-pub use seal::{BrokenSeal, Seal, SealKeys};
+pub use seal::{BrokenSeal, FRAME, Seal, SealKeys};
 pub use swap::Swap;
 
 use async_trait::async_trait;

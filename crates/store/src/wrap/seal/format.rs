@@ -16,7 +16,7 @@ const MAGIC: &[u8; 8] = b"ORLOPE01";
 const CIPHER: u8 = 1;
 const FRAME_LOG2: u8 = 16;
 /// Plain bytes of every frame but the last.
-pub(super) const FRAME: u64 = 1 << FRAME_LOG2;
+pub const FRAME: u64 = 1 << FRAME_LOG2;
 pub(super) const TAG: u64 = 16;
 pub(super) const SEALED_FRAME: u64 = FRAME + TAG;
 pub(super) const HEADER: u64 = 40;

@@ -17,7 +17,7 @@ mod tests;
 mod upload;
 
 pub use error::BrokenSeal;
-pub use format::SealKeys;
+pub use format::{FRAME, SealKeys};
 
 use async_trait::async_trait;
 use bytes::Bytes;
